@@ -1,0 +1,2 @@
+//! The library behind `sgd` and `sgctl`.
+pub mod policy;

@@ -1,0 +1,2 @@
+//! Policy: the operator's JSON in, a checked [`model::Model`] out.
+pub mod model;
