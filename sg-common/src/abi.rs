@@ -1,0 +1,374 @@
+//! The maps' keys and values. No `bool`, `Option` or Rust enum stands in map memory, padding is written out, and sizes
+//! are asserted, because the kernel's copy outlives the daemon that wrote it.
+//!
+//! Addresses are in network byte order ([`Be32`]); ports, ids and times are in host order.
+
+use crate::verdict::Reason;
+
+/// Part of the pin path. Raise it whenever a key, a value or a map's meaning changes.
+pub const ABI_VERSION: u32 = 1;
+
+/// Four bytes in network order, as they stand in the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+#[repr(transparent)]
+pub struct Be32(pub u32);
+
+impl Be32 {
+    #[inline(always)]
+    pub const fn from_host(value: u32) -> Self {
+        Self(value.to_be())
+    }
+
+    #[inline(always)]
+    pub const fn to_host(self) -> u32 {
+        u32::from_be(self.0)
+    }
+}
+
+/// Which way a packet goes, seen from the instance: SPEC K13's inbound and outbound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Direction {
+    Inbound = 0,
+    Outbound = 1,
+}
+
+/// The device's own hook, seen from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Ingress,
+    Egress,
+}
+
+/// Declares a map type: plain bytes without padding, which user space may copy in and out of the kernel.
+macro_rules! map_types {
+    ($($(#[$doc:meta])* pub struct $name:ident: $size:literal { $($(#[$fdoc:meta])* pub $field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+        #[repr(C)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
+        const _: () = assert!(size_of::<$name>() == $size);
+        // SAFETY: `repr(C)` over plain integers; zerocopy's `IntoBytes`, derived above, refuses padding.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $name {}
+    )*};
+}
+
+/// A compiled policy together with a direction: the first part of every key that asks for rules.
+/// Policy 0 is never written: it is the closed policy that has no rule at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyDirection(pub u32);
+
+impl PolicyDirection {
+    #[inline(always)]
+    pub const fn new(policy: u32, direction: Direction) -> Self {
+        Self((policy << 1) | direction as u32)
+    }
+
+    pub const fn policy(self) -> u32 {
+        self.0 >> 1
+    }
+}
+
+/// Policy ids are 31 bits wide, see [`PolicyDirection`].
+pub const MAX_POLICY_ID: u32 = u32::MAX >> 1;
+
+map_types! {
+    /// `CONTROL`, one entry, written by the daemon through a memory mapping.
+    pub struct Control: 64 {
+        /// The lowest bit says which half of each [`Interface`] and [`MemberSets`] is in force. One store of this word
+        /// is the swap of the whole host from one policy to the next (SPEC D21).
+        pub generation: u64,
+        /// Added to the kernel's jiffies; zero except in tests, which turn the clock with it.
+        pub clock_offset: u64,
+        /// The next ids never used so far; they survive the daemon with the map.
+        pub next_zone: u32,
+        pub next_policy: u32,
+        pub next_set: u32,
+        pub next_vpc: u32,
+        pub reserved: [u64; 4],
+    }
+
+    /// `INTERFACES`, an array that is probed from `ifindex % len` on, [`INTERFACE_PROBES`] entries far.
+    pub struct Interface: 192 {
+        /// 0: the entry is free.
+        pub ifindex: u32,
+        /// Conntrack zone, below [`MAX_ZONES`]: never used twice, so that a device that takes another's place cannot
+        /// inherit its flows.
+        pub zone: u32,
+        /// The interface's row in `COUNTERS`, from 1; row 0 counts packets of unknown interfaces.
+        pub counters: u32,
+        pub reserved: [u32; 13],
+        /// By the parity of [`Control::generation`].
+        pub halves: [InterfaceHalf; 2],
+    }
+
+    /// What is in force on an interface in one generation.
+    pub struct InterfaceHalf: 64 {
+        pub policy: u32,
+        /// Whose members `@group` means.
+        pub vpc: u32,
+        /// `FLAG_*`.
+        pub flags: u32,
+        /// A flow's expiry is written again only when it would move by more than this many jiffies.
+        pub granularity: u32,
+        /// Jiffies, by [`crate::conntrack::State`].
+        pub timeouts: [u32; 12],
+    }
+
+    /// Value of `CLASSES_*` and `PAIRS`: for one remote, what each protocol may reach.
+    pub struct Row: 16 {
+        pub tcp: PortSet,
+        pub udp: PortSet,
+        /// The packet's family's ICMP; the number looked up is `type << 8 | code`.
+        pub icmp: PortSet,
+        /// Every other protocol; the number looked up is the protocol's.
+        pub other: PortSet,
+    }
+
+    /// Key of `CLASSES_V4` behind the prefix length, which counts the 32 bits of `policy_direction` too.
+    pub struct ClassKeyV4: 8 {
+        /// [`PolicyDirection`] in network order, as the trie compares from the highest bit on.
+        pub policy_direction: Be32,
+        pub address: Be32,
+    }
+
+    /// Key of `CLASSES_V6`, likewise.
+    pub struct ClassKeyV6: 20 {
+        pub policy_direction: Be32,
+        pub address: [Be32; 4],
+    }
+
+    /// Key of `MEMBERS_V4`; the value is an index into `MEMBER_SETS`.
+    pub struct MemberKeyV4: 8 {
+        pub vpc: u32,
+        pub address: Be32,
+    }
+
+    /// Key of `MEMBERS_V6`, likewise.
+    pub struct MemberKeyV6: 20 {
+        pub vpc: u32,
+        pub address: [Be32; 4],
+    }
+
+    /// `MEMBER_SETS`: the membership set of one address, by the parity of [`Control::generation`]; 0 is no group.
+    pub struct MemberSets: 8 {
+        pub sets: [u32; 2],
+    }
+
+    /// Key of `PAIRS`: what a policy's `@group` rules say of the members of one set.
+    pub struct PairKey: 8 {
+        pub policy_direction: u32,
+        /// `set << 1 | 1` for IPv6.
+        pub set_family: u32,
+    }
+
+    /// Key of `FLOWS_V4`. *Local* is the instance's side, so both directions of a flow have one key, and a forged
+    /// packet that comes in with the instance's own address as its source has another.
+    pub struct FlowKeyV4: 16 {
+        /// `zone << 8 | protocol`.
+        pub zone_protocol: u32,
+        pub local: Be32,
+        pub remote: Be32,
+        pub ports: FlowPorts,
+    }
+
+    /// Key of `FLOWS_V6`, likewise.
+    pub struct FlowKeyV6: 40 {
+        pub zone_protocol: u32,
+        pub local: [Be32; 4],
+        pub remote: [Be32; 4],
+        pub ports: FlowPorts,
+    }
+
+    /// TCP and UDP: the ports. ICMP: `local` is the identifier, `remote` is the request's type and who asks
+    /// (see `conntrack`). Other protocols: zero (SPEC D10).
+    pub struct FlowPorts: 4 {
+        pub local: u16,
+        pub remote: u16,
+    }
+
+    /// Value of `FLOWS_*`. Written in place by concurrent CPUs, see [`crate::conntrack::FlowRef`].
+    pub struct Flow: 48 {
+        /// Jiffies; from then on the entry is as good as absent (SPEC D11).
+        pub expires: u64,
+        /// Jiffies.
+        pub created: u64,
+        /// The policy that admitted the flow.
+        pub policy: u32,
+        /// [`crate::conntrack::State`].
+        pub state: u8,
+        /// `FLOW_*`.
+        pub flags: u8,
+        pub reserved: u16,
+        /// Sequence tracking of both sides, for TCP.
+        pub sequence: [u32; 6],
+    }
+
+    /// Value of `COUNTERS`, one for each CPU.
+    pub struct Counter: 16 {
+        pub packets: u64,
+        pub bytes: u64,
+    }
+}
+
+/// Entries of `INTERFACES`, a power of two; many more than interfaces, so that a probe meets few of them.
+pub const INTERFACE_SLOTS: u32 = 4096;
+/// How far `INTERFACES` is probed for an ifindex.
+pub const INTERFACE_PROBES: u32 = 8;
+/// How many interfaces can be filtered at a time: rows of `COUNTERS` but the first.
+pub const MAX_INTERFACES: u32 = 511;
+/// Zones are 24 bits wide, see [`FlowKeyV4::zone_protocol`].
+pub const MAX_ZONES: u32 = 1 << 24;
+
+/// [`InterfaceHalf::flags`]: `role: host`, device ingress is inbound.
+pub const FLAG_ROLE_HOST: u32 = 1;
+/// [`InterfaceHalf::flags`]: only a SYN may start a TCP flow (SPEC D12).
+pub const FLAG_STRICT_TCP: u32 = 1 << 1;
+
+/// [`Flow::flags`]: the flow's first packet was outbound.
+pub const FLOW_ORIGIN_OUTBOUND: u8 = 1;
+/// [`Flow::flags`]: a packet of the other direction was seen.
+pub const FLOW_REPLIED: u8 = 1 << 1;
+
+/// Index in `COUNTERS` of one interface's counter of one reason; `row` is [`Interface::counters`].
+#[inline(always)]
+pub const fn counter_index(row: u32, direction: Direction, reason: Reason) -> u32 {
+    (row * 2 + direction as u32) * REASON_SLOTS + reason as u32
+}
+
+/// Room for this many reasons in `COUNTERS`, some of it spare.
+pub const REASON_SLOTS: u32 = 64;
+
+/// 65,536 bits: an element of `PORT_SETS`.
+pub const PORT_SET_BYTES: usize = 8192;
+
+/// A set of 16-bit numbers in 32 bits: nothing, one range, or a table in `PORT_SETS`.
+///
+/// Layout: `low << 16 | high`. `low <= high` is that range; of the remaining half, `low == 0xffff` is the table with
+/// index `high`, and everything else is the empty set, of which only [`PortSet::EMPTY`] is ever written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable))]
+#[repr(transparent)]
+pub struct PortSet(u32);
+
+impl PortSet {
+    pub const EMPTY: Self = Self(1 << 16);
+    pub const ALL: Self = Self(0x0000_ffff);
+    /// How many tables can be told apart.
+    pub const MAX_TABLES: u32 = 0xffff;
+
+    /// `low..=high`; empty if `low > high`.
+    pub const fn range(low: u16, high: u16) -> Self {
+        if low <= high { Self(((low as u32) << 16) | high as u32) } else { Self::EMPTY }
+    }
+
+    /// The table at `index`, which is below [`Self::MAX_TABLES`]; `None` otherwise.
+    pub const fn table(index: u32) -> Option<Self> {
+        if index < Self::MAX_TABLES { Some(Self(0xffff_0000 | index)) } else { None }
+    }
+
+    /// What the 32 bits mean.
+    #[inline(always)]
+    pub const fn kind(self) -> PortSetKind {
+        let low = (self.0 >> 16) as u16;
+        let high = self.0 as u16;
+        if low <= high {
+            PortSetKind::Range(low, high)
+        } else if low == 0xffff {
+            PortSetKind::Table(high as u32)
+        } else {
+            PortSetKind::Empty
+        }
+    }
+}
+
+impl core::fmt::Debug for PortSet {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.kind().fmt(f)
+    }
+}
+
+/// [`PortSet`], taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortSetKind {
+    Empty,
+    Range(u16, u16),
+    Table(u32),
+}
+
+impl Row {
+    pub const EMPTY: Self =
+        Self { tcp: PortSet::EMPTY, udp: PortSet::EMPTY, icmp: PortSet::EMPTY, other: PortSet::EMPTY };
+}
+
+/// The maps' names, as the object and the pin directory have them.
+pub mod map {
+    pub const CONTROL: &str = "CONTROL";
+    pub const INTERFACES: &str = "INTERFACES";
+    pub const CLASSES_V4: &str = "CLASSES_V4";
+    pub const CLASSES_V6: &str = "CLASSES_V6";
+    pub const MEMBERS_V4: &str = "MEMBERS_V4";
+    pub const MEMBERS_V6: &str = "MEMBERS_V6";
+    pub const MEMBER_SETS: &str = "MEMBER_SETS";
+    pub const PAIRS: &str = "PAIRS";
+    pub const PORT_SETS: &str = "PORT_SETS";
+    pub const FLOWS_V4: &str = "FLOWS_V4";
+    pub const FLOWS_V6: &str = "FLOWS_V6";
+    pub const COUNTERS: &str = "COUNTERS";
+}
+
+/// The programs' names in the object.
+pub mod program {
+    pub const XDP_INGRESS: &str = "sgd_xdp_ingress";
+    pub const TC_INGRESS: &str = "sgd_tc_ingress";
+    pub const TC_EGRESS: &str = "sgd_tc_egress";
+    pub const EXPLAIN: &str = "sgd_explain";
+    pub const COLLECT: &str = "sgd_collect";
+}
+
+/// The words of `__sk_buff.cb` through which `sgd_explain` is asked and answers.
+pub mod explain {
+    /// Question: 1 for the ingress hook, 2 for the egress hook. Answer: [`crate::verdict::Reason`].
+    pub const CB_HOOK_REASON: usize = 0;
+    /// Answer: `ADMITTED_*`.
+    pub const CB_ADMITTED: usize = 1;
+    /// Answer: the flow's [`crate::conntrack::State`], 0 if there is none.
+    pub const CB_STATE: usize = 2;
+    /// Answer: the policy that decided, or that admitted the flow.
+    pub const CB_POLICY: usize = 3;
+
+    pub const HOOK_INGRESS: u32 = 1;
+    pub const HOOK_EGRESS: u32 = 2;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_sets_keep_what_they_are_made_of() {
+        assert_eq!(PortSet::EMPTY.kind(), PortSetKind::Empty);
+        assert_eq!(PortSet::ALL.kind(), PortSetKind::Range(0, 65535));
+        assert_eq!(PortSet::range(80, 80).kind(), PortSetKind::Range(80, 80));
+        assert_eq!(PortSet::range(65535, 65535).kind(), PortSetKind::Range(65535, 65535));
+        assert_eq!(PortSet::range(81, 80), PortSet::EMPTY);
+        assert_eq!(PortSet::table(0).map(PortSet::kind), Some(PortSetKind::Table(0)));
+        assert_eq!(PortSet::table(65534).map(PortSet::kind), Some(PortSetKind::Table(65534)));
+        assert_eq!(PortSet::table(65535), None, "0xffff_ffff is the range of port 65535 alone");
+    }
+
+    #[test]
+    fn byte_order_is_the_packets() {
+        assert_eq!(Be32::from_host(0x0a00_0001).0.to_ne_bytes(), [10, 0, 0, 1]);
+        assert_eq!(Be32::from_host(7).to_host(), 7);
+    }
+
+    #[test]
+    fn counters_of_neighbours_do_not_overlap() {
+        let first = counter_index(0, Direction::Outbound, Reason::Established);
+        assert_eq!(first + REASON_SLOTS, counter_index(1, Direction::Inbound, Reason::Established));
+    }
+}

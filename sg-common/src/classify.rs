@@ -1,0 +1,66 @@
+//! New flows: which rule, if any, lets them in or out. A constant number of look-ups, whatever the number of rules:
+//!
+//! 1. the remote's class among the CIDRs of the policy (longest prefix) gives a [`Row`];
+//! 2. the remote's membership set (exact address) and the policy give another;
+//! 3. in each row the column of the protocol is a set of ports, types or protocol numbers.
+//!
+//! The rules only ever allow, so the order does not matter (SPEC K4, K8).
+
+use crate::abi::{Direction, InterfaceHalf, PairKey, PolicyDirection, PortSet, PortSetKind, Row};
+use crate::family::Family;
+use crate::judge::Tables;
+use crate::packet::protocol;
+use crate::verdict::AdmittedBy;
+
+/// Asks the policy in force on an interface whether it allows a new flow with `remote`.
+#[inline(always)]
+pub fn classify<F: Family, T: Tables<F>>(
+    tables: &T,
+    half: &InterfaceHalf,
+    parity: usize,
+    direction: Direction,
+    remote: F::Address,
+    protocol: u8,
+    number: u16,
+) -> AdmittedBy {
+    let policy = PolicyDirection::new(half.policy, direction);
+    if let Some(row) = tables.class(&F::class_key(policy, remote))
+        && admits::<F, T>(tables, row, protocol, number)
+    {
+        return AdmittedBy::Cidr;
+    }
+    if let Some(slot) = tables.member(&F::member_key(half.vpc, remote)) {
+        let set = tables.member_set(slot, parity);
+        if set != 0
+            && let Some(row) =
+                tables.pair(&PairKey { policy_direction: policy.0, set_family: (set << 1) | F::BIT })
+            && admits::<F, T>(tables, row, protocol, number)
+        {
+            return AdmittedBy::Group;
+        }
+    }
+    AdmittedBy::Nothing
+}
+
+#[inline(always)]
+fn admits<F: Family, T: Tables<F>>(tables: &T, row: &Row, protocol: u8, number: u16) -> bool {
+    let set = if protocol == protocol::TCP {
+        row.tcp
+    } else if protocol == protocol::UDP {
+        row.udp
+    } else if protocol == F::ICMP {
+        row.icmp
+    } else {
+        row.other
+    };
+    contains::<F, T>(tables, set, number)
+}
+
+#[inline(always)]
+fn contains<F: Family, T: Tables<F>>(tables: &T, set: PortSet, number: u16) -> bool {
+    match set.kind() {
+        PortSetKind::Empty => false,
+        PortSetKind::Range(low, high) => low <= number && number <= high,
+        PortSetKind::Table(index) => tables.port_table_contains(index, number),
+    }
+}
