@@ -1,2 +1,129 @@
 //! Policy: the operator's JSON in, a checked [`model::Model`] out.
+//!
+//! [`load`] reads files and reports; everything behind it is pure. A file goes through four steps, each in its own
+//! module: `read` (bytes to syntax tree), `walk` (tree to typed parts with their places), `resolve` (parts of all
+//! files to one model), `lint` (advice about a model that is right). A policy with one fault is refused whole, so
+//! whoever holds a [`model::Model`] holds one that satisfies every rule of the format.
+
+pub mod diagnostic;
+pub mod edit;
+mod fields;
+mod lint;
 pub mod model;
+mod names;
+mod raw;
+mod read;
+pub mod render;
+mod resolve;
+pub mod schema;
+mod source;
+mod values;
+mod walk;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+pub use diagnostic::{Diagnostic, Severity};
+use diagnostic::Findings;
+pub use lint::reaches_metadata;
+use model::{FileId, Model};
+use raw::RawFile;
+use read::Files;
+
+/// A policy that may be enforced, and advice about it.
+#[derive(Debug)]
+pub struct Loaded {
+    pub model: Model,
+    /// Warnings and notes, in reading order.
+    pub lints: Vec<Diagnostic>,
+    /// How many more there were beyond [`diagnostic::MOST_DIAGNOSTICS`].
+    pub omitted: usize,
+    pub counts: Counts,
+}
+
+/// What was read, faulty or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    pub files: usize,
+    /// Groups written; a `default` that no file writes is not counted.
+    pub groups: usize,
+    pub rules: usize,
+    pub interfaces: usize,
+    pub peers: usize,
+}
+
+/// Why a policy was refused: every fault of every file.
+#[derive(Debug, thiserror::Error)]
+pub struct LoadError {
+    pub diagnostics: Vec<Diagnostic>,
+    /// How many more there were beyond [`diagnostic::MOST_DIAGNOSTICS`].
+    pub omitted: usize,
+    /// Whether a path could not be read (missing, no permission, a directory without policies), as opposed to read
+    /// and found faulty.
+    pub unreadable: bool,
+    pub counts: Counts,
+}
+
+impl fmt::Display for LoadError {
+    /// One line a fault, for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.diagnostics.len() + self.omitted;
+        write!(f, "the policy is refused, {total} {}", if total == 1 { "fault" } else { "faults" })?;
+        for diagnostic in &self.diagnostics {
+            write!(f, "\n{diagnostic}")?;
+        }
+        if self.omitted > 0 {
+            write!(f, "\n… and {} more", self.omitted)?;
+        }
+        Ok(())
+    }
+}
+
+/// Loads one policy from files and directories (all `*.json` in them, by name, hidden files left out).
+///
+/// # Errors
+/// Everything that is wrong in any of the files, at once; the caller's running policy is not touched (K2, D22).
+pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
+    check(read::read(paths))
+}
+
+/// The pure part of [`load`].
+pub(crate) fn check(files: Files) -> Result<Loaded, LoadError> {
+    let Files { sources, mut faults, unreadable } = files;
+    let mut findings = Findings::new(&sources);
+    let mut walked = Vec::with_capacity(sources.len());
+    for (index, source) in sources.iter().enumerate() {
+        let file = FileId(index);
+        let tree = read::parse(file, source, &mut findings);
+        walked.extend(tree.and_then(|tree| walk::document(file, &tree, &mut findings)));
+    }
+    let mut counts = count(&walked);
+    counts.files = sources.len();
+    let complete = faults.is_empty() && walked.len() == sources.len();
+    let resolved = resolve::resolve(&walked, &sources, complete, &mut findings);
+    let (diagnostics, omitted) = findings.finish();
+    faults.extend(diagnostics);
+    if !faults.is_empty() {
+        return Err(LoadError { diagnostics: faults, omitted, unreadable, counts });
+    }
+    let mut findings = Findings::new(&sources);
+    lint::lint(&resolved, &sources, &mut findings);
+    let (lints, omitted) = findings.finish();
+    Ok(Loaded { model: resolved.model, lints, omitted, counts })
+}
+
+fn count(files: &[RawFile]) -> Counts {
+    let mut counts = Counts::default();
+    for file in files {
+        counts.groups += file.groups.len();
+        counts.interfaces += file.interfaces.len();
+        counts.peers += file.peers.len();
+        for group in &file.groups {
+            let rules = |rules: &Option<Vec<_>>| rules.as_ref().map_or(0, Vec::len);
+            counts.rules += rules(&group.inbound) + rules(&group.outbound);
+        }
+    }
+    counts
+}

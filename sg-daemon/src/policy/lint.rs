@@ -1,0 +1,319 @@
+//! Advice about a policy that loads (K19, K27): what is probably not meant, and what should be known.
+//!
+//! | advice | when |
+//! |---|---|
+//! | too many groups | three or more on an interface, and more than half of the quota `groups_per_interface` |
+//! | open to the world | an inbound rule from 0.0.0.0/0 or ::/0 that lets TCP 22 or 3389 in |
+//! | many ports | an inbound rule from a network for more than 1,000 ports, or from a group for such a range |
+//! | no metadata | an enforced interface that cannot reach 169.254.169.254:80 |
+//! | never matches | icmpv6 with an IPv4 network, ICMP number 1 with an IPv6 network |
+//! | no members | `@group` of a group without a member |
+//! | no address | a guest's interface without addresses: its groups gain no member |
+//! | not enforced | groups on bare metal (K3) |
+//! | a peer at home | a peer's address that an interface of the same VPC has too |
+//! | closes every device | the pattern `*` in `managed` |
+//! | failsafe (note) | an interface with role `host`: what always passes (D26) |
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::diagnostic::{Fault, Findings, quote};
+use super::model::{
+    Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, PortRange, Protocol, Remote, Role, Rule,
+    Rules, Source, VpcId,
+};
+use super::resolve::Resolved;
+use super::source::{SourceFile, Span};
+
+/// The metadata service's address and port (K27).
+const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+const METADATA_PORT: u16 = 80;
+/// A custom group reaches metadata only through a rule whose own network lies in here.
+const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
+/// The rule that lets a custom group reach it.
+pub const METADATA_RULE: &str =
+    r#"{ "protocol": "TCP", "destination": "169.254.169.0/24", "port": "80" }"#;
+
+const FEW_GROUPS: usize = 2;
+const MANY_PORTS: usize = 1000;
+const ADMIN_PORTS: [(u16, &str); 2] = [(22, "SSH"), (3389, "RDP")];
+
+/// Whether the rules in force let this interface open a connection to the metadata service.
+pub fn reaches_metadata(model: &Model, interface: &Interface) -> bool {
+    MetadataReach::new(model).reaches(interface)
+}
+
+struct MetadataReach<'m> {
+    model: &'m Model,
+    /// Groups of which the service's own address is a member, however odd that is.
+    members: HashSet<(VpcId, GroupId)>,
+}
+
+impl<'m> MetadataReach<'m> {
+    fn new(model: &'m Model) -> Self {
+        let members = memberships(model).filter(|(_, address)| *address == METADATA).map(|(key, _)| key).collect();
+        Self { model, members }
+    }
+
+    fn reaches(&self, interface: &Interface) -> bool {
+        let settings = &self.model.settings;
+        if settings.metadata == Metadata::Exempt || interface.kind == Kind::BareMetal {
+            return true;
+        }
+        if let (Role::Host, Failsafe::Written { outbound, .. }) = (interface.role, &settings.failsafe)
+            && outbound.iter().any(|rule| self.allows(rule, interface.vpc))
+        {
+            return true;
+        }
+        interface.groups.iter().filter_map(|id| self.model.groups.get(id.0)).any(|group| {
+            let trusted = settings.metadata == Metadata::Cidr || group.is_default();
+            match &group.outbound {
+                // ALL 0.0.0.0/0 (K22, K26).
+                Rules::Implied => trusted,
+                Rules::Written(rules) => rules
+                    .iter()
+                    .any(|rule| (trusted || is_link_local(rule.remote)) && self.allows(rule, interface.vpc)),
+            }
+        })
+    }
+
+    fn allows(&self, rule: &Rule, vpc: VpcId) -> bool {
+        let remote = match rule.remote {
+            Remote::Cidr(net) => net.contains(&METADATA),
+            Remote::Group(group) => self.members.contains(&(vpc, group)),
+        };
+        remote && tcp_ports(rule).is_some_and(|ports| ports.range().contains(&METADATA_PORT))
+    }
+}
+
+fn is_link_local(remote: Remote) -> bool {
+    matches!(remote, Remote::Cidr(IpNet::V4(net)) if LINK_LOCAL.contains(&net))
+}
+
+/// The TCP ports of a rule.
+fn tcp_ports(rule: &Rule) -> Option<PortRange> {
+    match (rule.protocol, &rule.matches) {
+        (Protocol::Tcp, Match::Ports(ports)) => Some(*ports),
+        (Protocol::Tcp | Protocol::All, Match::Any) => Some(PortRange { min: 1, max: u16::MAX }),
+        _ => None,
+    }
+}
+
+/// Every address of every group (D1).
+fn memberships(model: &Model) -> impl Iterator<Item = ((VpcId, GroupId), IpAddr)> + '_ {
+    let interfaces = model.interfaces.iter().flat_map(move |interface| {
+        interface.groups.iter().flat_map(move |&id| {
+            let extra = model.groups.get(id.0).is_some_and(|group| group.include_allowed_addresses);
+            let allowed = if extra { interface.allowed_addresses.as_slice() } else { &[] };
+            interface.addresses.iter().chain(allowed).map(move |&address| ((interface.vpc, id), address))
+        })
+    });
+    let peers = model
+        .peers
+        .iter()
+        .flat_map(|peer| peer.groups.iter().map(move |&id| ((peer.vpc, id), peer.address)));
+    interfaces.chain(peers)
+}
+
+pub(crate) fn lint(resolved: &Resolved, sources: &[SourceFile], findings: &mut Findings<'_>) {
+    let members = memberships(&resolved.model).map(|(key, _)| key).collect();
+    let mut lint = Lint { resolved, model: &resolved.model, sources, findings, members };
+    lint.settings();
+    lint.groups();
+    lint.interfaces();
+    lint.peers();
+}
+
+struct Lint<'l, 's> {
+    resolved: &'l Resolved,
+    model: &'l Model,
+    sources: &'l [SourceFile],
+    findings: &'l mut Findings<'s>,
+    members: HashSet<(VpcId, GroupId)>,
+}
+
+impl Lint<'_, '_> {
+    fn report(&mut self, source: Source, field: &str, fault: Fault) {
+        let Some(file) = self.sources.get(source.file.0) else { return };
+        let start = file.offset_of(source.line, source.column);
+        let span: Span = file.rest_of_line(source.file, start);
+        self.findings.report(span, &field, fault);
+    }
+
+    fn settings(&mut self) {
+        if self.model.settings.managed.iter().any(|pattern| pattern.chars().all(|c| c == '*')) {
+            let place = Source { file: super::FileId(0), line: 1, column: 1 };
+            let fault = Fault::warning("the managed pattern \"*\" closes every device without a policy, the host's own NICs too")
+                .suggest("name the guests' devices, such as \"tap*\"");
+            self.report(place, "settings.managed", fault);
+        }
+    }
+
+    fn groups(&mut self) {
+        for (id, group) in self.model.groups.iter().enumerate() {
+            let Some(index) = self.resolved.group_index.get(id).copied().flatten() else { continue };
+            for (direction, rules) in [("inbound", &group.inbound), ("outbound", &group.outbound)] {
+                let Rules::Written(rules) = rules else { continue };
+                for (at, rule) in rules.iter().enumerate() {
+                    let field = format!("security_groups[{index}].{direction}[{at}]");
+                    if direction == "inbound" {
+                        self.open_to_the_world(rule, &field);
+                        self.many_ports(rule, &field);
+                    }
+                    self.never_matches(rule, &field);
+                    self.no_members(group, rule, &field);
+                }
+            }
+        }
+    }
+
+    fn open_to_the_world(&mut self, rule: &Rule, field: &str) {
+        let Remote::Cidr(net) = rule.remote else { return };
+        let Some(ports) = tcp_ports(rule) else { return };
+        if net.prefix_len() != 0 {
+            return;
+        }
+        for (port, name) in ADMIN_PORTS {
+            if ports.range().contains(&port) {
+                let fault = Fault::warning(format!("{name} (TCP {port}) is open to the whole internet ({net})"))
+                    .suggest("name the networks that administer this group");
+                self.report(rule.source, field, fault);
+            }
+        }
+    }
+
+    fn many_ports(&mut self, rule: &Rule, field: &str) {
+        let message = match (rule.protocol, &rule.matches, rule.remote) {
+            (_, Match::Ports(ports), _) if ports.range().len() > MANY_PORTS => {
+                format!("the range {}-{} opens {} ports", ports.min, ports.max, ports.range().len())
+            }
+            (Protocol::Tcp | Protocol::Udp, Match::Any, Remote::Cidr(net)) => format!("every port is open to {net}"),
+            (Protocol::All, Match::Any, Remote::Cidr(net)) => {
+                format!("every protocol and every port is open to {net}")
+            }
+            _ => return,
+        };
+        self.report(rule.source, field, Fault::warning(message).suggest("open only the ports that are served"));
+    }
+
+    fn never_matches(&mut self, rule: &Rule, field: &str) {
+        let message = match (rule.protocol, rule.remote) {
+            (Protocol::Number(58), Remote::Cidr(net @ IpNet::V4(_))) => {
+                format!("ICMPv6 travels in IPv6 only and {net} is IPv4: this rule never matches")
+            }
+            (Protocol::Number(1), Remote::Cidr(net @ IpNet::V6(_))) => {
+                format!("protocol 1 is ICMP for IPv4 and {net} is IPv6: this rule never matches")
+            }
+            _ => return,
+        };
+        let fault = Fault::warning(message).suggest("\"ICMP\" means the one of the network's own family");
+        self.report(rule.source, field, fault);
+    }
+
+    fn no_members(&mut self, group: &Group, rule: &Rule, field: &str) {
+        let Remote::Group(target) = rule.remote else { return };
+        let has_members = match group.vpc {
+            Some(vpc) => self.members.contains(&(vpc, target)),
+            None => self
+                .model
+                .vpcs
+                .iter()
+                .enumerate()
+                .any(|(id, vpc)| vpc.project == group.project && self.members.contains(&(VpcId(id), target))),
+        };
+        if !has_members && let Some(target) = self.model.groups.get(target.0) {
+            let fault = Fault::warning(format!("\"@{}\" has no member: this rule matches nothing", target.name))
+                .suggest("attach the group to an interface with an address, or list its members under \"peers\"");
+            self.report(rule.source, field, fault);
+        }
+    }
+
+    fn interfaces(&mut self) {
+        let reach = MetadataReach::new(self.model);
+        for (interface, index) in self.model.interfaces.iter().zip(&self.resolved.interface_index) {
+            let field = format!("interfaces[{index}]");
+            let name = quote(&interface.name);
+            if interface.kind == Kind::BareMetal {
+                if !interface.groups.is_empty() {
+                    let fault = Fault::warning(format!("interface {name}: rules are not enforced on bare metal"));
+                    self.report(interface.source, &format!("{field}.security_groups"), fault);
+                }
+                continue;
+            }
+            self.too_many_groups(interface, &field);
+            if interface.addresses.is_empty() && interface.role == Role::Guest {
+                let fault = Fault::warning(format!("interface {name} has no address, so \"@group\" rules never mean it"))
+                    .suggest("write its \"addresses\"");
+                self.report(interface.source, &format!("{field}.addresses"), fault);
+            }
+            if !reach.reaches(interface) {
+                let fault = Fault::warning(format!("interface {name} cannot reach the metadata service at 169.254.169.254:80"))
+                    .expected("an outbound rule of one of its groups for exactly that")
+                    .suggest(format!("add the rule {METADATA_RULE}"));
+                self.report(interface.source, &field, fault);
+            }
+            if interface.role == Role::Host {
+                let fault = Fault::note(format!("failsafe of {name}: {}", failsafe(&self.model.settings.failsafe)));
+                self.report(interface.source, &format!("{field}.role"), fault);
+            }
+        }
+    }
+
+    fn too_many_groups(&mut self, interface: &Interface, field: &str) {
+        let (count, quota) = (interface.groups.len(), self.model.settings.quotas.groups_per_interface);
+        if count > FEW_GROUPS && count * 2 > quota as usize {
+            let fault = Fault::warning(format!("interface {} has {count} security groups (quota {quota})", quote(&interface.name)))
+                .suggest("fewer, broader groups are easier to follow: everything any of them allows is allowed");
+            self.report(interface.source, &format!("{field}.security_groups"), fault);
+        }
+    }
+
+    fn peers(&mut self) {
+        let mut local: HashMap<(VpcId, IpAddr), &str> = HashMap::new();
+        for interface in &self.model.interfaces {
+            local.extend(interface.addresses.iter().map(|&a| ((interface.vpc, a), interface.name.as_str())));
+        }
+        for (peer, index) in self.model.peers.iter().zip(&self.resolved.peer_index) {
+            if let Some(name) = local.get(&(peer.vpc, peer.address)) {
+                let fault = Fault::warning(format!("peer {} is the address of interface {} here", peer.address, quote(name)))
+                    .suggest("peers are members on other hosts; remove it if the instance lives on this one");
+                self.report(peer.source, &format!("peers[{index}].address"), fault);
+            }
+        }
+    }
+}
+
+/// What always passes, in words.
+fn failsafe(failsafe: &Failsafe) -> String {
+    let Failsafe::Written { inbound, outbound } = failsafe else {
+        return "inbound TCP 22 and outbound TCP and UDP 53 always pass, from and to anywhere".to_owned();
+    };
+    let list = |rules: &[Rule], to: &str| match rules {
+        [] => "nothing".to_owned(),
+        rules => rules.iter().map(|rule| in_words(rule, to)).collect::<Vec<_>>().join(", "),
+    };
+    format!("inbound {} and outbound {} always passes", list(inbound, "from"), list(outbound, "to"))
+}
+
+fn in_words(rule: &Rule, to: &str) -> String {
+    let protocol = match rule.protocol {
+        Protocol::All => "ALL".to_owned(),
+        Protocol::Tcp => "TCP".to_owned(),
+        Protocol::Udp => "UDP".to_owned(),
+        Protocol::Icmp => "ICMP".to_owned(),
+        Protocol::Number(number) => format!("protocol {number}"),
+    };
+    let matches = match &rule.matches {
+        Match::Any => String::new(),
+        Match::Ports(PortRange { min, max }) if min == max => format!(" {min}"),
+        Match::Ports(PortRange { min, max }) => format!(" {min}-{max}"),
+        Match::Icmp { kind, code: None } => format!(" type {kind}"),
+        Match::Icmp { kind, code: Some(code) } => format!(" type {kind} code {code}"),
+    };
+    match rule.remote {
+        Remote::Cidr(net) => format!("{protocol}{matches} {to} {net}"),
+        Remote::Group(_) => format!("{protocol}{matches}"),
+    }
+}

@@ -1,0 +1,97 @@
+//! One file after the walk: values parsed, names not yet resolved, every part with its place.
+//!
+//! A part that was faulty is `None` (the fault is reported already), so that its neighbours are still checked.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::model::{FileId, HookChoice, Kind, Match, Metadata, OnRuleChange, Protocol, Role};
+use super::source::{Span, Spanned};
+
+#[derive(Debug)]
+pub(crate) struct RawFile {
+    pub file: FileId,
+    pub project: Option<String>,
+    pub vpc: Option<String>,
+    pub ipv6: Option<Spanned<bool>>,
+    pub settings: RawSettings,
+    pub groups: Vec<RawGroup>,
+    pub interfaces: Vec<RawInterface>,
+    pub peers: Vec<RawPeer>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RawGroup {
+    /// Position in `security_groups`.
+    pub index: usize,
+    pub span: Span,
+    /// As written, even when it breaks K17, so that references to it do not count as dangling too.
+    pub name: Option<Spanned<String>>,
+    pub description: String,
+    pub include_allowed_addresses: bool,
+    pub inbound: Option<Vec<RawRule>>,
+    pub outbound: Option<Vec<RawRule>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RawRule {
+    pub span: Span,
+    pub protocol: Option<Protocol>,
+    pub remote: Option<RawRemote>,
+    pub matches: Option<Match>,
+    pub description: String,
+}
+
+#[derive(Debug)]
+pub(crate) enum RawRemote {
+    Cidr(IpNet),
+    /// Without the `@`; the span is that of the whole string.
+    Group(Spanned<String>),
+}
+
+#[derive(Debug)]
+pub(crate) struct RawInterface {
+    pub index: usize,
+    pub span: Span,
+    pub name: Option<Spanned<String>>,
+    pub instance: String,
+    pub kind: Kind,
+    pub role: Role,
+    pub hook: HookChoice,
+    pub mac: Option<[u8; 6]>,
+    pub addresses: Vec<Spanned<IpAddr>>,
+    pub allowed_addresses: Vec<Spanned<IpAddr>>,
+    pub groups: Vec<Spanned<String>>,
+    pub timeouts: RawTimeouts,
+}
+
+#[derive(Debug)]
+pub(crate) struct RawPeer {
+    pub index: usize,
+    pub span: Span,
+    pub address: Option<Spanned<IpAddr>>,
+    pub groups: Vec<Spanned<String>>,
+}
+
+/// What one file says about the daemon as a whole; the files are merged field by field.
+#[derive(Debug, Default)]
+pub(crate) struct RawSettings {
+    pub metadata: Option<Spanned<Metadata>>,
+    pub on_rule_change: Option<Spanned<OnRuleChange>>,
+    pub strict_tcp: Option<Spanned<bool>>,
+    /// In the order of [`super::fields::QUOTAS`].
+    pub quotas: [Option<Spanned<u32>>; 3],
+    pub timeouts: RawTimeouts,
+    pub managed: Option<Spanned<Vec<String>>>,
+    pub failsafe: Option<Spanned<RawFailsafe>>,
+}
+
+/// In the order of [`super::fields::TIMEOUTS`].
+pub(crate) type RawTimeouts = [Option<Spanned<u32>>; 12];
+
+#[derive(Debug)]
+pub(crate) struct RawFailsafe {
+    pub inbound: Vec<RawRule>,
+    pub outbound: Vec<RawRule>,
+}

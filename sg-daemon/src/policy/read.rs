@@ -1,0 +1,198 @@
+//! From paths to texts, and from a text to a syntax tree. The only part of the loader that touches the disk.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use jsonc_parser::ast::Value;
+use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
+
+use super::diagnostic::{Diagnostic, Fault, Findings, Severity};
+use super::model::FileId;
+use super::source::{SourceFile, Span};
+
+/// A policy of 100,000 peers is about 10 MiB.
+pub(crate) const MOST_BYTES: u64 = 64 << 20;
+/// The format nests seven deep. The parser recurses, so this also bounds its stack.
+pub(crate) const MOST_NESTING: usize = 64;
+
+/// The files that could be read, in order, and what was wrong with the others.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    pub sources: Vec<SourceFile>,
+    pub faults: Vec<Diagnostic>,
+    /// Whether a path could not be read at all, as opposed to read and found wanting.
+    pub unreadable: bool,
+}
+
+/// Reads every file the paths name: a file itself, or the `*.json` of a directory by name. A file named twice is read once.
+pub(crate) fn read(paths: &[PathBuf]) -> Files {
+    let mut files = Files::default();
+    let mut seen = HashSet::new();
+    for path in paths {
+        match expand(path) {
+            Ok(found) => {
+                for path in found {
+                    if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                        files.add(path);
+                    }
+                }
+            }
+            Err(error) => files.unreadable(path, &error),
+        }
+    }
+    if paths.is_empty() {
+        files.unreadable(Path::new(""), &io::Error::other("no policy was named"));
+    }
+    files
+}
+
+impl Files {
+    fn add(&mut self, path: PathBuf) {
+        let mut bytes = Vec::new();
+        // One byte more than allowed: enough to know, and a device that never ends cannot fill the memory.
+        let read = File::open(&path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+        if let Err(error) = read {
+            return self.unreadable(&path, &error);
+        }
+        if bytes.len() as u64 > MOST_BYTES {
+            let message = format!("the file is larger than {} MiB", MOST_BYTES >> 20);
+            return self.faults.push(whole_file(&path, message));
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => self.sources.push(SourceFile::new(path, text)),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let bytes = error.into_bytes();
+                let before = String::from_utf8_lossy(bytes.get(..at).unwrap_or_default()).into_owned();
+                let (line, column) = SourceFile::new(path.clone(), before).position(at);
+                let byte = bytes.get(at).copied().unwrap_or_default();
+                let message = format!("byte 0x{byte:02x} is not UTF-8");
+                self.faults.push(Diagnostic {
+                    line: Some(line),
+                    column: Some(column),
+                    expected: Some("JSON text in UTF-8".to_owned()),
+                    ..whole_file(&path, message)
+                });
+            }
+        }
+    }
+
+    fn unreadable(&mut self, path: &Path, error: &io::Error) {
+        self.unreadable = true;
+        self.faults.push(whole_file(path, format!("cannot read: {error}")));
+    }
+}
+
+fn whole_file(path: &Path, message: String) -> Diagnostic {
+    Diagnostic {
+        file: path.to_owned(),
+        line: None,
+        column: None,
+        field: String::new(),
+        severity: Severity::Error,
+        message,
+        expected: None,
+        suggestion: None,
+        related: Vec::new(),
+        excerpt: None,
+    }
+}
+
+/// The files behind a path: itself, or what a directory holds.
+fn expand(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.metadata()?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in path.read_dir()? {
+        let file = entry?.path();
+        let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        // A symbolic link that leads nowhere is kept: that it cannot be read must be said.
+        let other = file.metadata().is_ok_and(|metadata| !metadata.is_file());
+        if !hidden && !other && file.extension().is_some_and(|extension| extension == "json") {
+            found.push(file);
+        }
+    }
+    if found.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the directory has no *.json file"));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The tree of one file, strict JSON only, or `None` after reporting why there is none.
+pub(crate) fn parse<'s>(file: FileId, source: &'s SourceFile, findings: &mut Findings<'_>) -> Option<Value<'s>> {
+    let span = |start: usize, end: usize| Span { file, start, end };
+    let mut refuse = |start: usize, end: usize, fault: Fault| findings.report(span(start, end), &"", fault);
+    if let Some(at) = too_deep(source.text.as_bytes()) {
+        refuse(at, at + 1, Fault::error(format!("nested more than {MOST_NESTING} deep")));
+        return None;
+    }
+    // The tree builder takes a few things for JSON that are not (control characters in strings, leading zeros, other
+    // white space), so a strict parser goes first; it also has the better words for what is wrong.
+    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&source.text) {
+        let at = source.offset(error.line(), error.column());
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default();
+        let hint = not_json(&source.text, at);
+        refuse(at, at + 1, Fault::error(format!("not JSON: {message}")).suggest_opt(hint));
+        return None;
+    }
+    match parse_to_ast(&source.text, &CollectOptions::default(), &STRICT) {
+        Ok(tree) => tree.value,
+        Err(error) => {
+            let range = error.range();
+            refuse(range.start, range.end, Fault::error(format!("not JSON: {}", error.kind())));
+            None
+        }
+    }
+}
+
+/// Every permission of the parser, refused.
+pub(crate) const STRICT: ParseOptions = ParseOptions {
+    allow_comments: false,
+    allow_loose_object_property_names: false,
+    allow_trailing_commas: false,
+    allow_missing_commas: false,
+    allow_single_quoted_strings: false,
+    allow_hexadecimal_numbers: false,
+    allow_unary_plus_numbers: false,
+    allow_bare_decimal_point_numbers: false,
+    allow_non_finite_numbers: false,
+    allow_extended_string_escapes: false,
+};
+
+/// Where the nesting first exceeds the limit. Counts brackets outside of strings; that is exact for JSON, and for what
+/// is not JSON an upper bound on how deep a parser can go before it notices.
+fn too_deep(bytes: &[u8]) -> Option<usize> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MOST_NESTING {
+            return Some(at);
+        }
+    }
+    None
+}
+
+/// A word about the habits of JSON's relatives.
+fn not_json(text: &str, at: usize) -> Option<String> {
+    let rest = text.get(at..)?;
+    let hint = if rest.starts_with("//") || rest.starts_with("/*") || rest.starts_with('#') {
+        "JSON has no comments; rules and groups have a \"description\""
+    } else if rest.starts_with('\'') {
+        "JSON strings stand in double quotes"
+    } else {
+        return None;
+    };
+    Some(hint.to_owned())
+}

@@ -1,0 +1,180 @@
+//! Groups and their rules: unique names, one `default` for each project, quotas.
+
+use std::collections::HashMap;
+
+use super::Resolver;
+use crate::policy::diagnostic::{Fault, quote};
+use crate::policy::model::{Group, GroupId, Remote, Rule, Rules, VpcId};
+use crate::policy::raw::{RawFile, RawGroup, RawRemote, RawRule};
+use crate::policy::source::Span;
+use crate::policy::values::DEFAULT_GROUP;
+
+impl Resolver<'_, '_> {
+    /// Registers every group by name, rules still empty, so that rules may refer to groups of later files.
+    pub(super) fn groups(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
+        let mut count: HashMap<&str, (usize, Option<(Span, String)>)> = HashMap::new();
+        let quota = self.limits().quotas.groups_per_project;
+        for (file, vpc) in files.iter().zip(vpcs) {
+            let (Some(vpc), Some(project)) = (*vpc, file.project.as_deref()) else { continue };
+            for raw in &file.groups {
+                let Some(name) = &raw.name else { continue };
+                let default = name.value == DEFAULT_GROUP;
+                if !default {
+                    let (custom, first_over) = count.entry(project).or_default();
+                    *custom += 1;
+                    if *custom > quota as usize && first_over.is_none() {
+                        *first_over = Some((name.span, format!("security_groups[{}]", raw.index)));
+                    }
+                }
+                self.register(raw, vpc, project, default);
+            }
+        }
+        let mut over: Vec<_> = count.into_iter().collect();
+        over.sort_unstable_by_key(|(project, _)| *project);
+        for (project, (custom, first_over)) in over {
+            if let Some((span, field)) = first_over {
+                let fault = Fault::error(format!(
+                    "project {} has {custom} custom groups, over the quota of {quota}",
+                    quote(project)
+                ))
+                .expected(format!("at most {quota} (settings.quotas.groups_per_project)"));
+                self.findings.report(span, &field, fault);
+            }
+        }
+        for vpc in 0..self.out.model.vpcs.len() {
+            let Some(project) = self.out.model.vpcs.get(vpc).map(|vpc| vpc.project.clone()) else { continue };
+            if !self.defaults.contains_key(&project) {
+                self.defaults.insert(project.clone(), GroupId(self.out.model.groups.len()));
+                self.out.model.groups.push(implied_default(project));
+                self.out.group_index.push(None);
+                self.spans.push(None);
+            }
+        }
+    }
+
+    fn register(&mut self, raw: &RawGroup, vpc: VpcId, project: &str, default: bool) {
+        let Some(name) = &raw.name else { return };
+        let before = if default {
+            self.defaults.get(project)
+        } else {
+            self.custom.get(&(vpc, name.value.clone()))
+        };
+        if let Some(&GroupId(before)) = before {
+            let message = if default {
+                format!("\"default\" of project {} is written twice: a project has one", quote(project))
+            } else {
+                format!("group {} is written twice in one VPC", quote(&name.value))
+            };
+            let mut fault = Fault::error(message).expected("each group once, in one file");
+            if let Some(first) = self.spans.get(before).copied().flatten() {
+                fault = fault.related(first, "first written here");
+            }
+            self.findings.report(name.span, &format!("security_groups[{}].name", raw.index), fault);
+            return;
+        }
+        let id = GroupId(self.out.model.groups.len());
+        if default {
+            self.defaults.insert(project.to_owned(), id);
+        } else {
+            self.custom.insert((vpc, name.value.clone()), id);
+        }
+        self.out.model.groups.push(Group {
+            name: name.value.clone(),
+            project: project.to_owned(),
+            vpc: (!default).then_some(vpc),
+            description: raw.description.clone(),
+            inbound: Rules::Implied,
+            outbound: Rules::Implied,
+            include_allowed_addresses: raw.include_allowed_addresses,
+            source: Some(self.at(raw.span)),
+        });
+        self.out.group_index.push(Some(raw.index));
+        self.spans.push(Some(name.span));
+        self.by_place.insert((name.span.file, name.span.start), id);
+    }
+
+    /// Fills in the rules of every group; the groups all have their ids by now.
+    pub(super) fn rules(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
+        for (file, vpc) in files.iter().zip(vpcs) {
+            let Some(vpc) = *vpc else { continue };
+            for raw in &file.groups {
+                self.rule_quota(raw);
+                let inbound = self.direction(raw, "inbound", raw.inbound.as_deref(), vpc);
+                let outbound = self.direction(raw, "outbound", raw.outbound.as_deref(), vpc);
+                if let Some(group) = self.written(raw) {
+                    group.inbound = inbound;
+                    group.outbound = outbound;
+                }
+            }
+        }
+    }
+
+    /// The group that `raw` became, unless it was a second one of its name.
+    fn written(&mut self, raw: &RawGroup) -> Option<&mut Group> {
+        let name = raw.name.as_ref()?.span;
+        let GroupId(at) = *self.by_place.get(&(name.file, name.start))?;
+        self.out.model.groups.get_mut(at)
+    }
+
+    fn rule_quota(&mut self, raw: &RawGroup) {
+        let quota = self.limits().quotas.rules_per_group;
+        let count = |rules: &Option<Vec<RawRule>>| rules.as_ref().map_or(0, Vec::len);
+        let (inbound, outbound) = (count(&raw.inbound), count(&raw.outbound));
+        if inbound + outbound > quota as usize {
+            let name = raw.name.as_ref().map_or("without a name".to_owned(), |name| quote(&name.value));
+            let span = raw.name.as_ref().map_or(raw.span, |name| name.span);
+            let fault = Fault::error(format!(
+                "group {name} has {} rules ({inbound} inbound, {outbound} outbound), over the quota of {quota}",
+                inbound + outbound
+            ))
+            .expected(format!("at most {quota} (settings.quotas.rules_per_group)"));
+            self.findings.report(span, &format!("security_groups[{}]", raw.index), fault);
+        }
+    }
+
+    fn direction(&mut self, raw: &RawGroup, name: &str, rules: Option<&[RawRule]>, vpc: VpcId) -> Rules {
+        let Some(rules) = rules else { return Rules::Implied };
+        let remote = if name == "inbound" { "source" } else { "destination" };
+        let mut written = Vec::with_capacity(rules.len());
+        for (index, rule) in rules.iter().enumerate() {
+            let resolved = match &rule.remote {
+                Some(RawRemote::Cidr(net)) => Some(Remote::Cidr(*net)),
+                Some(RawRemote::Group(target)) => {
+                    let user = raw.name.as_ref().map_or("a rule".to_owned(), |name| {
+                        format!("a rule of group {}", quote(&name.value))
+                    });
+                    let field = format!("security_groups[{}].{name}[{index}].{remote}", raw.index);
+                    self.group(vpc, target, &user, &field).map(Remote::Group)
+                }
+                None => None,
+            };
+            written.extend(self.rule(rule, resolved));
+        }
+        Rules::Written(written)
+    }
+
+    /// A rule of which every part was good.
+    pub(super) fn rule(&self, raw: &RawRule, remote: Option<Remote>) -> Option<Rule> {
+        Some(Rule {
+            protocol: raw.protocol?,
+            remote: remote?,
+            matches: raw.matches.clone()?,
+            description: raw.description.clone(),
+            source: self.at(raw.span),
+        })
+    }
+}
+
+/// K20: made when no file writes it.
+fn implied_default(project: String) -> Group {
+    Group {
+        name: DEFAULT_GROUP.to_owned(),
+        project,
+        vpc: None,
+        description: String::new(),
+        inbound: Rules::Implied,
+        outbound: Rules::Implied,
+        include_allowed_addresses: false,
+        source: None,
+    }
+}

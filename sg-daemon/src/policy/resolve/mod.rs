@@ -1,0 +1,159 @@
+//! From the raw parts of all files to one [`Model`]: names resolved, files merged, quotas counted.
+
+mod groups;
+mod interfaces;
+mod settings;
+
+use std::collections::HashMap;
+
+use super::diagnostic::{Fault, Findings, quote};
+use super::model::{FileId, GroupId, Model, Settings, Source, Vpc, VpcId};
+use super::names::nearest;
+use super::raw::RawFile;
+use super::source::{SourceFile, Span, Spanned};
+use super::values::DEFAULT_GROUP;
+
+/// The model, and where its objects stand in the lists of their files (for field paths in advice).
+#[derive(Debug, Default)]
+pub(crate) struct Resolved {
+    pub model: Model,
+    /// Parallel to `model.groups`.
+    pub group_index: Vec<Option<usize>>,
+    /// Parallel to `model.interfaces`.
+    pub interface_index: Vec<usize>,
+    /// Parallel to `model.peers`.
+    pub peer_index: Vec<usize>,
+}
+
+/// Merges what the walk found. The result is meaningful only if `findings` hold no error afterwards.
+///
+/// `complete` says that every file could be read and walked; if not, a name may well be defined in the part that
+/// is missing, and dangling references are not reported.
+pub(crate) fn resolve(files: &[RawFile], sources: &[SourceFile], complete: bool, findings: &mut Findings<'_>) -> Resolved {
+    let mut resolver = Resolver {
+        sources,
+        findings,
+        complete: complete && files.iter().all(|file| file.project.is_some() && file.vpc.is_some()),
+        out: Resolved::default(),
+        vpcs: HashMap::new(),
+        custom: HashMap::new(),
+        defaults: HashMap::new(),
+        spans: Vec::new(),
+        by_place: HashMap::new(),
+    };
+    resolver.out.model.files = sources.iter().map(|source| source.path.clone()).collect();
+    resolver.out.model.settings = resolver.settings(files);
+    let vpcs = resolver.vpcs(files);
+    resolver.groups(files, &vpcs);
+    resolver.rules(files, &vpcs);
+    resolver.interfaces(files, &vpcs);
+    resolver.peers(files, &vpcs);
+    resolver.out
+}
+
+struct Resolver<'r, 's> {
+    sources: &'r [SourceFile],
+    findings: &'r mut Findings<'s>,
+    complete: bool,
+    out: Resolved,
+    /// By project and name.
+    vpcs: HashMap<(String, String), VpcId>,
+    custom: HashMap<(VpcId, String), GroupId>,
+    defaults: HashMap<String, GroupId>,
+    /// Where each group's name stands, parallel to the groups; `None` for a `default` that no file writes.
+    spans: Vec<Option<Span>>,
+    /// The same the other way round: a group by the start of its name.
+    by_place: HashMap<(FileId, usize), GroupId>,
+}
+
+impl Resolver<'_, '_> {
+    fn at(&self, span: Span) -> Source {
+        match self.sources.get(span.file.0) {
+            Some(source) => source.source(span),
+            None => Source { file: span.file, line: 0, column: 0 },
+        }
+    }
+
+    fn limits(&self) -> &Settings {
+        &self.out.model.settings
+    }
+
+    /// The VPC of each file; `None` where the file does not say.
+    fn vpcs(&mut self, files: &[RawFile]) -> Vec<Option<VpcId>> {
+        let mut first_ipv6: HashMap<VpcId, Spanned<bool>> = HashMap::new();
+        let mut of_file = Vec::new();
+        for file in files {
+            let (Some(project), Some(name)) = (&file.project, &file.vpc) else {
+                of_file.push(None);
+                continue;
+            };
+            let vpcs = &mut self.out.model.vpcs;
+            let id = *self.vpcs.entry((project.clone(), name.clone())).or_insert_with(|| {
+                vpcs.push(Vpc { project: project.clone(), name: name.clone(), ipv6: false });
+                VpcId(vpcs.len() - 1)
+            });
+            of_file.push(Some(id));
+            let Some(ipv6) = &file.ipv6 else { continue };
+            match first_ipv6.get(&id) {
+                Some(first) if first.value != ipv6.value => {
+                    let fault = Fault::error(format!(
+                        "\"ipv6\" is {} here and {} in another file of VPC {}",
+                        ipv6.value,
+                        first.value,
+                        quote(name)
+                    ))
+                    .expected("the same value in every file of a VPC that writes it")
+                    .related(first.span, "written here first");
+                    self.findings.report(ipv6.span, &"ipv6", fault);
+                }
+                Some(_) => {}
+                None => {
+                    first_ipv6.insert(id, ipv6.clone());
+                    if let Some(vpc) = vpcs.get_mut(id.0) {
+                        vpc.ipv6 = ipv6.value;
+                    }
+                }
+            }
+        }
+        of_file
+    }
+
+    /// The group called `name` in a VPC, or a fault that says who needs it (D1, D3).
+    fn group(&mut self, vpc: VpcId, name: &Spanned<String>, user: &str, field: &str) -> Option<GroupId> {
+        let project = self.out.model.vpcs.get(vpc.0)?.project.clone();
+        let found = if name.value == DEFAULT_GROUP {
+            self.defaults.get(&project).copied()
+        } else {
+            self.custom.get(&(vpc, name.value.clone())).copied()
+        };
+        if found.is_none() && self.complete && !self.findings.is_full() {
+            let fault = self.dangling(vpc, &name.value, user);
+            self.findings.report(name.span, &field, fault);
+        }
+        found
+    }
+
+    fn dangling(&self, vpc: VpcId, name: &str, user: &str) -> Fault {
+        let Some(Vpc { project, name: vpc_name, .. }) = self.out.model.vpcs.get(vpc.0) else {
+            return Fault::error(format!("no group {}", quote(name)));
+        };
+        let fault = Fault::error(format!("{user} needs the group {}, which does not exist", quote(name)))
+            .expected(format!("a group of VPC {} of project {}, or \"default\"", quote(vpc_name), quote(project)));
+        let here = self.custom.keys().filter(|(id, _)| *id == vpc).map(|(_, name)| name.as_str());
+        // Sorted, so that two equally near names give the same advice every time.
+        let mut here: Vec<&str> = here.chain([DEFAULT_GROUP]).collect();
+        here.sort_unstable();
+        if let Some(near) = nearest(name, here) {
+            return fault.suggest(format!("did you mean \"{near}\"?"));
+        }
+        let elsewhere = self.custom.keys().find(|(id, other)| *id != vpc && other == name);
+        match elsewhere.and_then(|(id, _)| self.out.model.vpcs.get(id.0)) {
+            Some(other) => fault.suggest(format!(
+                "VPC {} of project {} has a group of this name, but groups do not reach across VPCs",
+                quote(&other.name),
+                quote(&other.project)
+            )),
+            None => fault,
+        }
+    }
+}

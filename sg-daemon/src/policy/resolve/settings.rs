@@ -1,0 +1,124 @@
+//! Settings hold for the daemon as a whole: several files may write them, but they must not disagree.
+
+use super::Resolver;
+use crate::policy::diagnostic::Fault;
+use crate::policy::fields;
+use crate::policy::model::{Failsafe, Remote, Rule, Settings, Timeouts};
+use crate::policy::raw::{RawFailsafe, RawFile, RawRemote, RawRule, RawSettings, RawTimeouts};
+use crate::policy::source::Spanned;
+
+impl Resolver<'_, '_> {
+    pub(super) fn settings(&mut self, files: &[RawFile]) -> Settings {
+        let mut settings = Settings::default();
+        if let Some(metadata) = self.agreed(files, "metadata", |raw| raw.metadata.as_ref(), |a, b| a == b) {
+            settings.metadata = *metadata;
+        }
+        if let Some(change) = self.agreed(files, "on_rule_change", |raw| raw.on_rule_change.as_ref(), |a, b| a == b) {
+            settings.on_rule_change = *change;
+        }
+        if let Some(strict) = self.agreed(files, "strict_tcp", |raw| raw.strict_tcp.as_ref(), |a, b| a == b) {
+            settings.strict_tcp = *strict;
+        }
+        let quotas = &mut settings.quotas;
+        let slots =
+            [&mut quotas.groups_per_project, &mut quotas.rules_per_group, &mut quotas.groups_per_interface];
+        for (index, (slot, name)) in slots.into_iter().zip(fields::QUOTAS).enumerate() {
+            let field = format!("quotas.{name}");
+            if let Some(quota) = self.agreed(files, &field, |raw| raw.quotas.get(index)?.as_ref(), |a, b| a == b) {
+                *slot = *quota;
+            }
+        }
+        let mut merged = RawTimeouts::default();
+        for (index, (slot, name)) in merged.iter_mut().zip(fields::TIMEOUTS).enumerate() {
+            let field = format!("timeouts.{name}");
+            let first = |raw: &'_ RawSettings| raw.timeouts.get(index).and_then(Option::as_ref).cloned();
+            self.agreed(files, &field, |raw| raw.timeouts.get(index)?.as_ref(), |a, b| a == b);
+            *slot = files.iter().find_map(|file| first(&file.settings));
+        }
+        settings.timeouts = timeouts(&settings.timeouts, &merged);
+        if let Some(managed) = self.agreed(files, "managed", |raw| raw.managed.as_ref(), same_set) {
+            settings.managed.clone_from(managed);
+        }
+        if let Some(failsafe) = self.agreed(files, "failsafe", |raw| raw.failsafe.as_ref(), same_failsafe) {
+            settings.failsafe = Failsafe::Written {
+                inbound: self.failsafe_rules(&failsafe.inbound),
+                outbound: self.failsafe_rules(&failsafe.outbound),
+            };
+        }
+        settings
+    }
+
+    /// The first value written, after reporting every file that contradicts it.
+    fn agreed<'f, T: 'f>(
+        &mut self,
+        files: &'f [RawFile],
+        name: &str,
+        get: impl Fn(&'f RawSettings) -> Option<&'f Spanned<T>>,
+        same: impl Fn(&T, &T) -> bool,
+    ) -> Option<&'f T> {
+        let mut written = files.iter().filter_map(|file| get(&file.settings));
+        let first = written.next()?;
+        for other in written.filter(|other| !same(&first.value, &other.value)) {
+            let field = format!("settings.{name}");
+            let fault = Fault::error(format!("\"{field}\" differs from what another file says"))
+                .expected("the same value in every file, or in one file only: it holds for the whole daemon")
+                .related(first.span, "written differently here");
+            self.findings.report(other.span, &field, fault);
+        }
+        Some(&first.value)
+    }
+
+    fn failsafe_rules(&self, rules: &[RawRule]) -> Vec<Rule> {
+        rules
+            .iter()
+            .filter_map(|rule| match rule.remote {
+                Some(RawRemote::Cidr(net)) => self.rule(rule, Some(Remote::Cidr(net))),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn same_set(a: &Vec<String>, b: &Vec<String>) -> bool {
+    a.len() == b.len() && a.iter().all(|pattern| b.contains(pattern))
+}
+
+fn same_failsafe(a: &RawFailsafe, b: &RawFailsafe) -> bool {
+    fn same(a: &[RawRule], b: &[RawRule]) -> bool {
+        let net = |rule: &RawRule| match rule.remote {
+            Some(RawRemote::Cidr(net)) => Some(net),
+            _ => None,
+        };
+        a.len() == b.len()
+            && a.iter()
+                .zip(b)
+                .all(|(a, b)| a.protocol == b.protocol && a.matches == b.matches && net(a) == net(b))
+    }
+    same(&a.inbound, &b.inbound) && same(&a.outbound, &b.outbound)
+}
+
+/// `base` with the values that `raw` writes.
+pub(super) fn timeouts(base: &Timeouts, raw: &RawTimeouts) -> Timeouts {
+    let mut merged = *base;
+    // The order of fields::TIMEOUTS.
+    let slots = [
+        &mut merged.tcp_syn_sent,
+        &mut merged.tcp_syn_recv,
+        &mut merged.tcp_established,
+        &mut merged.tcp_fin_wait,
+        &mut merged.tcp_close_wait,
+        &mut merged.tcp_last_ack,
+        &mut merged.tcp_time_wait,
+        &mut merged.tcp_close,
+        &mut merged.udp,
+        &mut merged.udp_stream,
+        &mut merged.icmp,
+        &mut merged.other,
+    ];
+    for (slot, raw) in slots.into_iter().zip(raw) {
+        if let Some(raw) = raw {
+            *slot = raw.value;
+        }
+    }
+    merged
+}

@@ -1,0 +1,43 @@
+//! Security groups (SPEC section 3).
+
+use jsonc_parser::ast::{Object, Value};
+
+use super::rule::Direction;
+use super::{Path, Walk};
+use crate::policy::fields;
+use crate::policy::raw::{RawGroup, RawRule};
+use crate::policy::values::{DEFAULT_GROUP, GROUP_DESCRIPTION_CHARS, group_name};
+
+impl Walk<'_, '_> {
+    pub(super) fn group(&mut self, value: &Value<'_>, path: &Path<'_>, index: usize) -> Option<RawGroup> {
+        let object = self.object(value, path, fields::GROUP)?;
+        let name = self.required(object, path, "name").and_then(|value| {
+            let path = path.field("name");
+            let name = self.string(value, &path, "a group name")?;
+            if name != DEFAULT_GROUP {
+                self.check(value, &path, group_name(name));
+            }
+            Some(self.spanned(name.to_owned(), value))
+        });
+        Some(RawGroup {
+            index,
+            span: self.span(object.range),
+            name,
+            description: self.text(object, path, "description", GROUP_DESCRIPTION_CHARS),
+            include_allowed_addresses: self
+                .boolean(object, path, "include_allowed_addresses")
+                .is_some_and(|include| include.value),
+            inbound: self.rules(object, path, Direction::Inbound),
+            outbound: self.rules(object, path, Direction::Outbound),
+        })
+    }
+
+    /// The list of one direction; `None` where the field is absent.
+    pub(super) fn rules(&mut self, object: &Object<'_>, path: &Path<'_>, direction: Direction) -> Option<Vec<RawRule>> {
+        super::field(object, direction.name())?;
+        let values = self.list(object, path, direction.name(), "rules").unwrap_or_default();
+        let path = path.field(direction.name());
+        let rules = values.iter().enumerate().map(|(index, value)| self.rule(value, &path.index(index), direction));
+        Some(rules.collect())
+    }
+}
