@@ -13,15 +13,6 @@ fn main() -> ExitCode {
     for input in ["sg-ebpf", "sg-common", "Cargo.toml", "Cargo.lock", ".cargo/config.toml"] {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
-    // TEMPORARY, until sg-ebpf is more than a placeholder: an empty object, so that the daemon compiles.
-    if std::fs::read_to_string(workspace.join("sg-ebpf/src/main.rs"))
-        .is_ok_and(|text| !text.contains("no_main"))
-    {
-        let empty = PathBuf::from(&out).join("empty");
-        let written = std::fs::write(&empty, b"");
-        println!("cargo::rustc-env=SGD_BPF_OBJECT={}", empty.display());
-        return if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
     match sg_ebpf_build::build(&workspace, &PathBuf::from(out).join("bpf")) {
         Ok(object) => {
             println!("cargo::rustc-env=SGD_BPF_OBJECT={}", object.display());

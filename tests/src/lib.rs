@@ -1,1 +1,37 @@
-//! placeholder
+//! The laboratory: network namespaces, real sockets and a real daemon, for the tests and for `cargo xtask demo`.
+//!
+//! ```no_run
+//! use sg_tests::{Daemon, Probe, Topology, patience};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let site = Topology::new()?;
+//! let guest = site.guest(0)?;
+//! let _servers = guest.netns.serve_tcp(&[(guest.v4, 80).into()])?;
+//! let daemon = Daemon::start(&site, r#"{ "version": 1, … }"#)?;
+//! let outcome = Probe::tcp(&site.outside, (guest.v4, 80)).run(patience::ALLOWED)?;
+//! assert!(outcome.answered());
+//! daemon.apply(r#"{ "version": 1, … }"#)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything a lab makes (namespaces, processes, pins, files) goes away when its value is dropped, on a panic, and on SIGINT and
+//! SIGTERM. What an earlier process could not remove because it was killed is removed by the next one ([`sweep`]).
+//! All of it needs root, and says so.
+
+mod daemon;
+mod lab;
+mod netns;
+pub mod patience;
+mod probe;
+mod registry;
+mod serve;
+mod socket;
+mod topology;
+
+pub use daemon::{Daemon, binary};
+pub use lab::{Lab, sweep};
+pub use netns::Netns;
+pub use probe::{Connection, Outcome, Probe, run_all};
+pub use serve::Servers;
+pub use topology::{Guest, Topology, outside};

@@ -1,0 +1,12 @@
+//! How long a probe waits for an answer.
+//!
+//! Waiting proves a denial, so it has to be short; an answer ends the wait, so where one is expected the wait may be long
+//! enough for a busy machine.
+
+use std::time::Duration;
+
+/// Where an answer is expected.
+pub const ALLOWED: Duration = Duration::from_secs(5);
+
+/// Where silence is expected. A packet crosses the lab in less than a millisecond.
+pub const DENIED: Duration = Duration::from_millis(400);
