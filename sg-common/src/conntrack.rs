@@ -180,8 +180,9 @@ pub fn known<const DRY_RUN: bool>(
 /// Jiffies that a flow in `state` may be idle.
 #[inline(always)]
 pub fn timeout(half: &InterfaceHalf, state: State) -> u32 {
-    // The states are 1 to 12 and there are 12 timeouts; `get` says so to the verifier.
-    half.timeouts.get(state as usize - 1).copied().unwrap_or(0)
+    // The compiler knows that a state is at most 12 and would drop the check; the verifier does not know and needs it.
+    let index = core::hint::black_box(state as usize) - 1;
+    half.timeouts.get(index).copied().unwrap_or(0)
 }
 
 /// The entry of a flow that starts with a packet in `direction`.

@@ -1,2 +1,9 @@
 //! The library behind `sgd` and `sgctl`.
+//!
+//! [`policy`] reads JSON into a checked model, [`compile`] turns the model into an image, [`plan`] compares the image
+//! with what is in the kernel, and [`kernel`] is the only module that talks to bpf(2).
+
+pub mod cli;
+pub mod compile;
+pub mod plan;
 pub mod policy;

@@ -115,7 +115,10 @@ pub enum Match {
     /// Destination ports, within 1–65535 (`"ALL"` on TCP/UDP is `Any`).
     Ports(PortRange),
     /// Type and, if given, code (`icmp_type` / `icmp_code`).
-    Icmp { kind: u8, code: Option<u8> },
+    Icmp {
+        kind: u8,
+        code: Option<u8>,
+    },
 }
 
 /// `min..=max` with `1 <= min <= max`, ordered so that models can be compared and sorted.
@@ -158,7 +161,7 @@ pub enum Kind {
     BareMetal,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The host side of a guest's device: device ingress is what the guest sends.

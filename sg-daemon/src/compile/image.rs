@@ -1,0 +1,130 @@
+//! What the compiler makes: policies by content, without ids. Two equal policies are one value, whatever files and
+//! interfaces they come from, and a policy that did not change is recognised and left alone by the plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use sg_common::abi::Direction;
+
+use super::ranges::Ranges;
+use crate::policy::model::{HookChoice, OnRuleChange, Role, Timeouts};
+
+/// A VPC's identity over reloads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VpcName {
+    pub project: Arc<str>,
+    pub name: Arc<str>,
+}
+
+/// Everything the kernel has to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    pub policies: Vec<Arc<PolicyImage>>,
+    pub members: BTreeMap<(VpcName, IpAddr), Arc<SetName>>,
+    pub interfaces: Vec<InterfaceImage>,
+    pub on_rule_change: OnRuleChange,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceImage {
+    pub name: String,
+    /// Index into [`Image::policies`]; `None` where nothing is enforced (K3).
+    pub policy: Option<usize>,
+    pub vpc: VpcName,
+    pub role: Role,
+    pub hook: HookChoice,
+    pub strict_tcp: bool,
+    pub timeouts: Timeouts,
+}
+
+/// The rules that interfaces with the same groups share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PolicyImage {
+    pub vpc: VpcName,
+    pub inbound: DirectionImage,
+    pub outbound: DirectionImage,
+}
+
+impl PolicyImage {
+    pub fn direction(&self, direction: Direction) -> &DirectionImage {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+}
+
+/// What each class of remotes, and the members of each group, may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct DirectionImage {
+    pub v4: BTreeMap<Ipv4Net, Cells>,
+    pub v6: BTreeMap<Ipv6Net, Cells>,
+    /// By group name; names are unique in a VPC.
+    pub groups: BTreeMap<Arc<str>, GroupCells>,
+}
+
+/// One row: a set of numbers for each protocol column (see `sg_common::abi::Row`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Cells {
+    pub tcp: Ranges,
+    pub udp: Ranges,
+    pub icmp: Ranges,
+    pub other: Ranges,
+}
+
+impl Cells {
+    pub fn is_empty(&self) -> bool {
+        self.columns().iter().all(|column| column.is_empty())
+    }
+
+    pub fn columns(&self) -> [&Ranges; 4] {
+        [&self.tcp, &self.udp, &self.icmp, &self.other]
+    }
+
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self {
+            tcp: self.tcp.union(&other.tcp),
+            udp: self.udp.union(&other.udp),
+            icmp: self.icmp.union(&other.icmp),
+            other: self.other.union(&other.other),
+        }
+    }
+}
+
+/// What `@group` rules allow towards the group's members.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct GroupCells {
+    pub v4: Cells,
+    pub v6: Cells,
+    /// For members whose address lies in the metadata range.
+    pub v4_metadata: Cells,
+}
+
+/// The groups an address is a member of: the identity of a membership set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetName {
+    pub vpc: VpcName,
+    pub groups: BTreeSet<Arc<str>>,
+    /// Whether the set's addresses lie in the metadata range.
+    pub metadata: bool,
+}
+
+impl SetName {
+    /// What the policy's `@group` rules allow towards members of this set; `None` if nothing.
+    pub fn cells(&self, rules: &DirectionImage, ipv6: bool) -> Option<Cells> {
+        let cells = self
+            .groups
+            .iter()
+            .filter_map(|group| rules.groups.get(group))
+            .map(|cells| match (ipv6, self.metadata) {
+                (true, _) => &cells.v6,
+                (false, true) => &cells.v4_metadata,
+                (false, false) => &cells.v4,
+            })
+            .fold(Cells::default(), |sum, cells| sum.union(cells));
+        (!cells.is_empty()).then_some(cells)
+    }
+}

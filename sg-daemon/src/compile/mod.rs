@@ -1,0 +1,227 @@
+//! Model to image: pure, and free of errors.
+//!
+//! CIDR rules of a policy become *classes*: the longest prefix that matches a remote tells everything that any rule says
+//! of it, because each prefix carries the sum of the rules of all prefixes around it. `@group` rules become one row for
+//! each group, and an address's row is the sum over its groups. The metadata reservation is one more class.
+
+pub mod image;
+pub mod ranges;
+pub mod rules;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use sg_common::abi::Direction;
+
+use self::image::{Cells, DirectionImage, GroupCells, Image, InterfaceImage, PolicyImage, SetName, VpcName};
+use self::ranges::Ranges;
+use self::rules::{Effective, METADATA_PORT, METADATA_RANGE};
+use crate::policy::model::{GroupId, Kind, Match, Model, Protocol, Remote, Role, VpcId};
+
+/// Compiles a checked policy.
+pub fn compile(model: &Model) -> Image {
+    let vpcs: Vec<VpcName> = model
+        .vpcs
+        .iter()
+        .map(|vpc| VpcName { project: vpc.project.as_str().into(), name: vpc.name.as_str().into() })
+        .collect();
+    let mut policies = Policies { model, by_groups: HashMap::new(), by_content: HashMap::new(), all: Vec::new() };
+    let mut interfaces = Vec::with_capacity(model.interfaces.len());
+    for interface in &model.interfaces {
+        let Some(vpc) = vpcs.get(interface.vpc.0) else { continue };
+        let policy = (interface.kind != Kind::BareMetal).then(|| policies.of(interface, vpc));
+        interfaces.push(InterfaceImage {
+            name: interface.name.clone(),
+            policy,
+            vpc: vpc.clone(),
+            role: interface.role,
+            hook: interface.hook,
+            strict_tcp: model.settings.strict_tcp,
+            timeouts: interface.timeouts,
+        });
+    }
+    Image {
+        policies: policies.all,
+        members: members(model, &vpcs),
+        interfaces,
+        on_rule_change: model.settings.on_rule_change,
+    }
+}
+
+/// Policies made so far, each once.
+struct Policies<'a> {
+    model: &'a Model,
+    by_groups: HashMap<(VpcId, BTreeSet<GroupId>, Role), usize>,
+    by_content: HashMap<Arc<PolicyImage>, usize>,
+    all: Vec<Arc<PolicyImage>>,
+}
+
+impl Policies<'_> {
+    fn of(&mut self, interface: &crate::policy::model::Interface, vpc: &VpcName) -> usize {
+        let key = (interface.vpc, interface.groups.iter().copied().collect(), interface.role);
+        if let Some(&index) = self.by_groups.get(&key) {
+            return index;
+        }
+        let direction = |direction| {
+            direction_image(self.model, &rules::of_interface(self.model, interface, direction), direction)
+        };
+        let policy = Arc::new(PolicyImage {
+            vpc: vpc.clone(),
+            inbound: direction(Direction::Inbound),
+            outbound: direction(Direction::Outbound),
+        });
+        let index = *self.by_content.entry(Arc::clone(&policy)).or_insert_with(|| {
+            self.all.push(policy);
+            self.all.len() - 1
+        });
+        self.by_groups.insert(key, index);
+        index
+    }
+}
+
+/// Rules on one remote: what they allow outside of the metadata range and inside of it.
+#[derive(Clone, Default)]
+struct Sum {
+    open: Cells,
+    metadata: Cells,
+}
+
+impl Sum {
+    fn add(&mut self, rule: &Effective, ipv6: bool) {
+        let open = cells(rule, ipv6);
+        let mut metadata = open.clone();
+        if !rule.reaches_metadata {
+            metadata.tcp = metadata.tcp.without(METADATA_PORT);
+        }
+        self.open = self.open.union(&open);
+        self.metadata = self.metadata.union(&metadata);
+    }
+}
+
+fn direction_image(model: &Model, rules: &[Effective], direction: Direction) -> DirectionImage {
+    let mut v4: BTreeMap<Ipv4Net, Sum> = BTreeMap::new();
+    let mut v6: BTreeMap<Ipv6Net, Sum> = BTreeMap::new();
+    let mut groups: BTreeMap<Arc<str>, GroupCells> = BTreeMap::new();
+    for rule in rules {
+        match rule.remote {
+            Remote::Cidr(IpNet::V4(net)) => v4.entry(net).or_default().add(rule, false),
+            Remote::Cidr(IpNet::V6(net)) => v6.entry(net).or_default().add(rule, true),
+            Remote::Group(id) => {
+                let Some(group) = model.groups.get(id.0) else { continue };
+                let entry = groups.entry(group.name.as_str().into()).or_default();
+                let (mut four, mut six) = (Sum::default(), Sum::default());
+                four.add(rule, false);
+                six.add(rule, true);
+                entry.v4 = entry.v4.union(&four.open);
+                entry.v6 = entry.v6.union(&six.open);
+                // The reservation is about what an instance asks for, not about what it serves.
+                let metadata = if direction == Direction::Outbound { &four.metadata } else { &four.open };
+                entry.v4_metadata = entry.v4_metadata.union(metadata);
+            }
+        }
+    }
+    let reserved = (direction == Direction::Outbound).then_some(METADATA_RANGE);
+    if let Some(range) = reserved {
+        v4.entry(range).or_default();
+    }
+    DirectionImage {
+        v4: classes(&v4, |outer, inner| outer.contains(inner), |net| reserved.is_some_and(|r| r.contains(net))),
+        v6: classes(&v6, |outer, inner| outer.contains(inner), |_| false),
+        groups,
+    }
+}
+
+/// Gives each prefix the sum of the prefixes around it, and leaves out those that then say nothing new.
+///
+/// Prefixes come sorted by address, shorter ones first, so those around the current one are a stack.
+fn classes<N: Copy + Ord>(
+    rules: &BTreeMap<N, Sum>,
+    contains: impl Fn(&N, &N) -> bool,
+    in_metadata_range: impl Fn(&N) -> bool,
+) -> BTreeMap<N, Cells> {
+    let mut around: Vec<(N, Sum, Cells)> = Vec::new();
+    let mut classes = BTreeMap::new();
+    for (net, own) in rules {
+        while around.last().is_some_and(|(outer, ..)| !contains(outer, net)) {
+            around.pop();
+        }
+        let nothing = (Sum::default(), Cells::default());
+        let (outer_sum, outer_row) =
+            around.last().map_or((&nothing.0, &nothing.1), |(_, sum, row)| (sum, row));
+        let sum = Sum {
+            open: outer_sum.open.union(&own.open),
+            metadata: outer_sum.metadata.union(&own.metadata),
+        };
+        let row = if in_metadata_range(net) { sum.metadata.clone() } else { sum.open.clone() };
+        if row != *outer_row {
+            classes.insert(*net, row.clone());
+        }
+        around.push((*net, sum, row));
+    }
+    classes
+}
+
+/// The columns that one rule fills for packets of one family.
+fn cells(rule: &Effective, ipv6: bool) -> Cells {
+    let numbers = match rule.matches {
+        Match::Any => Ranges::all(),
+        Match::Ports(ports) => Ranges::range(ports.min, ports.max),
+        Match::Icmp { kind, code: None } => {
+            Ranges::range(u16::from_be_bytes([kind, 0]), u16::from_be_bytes([kind, 255]))
+        }
+        Match::Icmp { kind, code: Some(code) } => {
+            let number = u16::from_be_bytes([kind, code]);
+            Ranges::range(number, number)
+        }
+    };
+    let own_icmp = if ipv6 { 58 } else { 1 };
+    let mut cells = Cells::default();
+    match rule.protocol {
+        Protocol::All => {
+            cells = Cells {
+                tcp: Ranges::all(),
+                udp: Ranges::all(),
+                icmp: Ranges::all(),
+                other: Ranges::all(),
+            };
+        }
+        Protocol::Tcp => cells.tcp = numbers,
+        Protocol::Udp => cells.udp = numbers,
+        Protocol::Icmp => cells.icmp = numbers,
+        Protocol::Number(number) if number == own_icmp => cells.icmp = numbers,
+        Protocol::Number(number) => cells.other = Ranges::range(number.into(), number.into()),
+    }
+    cells
+}
+
+/// Whose address is a member of which groups (D1).
+fn members(model: &Model, vpcs: &[VpcName]) -> BTreeMap<(VpcName, IpAddr), Arc<SetName>> {
+    let mut groups_of: BTreeMap<(VpcId, IpAddr), BTreeSet<GroupId>> = BTreeMap::new();
+    for interface in &model.interfaces {
+        for &group in &interface.groups {
+            let allowed = model.groups.get(group.0).is_some_and(|group| group.include_allowed_addresses);
+            let also = if allowed { interface.allowed_addresses.as_slice() } else { &[] };
+            for &address in interface.addresses.iter().chain(also) {
+                groups_of.entry((interface.vpc, address)).or_default().insert(group);
+            }
+        }
+    }
+    for peer in &model.peers {
+        groups_of.entry((peer.vpc, peer.address)).or_default().extend(&peer.groups);
+    }
+    let mut sets: HashMap<(VpcId, BTreeSet<GroupId>, bool), Arc<SetName>> = HashMap::new();
+    let mut members = BTreeMap::new();
+    for ((vpc, address), groups) in groups_of {
+        let Some(vpc_name) = vpcs.get(vpc.0) else { continue };
+        let metadata = matches!(address, IpAddr::V4(address) if METADATA_RANGE.contains(&address));
+        let set = sets.entry((vpc, groups.clone(), metadata)).or_insert_with(|| {
+            let names = groups.iter().filter_map(|id| model.groups.get(id.0));
+            let groups = names.map(|group| group.name.as_str().into()).collect();
+            Arc::new(SetName { vpc: vpc_name.clone(), groups, metadata })
+        });
+        members.insert((vpc_name.clone(), address), Arc::clone(set));
+    }
+    members
+}

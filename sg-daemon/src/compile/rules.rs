@@ -1,0 +1,143 @@
+//! The rules that are in force on an interface, written or implied (SPEC K20–K26, D26).
+//!
+//! The compiler and `explain` both start here, so what is explained is what is compiled.
+
+use ipnet::IpNet;
+use sg_common::abi::Direction;
+
+use crate::policy::model::{
+    Failsafe, Group, GroupId, Interface, Match, Metadata, Model, PortRange, Protocol, Remote, Role, Rule, Rules,
+    Source, VpcId,
+};
+
+/// Where a rule comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// It stands in the policy, as the `index`th of its list.
+    Written { group: GroupId, index: usize, source: Source },
+    /// The group has it because its list is absent.
+    Implied { group: GroupId },
+    /// `settings.failsafe` of a host interface.
+    Failsafe,
+    /// `settings.metadata: "exempt"`.
+    MetadataExempt,
+}
+
+/// A rule in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    pub origin: Origin,
+    pub protocol: Protocol,
+    pub remote: Remote,
+    pub matches: Match,
+    /// Whether the rule reaches the metadata tuple if its remote covers it (SPEC K27).
+    pub reaches_metadata: bool,
+}
+
+/// 169.254.169.0/24, the metadata service's range (SPEC K27).
+pub const METADATA_RANGE: ipnet::Ipv4Net =
+    ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(169, 254, 169, 0), 24);
+/// The metadata service's port.
+pub const METADATA_PORT: u16 = 80;
+const LINK_LOCAL: ipnet::Ipv4Net = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(169, 254, 0, 0), 16);
+const ANY_V4: IpNet = IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0));
+const ANY_V6: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0));
+
+/// Every rule in force on `interface` in one direction, in the order of its groups. The order means nothing (K8).
+pub fn of_interface(model: &Model, interface: &Interface, direction: Direction) -> Vec<Effective> {
+    let mut rules = Vec::new();
+    for &group in &interface.groups {
+        of_group(model, group, interface.vpc, direction, &mut rules);
+    }
+    if interface.role == Role::Host {
+        failsafe(&model.settings.failsafe, direction, &mut rules);
+    }
+    if direction == Direction::Outbound && model.settings.metadata == Metadata::Exempt {
+        rules.push(Effective {
+            origin: Origin::MetadataExempt,
+            protocol: Protocol::Tcp,
+            remote: Remote::Cidr(IpNet::V4(METADATA_RANGE)),
+            matches: Match::Ports(PortRange { min: METADATA_PORT, max: METADATA_PORT }),
+            reaches_metadata: true,
+        });
+    }
+    rules
+}
+
+/// The rules that `id` brings to an interface in `vpc`.
+fn of_group(model: &Model, id: GroupId, vpc: VpcId, direction: Direction, out: &mut Vec<Effective>) {
+    let Some(group) = model.groups.get(id.0) else { return };
+    let rules = match direction {
+        Direction::Inbound => &group.inbound,
+        Direction::Outbound => &group.outbound,
+    };
+    let explicit = model.settings.metadata == Metadata::Explicit;
+    match rules {
+        Rules::Written(rules) => {
+            out.extend(rules.iter().enumerate().map(|(index, rule)| Effective {
+                origin: Origin::Written { group: id, index, source: rule.source },
+                protocol: rule.protocol,
+                remote: rule.remote,
+                matches: rule.matches.clone(),
+                reaches_metadata: !explicit || group.is_default() || is_link_local(&rule.remote),
+            }));
+        }
+        Rules::Implied => {
+            let ipv6 = model.vpcs.get(vpc.0).is_some_and(|vpc| vpc.ipv6);
+            out.extend(implied(group, id, direction, ipv6).into_iter().map(|(protocol, remote)| Effective {
+                origin: Origin::Implied { group: id },
+                protocol,
+                remote,
+                matches: Match::Any,
+                reaches_metadata: !explicit || group.is_default(),
+            }));
+        }
+    }
+}
+
+/// K21 and K22 for `default`, K25 and K26 for the others.
+fn implied(group: &Group, id: GroupId, direction: Direction, ipv6: bool) -> Vec<(Protocol, Remote)> {
+    match direction {
+        Direction::Inbound if group.is_default() => vec![(Protocol::Tcp, Remote::Group(id))],
+        Direction::Inbound => Vec::new(),
+        Direction::Outbound => {
+            let mut rules = vec![(Protocol::All, Remote::Cidr(ANY_V4))];
+            if ipv6 {
+                rules.push((Protocol::All, Remote::Cidr(ANY_V6)));
+            }
+            rules
+        }
+    }
+}
+
+fn is_link_local(remote: &Remote) -> bool {
+    matches!(remote, Remote::Cidr(IpNet::V4(net)) if LINK_LOCAL.contains(net))
+}
+
+fn failsafe(failsafe: &Failsafe, direction: Direction, out: &mut Vec<Effective>) {
+    let mut push = |protocol, remote, matches| {
+        out.push(Effective { origin: Origin::Failsafe, protocol, remote, matches, reaches_metadata: true });
+    };
+    match failsafe {
+        Failsafe::Standard => {
+            let (protocols, port): (&[Protocol], u16) = match direction {
+                Direction::Inbound => (&[Protocol::Tcp], 22),
+                Direction::Outbound => (&[Protocol::Tcp, Protocol::Udp], 53),
+            };
+            for &protocol in protocols {
+                for any in [ANY_V4, ANY_V6] {
+                    push(protocol, Remote::Cidr(any), Match::Ports(PortRange { min: port, max: port }));
+                }
+            }
+        }
+        Failsafe::Written { inbound, outbound } => {
+            let rules: &[Rule] = match direction {
+                Direction::Inbound => inbound,
+                Direction::Outbound => outbound,
+            };
+            for rule in rules {
+                push(rule.protocol, rule.remote, rule.matches.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! Image and what is in the kernel → what to write, to stage and to delete. Pure: the kernel is not asked.
+//!
+//! Nothing that a packet can see is ever changed: a policy that is not in the kernel yet is written under a new id, a
+//! membership set under a new id, and the entries of the old ones are deleted after the swap. The only words that change
+//! in place are the halves of interfaces and member sets that are not in force (see `sg_common::abi::Control`).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use sg_common::abi::{Direction, PairKey, PolicyDirection, PortSet, Row};
+use sg_common::family::{Family, V4, V6};
+
+use crate::compile::image::{Cells, Image, PolicyImage, SetName, VpcName};
+use crate::compile::ranges::Ranges;
+
+/// One entry of a map whose entries are never changed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    PortTable { index: u32, ranges: Ranges },
+    Class { policy: PolicyDirection, net: IpNet, row: Row },
+    Pair { key: PairKey, row: Row },
+    Member { vpc: u32, address: IpAddr, slot: u32 },
+}
+
+/// Ids never used so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextIds {
+    pub policy: u32,
+    pub set: u32,
+    pub vpc: u32,
+}
+
+/// How much fits.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    pub port_tables: u32,
+    pub member_slots: u32,
+}
+
+/// A pool of numbers below a limit.
+#[derive(Debug, Clone, Default)]
+struct Pool {
+    next: u32,
+    free: BTreeSet<u32>,
+}
+
+impl Pool {
+    fn take(&mut self, limit: u32) -> Option<u32> {
+        if let Some(number) = self.free.pop_first() {
+            return Some(number);
+        }
+        (self.next < limit).then(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    fn give_back(&mut self, number: u32) {
+        self.free.insert(number);
+    }
+}
+
+/// A member in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Member {
+    slot: u32,
+    set: u32,
+}
+
+/// What the daemon knows to be in the kernel, by content.
+#[derive(Debug, Clone)]
+pub struct Resident {
+    next: NextIds,
+    policies: HashMap<Arc<PolicyImage>, u32>,
+    sets: HashMap<Arc<SetName>, u32>,
+    vpcs: HashMap<VpcName, u32>,
+    members: BTreeMap<(u32, IpAddr), Member>,
+    pairs: HashMap<PairKey, Row>,
+    port_tables: HashMap<Ranges, u32>,
+    slots: Pool,
+    table_indexes: Pool,
+    /// Entries that an earlier daemon left: in force until the first swap, then deleted.
+    inherited: Vec<Entry>,
+}
+
+impl Resident {
+    /// The kernel as an earlier daemon left it: `inherited` are the entries that were found, whose ids, slots and
+    /// tables are not used again while they are in force.
+    pub fn inherit(next: NextIds, inherited: Vec<Entry>, tables_in_use: &BTreeSet<u32>) -> Self {
+        let slots_in_use: BTreeSet<u32> = inherited
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Member { slot, .. } => Some(*slot),
+                _ => None,
+            })
+            .collect();
+        Self {
+            next,
+            policies: HashMap::new(),
+            sets: HashMap::new(),
+            vpcs: HashMap::new(),
+            members: BTreeMap::new(),
+            pairs: HashMap::new(),
+            port_tables: HashMap::new(),
+            slots: pool_around(&slots_in_use),
+            table_indexes: pool_around(tables_in_use),
+            inherited,
+        }
+    }
+
+    pub fn next_ids(&self) -> NextIds {
+        self.next
+    }
+
+    /// How many entries each kind of table has, for people.
+    pub fn policies(&self) -> usize {
+        self.policies.len()
+    }
+
+    pub fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    pub fn port_tables(&self) -> usize {
+        self.port_tables.len()
+    }
+}
+
+/// A pool in which the numbers of `used` are taken.
+fn pool_around(used: &BTreeSet<u32>) -> Pool {
+    let next = used.last().map_or(0, |last| last + 1);
+    Pool { next, free: (0..next).filter(|number| !used.contains(number)).collect() }
+}
+
+/// The steps from one policy to the next.
+#[derive(Debug)]
+pub struct Plan {
+    /// To add before the swap, in this order. Invisible until then.
+    pub write: Vec<Entry>,
+    /// `(slot, set)`, for the halves that are not in force; after the swap for the others too.
+    pub stage_members: Vec<(u32, u32)>,
+    /// The kernel's id of each of [`Image::policies`].
+    pub policy_ids: Vec<u32>,
+    pub vpc_ids: HashMap<VpcName, u32>,
+    /// To delete after the swap, when no packet sees the old policy any more.
+    pub delete: Vec<Entry>,
+    /// What is in the kernel when all of this is done.
+    pub resident: Resident,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlanError {
+    #[error("the policy needs more than {limit} different sets of ports that are not one range")]
+    TooManyPortTables { limit: u32 },
+    #[error("the policy has more than {limit} member addresses, counting those that it replaces")]
+    TooManyMembers { limit: u32 },
+    #[error("the ids of {what} are used up; detach the filter and start it anew")]
+    IdsUsedUp { what: &'static str },
+}
+
+/// Plans the way from what is in the kernel to `image`.
+///
+/// # Errors
+///
+/// If a table is too small; nothing has changed then.
+pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, PlanError> {
+    let mut next = now.clone();
+    next.inherited.clear();
+    let mut work = Work { next, capacity, tables: Vec::new(), write: Vec::new() };
+
+    let vpc_ids = work.vpcs(image)?;
+    let (policy_ids, gone_policies) = work.policies(image, now)?;
+    let sets = work.sets(image)?;
+    let gone_pairs = work.pairs(image, now, &policy_ids, &sets)?;
+    let (stage_members, gone_members) = work.members(image, now, &vpc_ids, &sets)?;
+
+    let Work { mut next, mut write, tables, .. } = work;
+    // Tables first: nothing may refer to a table that is not written.
+    write.splice(0..0, tables);
+
+    let mut delete = now.inherited.clone();
+    for (policy, id) in gone_policies {
+        delete.extend(class_entries(&policy, id, |_| Some(PortSet::EMPTY)));
+    }
+    delete.extend(gone_pairs);
+    for entry in &gone_members {
+        if let Entry::Member { slot, .. } = entry {
+            next.slots.give_back(*slot);
+        }
+    }
+    delete.extend(gone_members);
+    release_inherited(&now.inherited, &mut next);
+    next.release_tables();
+    Ok(Plan { write, stage_members, policy_ids, vpc_ids, delete, resident: next })
+}
+
+fn release_inherited(inherited: &[Entry], next: &mut Resident) {
+    for entry in inherited {
+        match entry {
+            Entry::Member { slot, .. } => next.slots.give_back(*slot),
+            Entry::Class { row, .. } | Entry::Pair { row, .. } => {
+                table_indexes(row).for_each(|index| next.table_indexes.give_back(index));
+            }
+            Entry::PortTable { .. } => {}
+        }
+    }
+}
+
+/// The `PORT_SETS` elements that a row refers to.
+pub fn table_indexes(row: &Row) -> impl Iterator<Item = u32> {
+    [row.tcp, row.udp, row.icmp, row.other].into_iter().filter_map(|set| match set.kind() {
+        sg_common::abi::PortSetKind::Table(index) => Some(index),
+        _ => None,
+    })
+}
+
+impl Resident {
+    /// Forgets the tables that no policy and no pair refers to any more.
+    fn release_tables(&mut self) {
+        let mut used: HashSet<&Ranges> = HashSet::new();
+        for policy in self.policies.keys() {
+            for direction in [&policy.inbound, &policy.outbound] {
+                let classes = direction.v4.values().chain(direction.v6.values());
+                used.extend(classes.flat_map(Cells::columns).filter(|ranges| needs_table(ranges)));
+            }
+        }
+        let indexes: HashSet<u32> = self.pairs.values().flat_map(table_indexes).collect();
+        let gone: Vec<Ranges> = self
+            .port_tables
+            .iter()
+            .filter(|(ranges, index)| !used.contains(*ranges) && !indexes.contains(*index))
+            .map(|(ranges, _)| ranges.clone())
+            .collect();
+        for ranges in gone {
+            if let Some(index) = self.port_tables.remove(&ranges) {
+                self.table_indexes.give_back(index);
+            }
+        }
+    }
+}
+
+fn needs_table(ranges: &Ranges) -> bool {
+    ranges.as_slice().len() > 1
+}
+
+/// A plan in the making.
+struct Work {
+    next: Resident,
+    capacity: Capacity,
+    tables: Vec<Entry>,
+    write: Vec<Entry>,
+}
+
+impl Work {
+    fn vpcs(&mut self, image: &Image) -> Result<HashMap<VpcName, u32>, PlanError> {
+        let mut ids = HashMap::new();
+        let names = image.interfaces.iter().map(|interface| &interface.vpc);
+        for name in names.chain(image.members.keys().map(|(vpc, _)| vpc)) {
+            if ids.contains_key(name) {
+                continue;
+            }
+            let id = match self.next.vpcs.get(name) {
+                Some(&id) => id,
+                None => fresh(&mut self.next.next.vpc, u32::MAX, "VPCs")?,
+            };
+            ids.insert(name.clone(), id);
+        }
+        self.next.vpcs.clone_from(&ids);
+        Ok(ids)
+    }
+
+    /// Ids for the image's policies, and the policies that are not needed any more.
+    #[expect(clippy::type_complexity, reason = "two plain lists")]
+    fn policies(
+        &mut self,
+        image: &Image,
+        now: &Resident,
+    ) -> Result<(Vec<u32>, Vec<(Arc<PolicyImage>, u32)>), PlanError> {
+        let mut kept = HashMap::new();
+        let mut ids = Vec::with_capacity(image.policies.len());
+        for policy in &image.policies {
+            let id = match now.policies.get(policy) {
+                Some(&id) => id,
+                None => {
+                    let limit = sg_common::abi::MAX_POLICY_ID;
+                    let id = fresh(&mut self.next.next.policy, limit, "policies")?;
+                    let mut failed = None;
+                    let entries = class_entries(policy, id, |ranges| match self.port_set(ranges) {
+                        Ok(set) => Some(set),
+                        Err(error) => {
+                            failed = Some(error);
+                            None
+                        }
+                    });
+                    if let Some(error) = failed {
+                        return Err(error);
+                    }
+                    self.write.extend(entries);
+                    id
+                }
+            };
+            kept.insert(Arc::clone(policy), id);
+            ids.push(id);
+        }
+        let gone = now.policies.iter().filter(|(policy, _)| !kept.contains_key(*policy));
+        let gone = gone.map(|(policy, &id)| (Arc::clone(policy), id)).collect();
+        self.next.policies = kept;
+        Ok((ids, gone))
+    }
+
+    fn sets(&mut self, image: &Image) -> Result<HashMap<Arc<SetName>, u32>, PlanError> {
+        let mut ids = HashMap::new();
+        for set in image.members.values() {
+            if ids.contains_key(set) {
+                continue;
+            }
+            let id = match self.next.sets.get(set) {
+                Some(&id) => id,
+                None => fresh(&mut self.next.next.set, u32::MAX >> 1, "membership sets")?,
+            };
+            ids.insert(Arc::clone(set), id);
+        }
+        self.next.sets.clone_from(&ids);
+        Ok(ids)
+    }
+
+    /// What each policy's `@group` rules say of each set; returns the entries that are over.
+    fn pairs(
+        &mut self,
+        image: &Image,
+        now: &Resident,
+        policy_ids: &[u32],
+        sets: &HashMap<Arc<SetName>, u32>,
+    ) -> Result<Vec<Entry>, PlanError> {
+        let mut wanted = HashMap::new();
+        // Sorted, so that equal inputs give equal plans.
+        let mut sets: Vec<(&Arc<SetName>, u32)> = sets.iter().map(|(set, &id)| (set, id)).collect();
+        sets.sort_unstable();
+        for (policy, &id) in image.policies.iter().zip(policy_ids) {
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                let rules = policy.direction(direction);
+                if rules.groups.is_empty() {
+                    continue;
+                }
+                for (set, set_id) in &sets {
+                    if set.vpc != policy.vpc {
+                        continue;
+                    }
+                    for (ipv6, bit) in [(false, V4::BIT), (true, V6::BIT)] {
+                        let Some(cells) = set.cells(rules, ipv6) else { continue };
+                        let key = PairKey {
+                            policy_direction: PolicyDirection::new(id, direction).0,
+                            set_family: (set_id << 1) | bit,
+                        };
+                        wanted.insert(key, self.row(&cells)?);
+                    }
+                }
+            }
+        }
+        for (key, row) in &wanted {
+            if !now.pairs.contains_key(key) {
+                self.write.push(Entry::Pair { key: *key, row: *row });
+            }
+        }
+        let gone = now.pairs.iter().filter(|(key, _)| !wanted.contains_key(*key));
+        let gone = gone.map(|(key, row)| Entry::Pair { key: *key, row: *row }).collect();
+        self.next.pairs = wanted;
+        Ok(gone)
+    }
+
+    /// Stages the sets of addresses; returns what to stage and the entries that are over.
+    #[expect(clippy::type_complexity, reason = "two plain lists")]
+    fn members(
+        &mut self,
+        image: &Image,
+        now: &Resident,
+        vpcs: &HashMap<VpcName, u32>,
+        sets: &HashMap<Arc<SetName>, u32>,
+    ) -> Result<(Vec<(u32, u32)>, Vec<Entry>), PlanError> {
+        let mut stage = Vec::new();
+        let mut wanted = BTreeMap::new();
+        for ((vpc, address), set) in &image.members {
+            let (Some(&vpc), Some(&set)) = (vpcs.get(vpc), sets.get(set)) else { continue };
+            let key = (vpc, *address);
+            let member = match now.members.get(&key) {
+                Some(member) => Member { slot: member.slot, set },
+                None => {
+                    let limit = self.capacity.member_slots;
+                    let slot = self.next.slots.take(limit).ok_or(PlanError::TooManyMembers { limit })?;
+                    self.write.push(Entry::Member { vpc, address: *address, slot });
+                    Member { slot, set }
+                }
+            };
+            if now.members.get(&key) != Some(&member) {
+                stage.push((member.slot, member.set));
+            }
+            wanted.insert(key, member);
+        }
+        let mut gone = Vec::new();
+        for (&(vpc, address), member) in &now.members {
+            if !wanted.contains_key(&(vpc, address)) {
+                stage.push((member.slot, 0));
+                gone.push(Entry::Member { vpc, address, slot: member.slot });
+            }
+        }
+        self.next.members = wanted;
+        Ok((stage, gone))
+    }
+
+    fn row(&mut self, cells: &Cells) -> Result<Row, PlanError> {
+        Ok(Row {
+            tcp: self.port_set(&cells.tcp)?,
+            udp: self.port_set(&cells.udp)?,
+            icmp: self.port_set(&cells.icmp)?,
+            other: self.port_set(&cells.other)?,
+        })
+    }
+
+    fn port_set(&mut self, ranges: &Ranges) -> Result<PortSet, PlanError> {
+        match ranges.as_slice() {
+            [] => return Ok(PortSet::EMPTY),
+            &[(low, high)] => return Ok(PortSet::range(low, high)),
+            _ => {}
+        }
+        let limit = self.capacity.port_tables.min(PortSet::MAX_TABLES);
+        let index = match self.next.port_tables.get(ranges) {
+            Some(&index) => index,
+            None => {
+                let index =
+                    self.next.table_indexes.take(limit).ok_or(PlanError::TooManyPortTables { limit })?;
+                self.next.port_tables.insert(ranges.clone(), index);
+                self.tables.push(Entry::PortTable { index, ranges: ranges.clone() });
+                index
+            }
+        };
+        PortSet::table(index).ok_or(PlanError::TooManyPortTables { limit })
+    }
+}
+
+/// The class entries of a policy; `port_set` may give up with `None`, which ends the list early.
+fn class_entries(
+    policy: &PolicyImage,
+    id: u32,
+    mut port_set: impl FnMut(&Ranges) -> Option<PortSet>,
+) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        let rules = policy.direction(direction);
+        let classes = rules.v4.iter().map(|(net, cells)| (IpNet::V4(*net), cells));
+        for (net, cells) in classes.chain(rules.v6.iter().map(|(net, cells)| (IpNet::V6(*net), cells))) {
+            let (Some(tcp), Some(udp), Some(icmp), Some(other)) = (
+                port_set(&cells.tcp),
+                port_set(&cells.udp),
+                port_set(&cells.icmp),
+                port_set(&cells.other),
+            ) else {
+                return entries;
+            };
+            let row = Row { tcp, udp, icmp, other };
+            entries.push(Entry::Class { policy: PolicyDirection::new(id, direction), net, row });
+        }
+    }
+    entries
+}
+
+fn fresh(next: &mut u32, limit: u32, what: &'static str) -> Result<u32, PlanError> {
+    if *next >= limit {
+        return Err(PlanError::IdsUsedUp { what });
+    }
+    let id = *next;
+    *next += 1;
+    Ok(id)
+}
