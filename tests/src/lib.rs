@@ -34,4 +34,5 @@ pub use lab::{Lab, sweep};
 pub use netns::Netns;
 pub use probe::{Connection, Outcome, Probe, run_all};
 pub use serve::Servers;
+pub use socket::Transport;
 pub use topology::{Guest, Topology, outside};

@@ -88,6 +88,10 @@ impl Probe {
         self
     }
 
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
     pub fn destination(&self) -> SocketAddr {
         self.to
     }

@@ -1,5 +1,6 @@
 //! Echo servers inside a namespace.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::netns::Netns;
-use crate::socket::limit;
+use crate::probe::Probe;
+use crate::socket::{Transport, limit};
+use crate::topology::Topology;
 
 /// How often a server looks whether it should stop.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,6 +60,20 @@ impl Netns {
             std::thread::spawn(move || work(socket, stop));
         }
         Ok(servers)
+    }
+}
+
+impl Topology {
+    /// Echo servers for everything that the probes ask, each address once, wherever on the site it is.
+    pub fn serve<'a>(&self, probes: impl IntoIterator<Item = &'a Probe>) -> Result<Vec<Servers>> {
+        let wanted: BTreeSet<_> =
+            probes.into_iter().map(|probe| (probe.transport(), probe.destination())).collect();
+        let start = |(transport, address): (Transport, SocketAddr)| match transport {
+            Transport::Tcp => Some(self.owner(address.ip()).serve_tcp(&[address])),
+            Transport::Udp => Some(self.owner(address.ip()).serve_udp(&[address])),
+            Transport::Icmp => None, // the kernel answers
+        };
+        wanted.into_iter().filter_map(start).collect()
     }
 }
 

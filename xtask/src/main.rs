@@ -1,1 +1,55 @@
-fn main() {}
+//! What a person does to this repository is a verb here: `cargo xtask VERB`.
+
+mod cargo;
+mod demo;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a person does to this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find or install what building, the demo and the tests need
+    Setup {
+        /// Only report; exit 1 if something is missing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Filter real traffic between network namespaces and show what passes
+    Demo {
+        /// Stop after the check that every path is open without the filter
+        #[arg(long)]
+        unfiltered: bool,
+    },
+    /// Build everything and run all tests, or those whose names contain a FILTER
+    Test { filter: Vec<String> },
+    /// Run clippy over the kernel side, where the toolchain that builds it has one
+    ClippyBpf,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().verb {
+        Verb::Setup { check: true } => setup::check(),
+        Verb::Setup { check: false } => setup::install(),
+        Verb::Demo { unfiltered } => demo::run(unfiltered),
+        Verb::Test { filter } => test::run(&filter),
+        Verb::ClippyBpf => cargo::clippy_bpf(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

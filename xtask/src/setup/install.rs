@@ -1,0 +1,138 @@
+//! Installing, with apt where it may be used, else with rustup and cargo.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::Uid;
+
+/// The version that builds with [`LLVM`] and has been tried with aya-ebpf of this workspace.
+const BPF_LINKER: &str = "0.13.0";
+/// Debian's LLVM that reads what both kinds of compiler write.
+const LLVM: &str = "22";
+/// The compiler and its precompiled `core` for BPF. Debian keeps the `-web` packages of stable releases at the version
+/// that browsers need, which is new enough; where they do not exist, the plain ones are (testing, or backports).
+const BPF_RUST: [[&str; 2]; 2] = [["rustc-web", "libstd-rust-web-dev-bpf"], ["rustc", "libstd-rust-dev-bpf"]];
+
+/// Installs Debian packages.
+pub fn apt(packages: &[&str]) -> Result<()> {
+    let by_hand = format!("install {} by hand", packages.join(" "));
+    ensure!(has_apt(), "there is no apt-get here: {by_hand} (or what your distribution calls it)");
+    ensure!(
+        Uid::effective().is_root(),
+        "apt-get needs root: run `sudo apt-get install --no-install-recommends {}`",
+        packages.join(" ")
+    );
+    update()?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(packages);
+    quietly(apt_get(&arguments)).with_context(|| by_hand)
+}
+
+/// A Rust compiler that knows BPF: Debian's packages, else a nightly with `rust-src`.
+pub fn bpf_toolchain() -> Result<()> {
+    let by_apt = apt_bpf_toolchain();
+    let Err(apt_error) = by_apt else { return Ok(()) };
+    let mut rustup = Command::new("rustup");
+    rustup.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
+    quietly(rustup).with_context(|| format!("{apt_error:#}; rustup cannot help either"))
+}
+
+fn apt_bpf_toolchain() -> Result<()> {
+    ensure!(has_apt(), "there is no apt-get here");
+    if Uid::effective().is_root() {
+        update()?;
+    }
+    for packages in BPF_RUST {
+        match packages.map(candidate) {
+            [Some(rustc), Some(core)] if rustc == core => return apt(&packages),
+            // Stable has the compiler and only backports has its core: both must come from there.
+            [Some(_), Some(core)] => {
+                let versioned = packages.map(|package| format!("{package}={core}"));
+                let dependency = [format!("libstd-rust-dev={core}")];
+                return apt(&versioned.iter().chain(&dependency).map(String::as_str).collect::<Vec<_>>());
+            }
+            _ => {}
+        }
+    }
+    bail!(
+        "no package source here has {} (bookworm: enable bookworm-security) or {} (trixie: enable trixie-backports)",
+        BPF_RUST[0].join(" and "),
+        BPF_RUST[1].join(" and ")
+    )
+}
+
+/// Debian's LLVM and, with it, bpf-linker.
+pub fn bpf_linker() -> Result<()> {
+    let prefix = format!("/usr/lib/llvm-{LLVM}");
+    let (llvm, polly) = (format!("llvm-{LLVM}-dev"), format!("libpolly-{LLVM}-dev"));
+    let complete = [
+        format!("{prefix}/bin/llvm-config"),
+        format!("{prefix}/lib/libPolly.a"),
+        "/usr/include/zstd.h".into(),
+    ];
+    if !complete.iter().all(|file| Path::new(file).exists()) {
+        apt(&[&llvm, &polly, "libzstd-dev"])?;
+    }
+    let feature = format!("llvm-{LLVM}");
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked"])
+        .args(["--no-default-features", "--features", &feature])
+        .env("LLVM_PREFIX", prefix)
+        .env_remove("CARGO_TARGET_DIR")
+        // Not the settings of this workspace.
+        .current_dir("/");
+    quietly(cargo)
+}
+
+fn has_apt() -> bool {
+    Path::new("/usr/bin/apt-get").exists()
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        // Another apt may be running, for example the unattended upgrade of a machine just started.
+        .args(["--quiet", "--option", "DPkg::Lock::Timeout=300", "--option", "Dpkg::Use-Pty=0"])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Once in a run.
+fn update() -> Result<()> {
+    static UPDATED: OnceLock<Result<(), String>> = OnceLock::new();
+    let result = UPDATED.get_or_init(|| quietly(apt_get(&["update"])).map_err(|error| format!("{error:#}")));
+    result.clone().map_err(anyhow::Error::msg)
+}
+
+/// The version that apt would install.
+fn candidate(package: &str) -> Option<String> {
+    let output = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+/// Runs an installer; what it says is shown only when it fails.
+fn quietly(mut command: Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output();
+    let shown = format!("{command:?}").replace('"', "");
+    let output = output.with_context(|| format!("cannot run `{shown}`"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let log = std::env::temp_dir().join("sgd-setup.log");
+    let _ = fs::write(&log, [output.stdout, output.stderr.clone()].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let last: Vec<_> = errors.lines().rev().take(8).collect();
+    bail!(
+        "`{shown}` failed ({}):\n{}\n(all of it: {})",
+        output.status,
+        last.into_iter().rev().collect::<Vec<_>>().join("\n"),
+        log.display()
+    )
+}
