@@ -92,6 +92,11 @@ impl Probe {
         self.transport
     }
 
+    /// What [`Self::source`] chose.
+    pub fn source_address(&self) -> Option<IpAddr> {
+        self.source
+    }
+
     pub fn destination(&self) -> SocketAddr {
         self.to
     }

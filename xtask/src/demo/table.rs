@@ -1,0 +1,60 @@
+//! The table of probes.
+
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use sg_tests::Outcome;
+
+/// What is longer moves the rest of its own line only.
+const PROBE_WIDTH: usize = 62;
+
+/// Prints rows as they come and remembers how many were not as expected.
+#[derive(Debug, Default)]
+pub struct Table {
+    rows: usize,
+    wrong: usize,
+}
+
+impl Table {
+    pub fn heading(&mut self, text: &str) {
+        println!("\n{}", paint(text, "1"));
+        let line = format!("  {:<4} {:<PROBE_WIDTH$} {:<9} {:<11}", "spec", "probe", "expected", "seen");
+        println!("{}", paint(line.trim_end(), "2"));
+    }
+
+    /// A denied probe must meet silence; a refusal would mean that it got through.
+    pub fn row(&mut self, spec: &str, probe: &str, allowed: bool, seen: &Result<Outcome>) {
+        let (expected, wanted) =
+            if allowed { ("allowed", Outcome::Answered) } else { ("denied", Outcome::TimedOut) };
+        let (right, seen) = match seen {
+            Ok(outcome) => (*outcome == wanted, outcome.to_string()),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        self.rows += 1;
+        let mark = if right {
+            paint("✓", "32")
+        } else {
+            self.wrong += 1;
+            paint("✗", "1;31")
+        };
+        println!("  {spec:<4} {probe:<PROBE_WIDTH$} {expected:<9} {seen:<11} {mark}");
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn wrong(&self) -> usize {
+        self.wrong
+    }
+}
+
+/// With an ANSI attribute, where someone watches who has not asked for plain text (no-color.org).
+fn paint(text: &str, attribute: &str) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if plain || !std::io::stdout().is_terminal() {
+        text.to_owned()
+    } else {
+        format!("\x1b[{attribute}m{text}\x1b[0m")
+    }
+}
