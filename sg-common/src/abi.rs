@@ -327,6 +327,7 @@ pub mod program {
     pub const TC_EGRESS: &str = "sgd_tc_egress";
     pub const EXPLAIN: &str = "sgd_explain";
     pub const COLLECT: &str = "sgd_collect";
+    pub const CLOCK: &str = "sgd_clock";
 }
 
 /// The words of `__sk_buff.cb` through which `sgd_explain` is asked and answers.

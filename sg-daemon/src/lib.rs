@@ -5,5 +5,6 @@
 
 pub mod cli;
 pub mod compile;
+pub mod kernel;
 pub mod plan;
 pub mod policy;

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem};
+use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_jiffies64, bpf_map_delete_elem};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sg_common::abi::{Flow, Hook, counter_index, explain};
@@ -72,6 +72,19 @@ pub fn sgd_explain(ctx: TcContext) -> i32 {
         Action::Allow => 0,
         Action::Drop => TC_ACT_SHOT as i32,
     }
+}
+
+/// Never attached: the daemon test-runs it to learn the kernel's jiffies, which it tells in `cb[0]` and `cb[1]`.
+#[classifier]
+pub fn sgd_clock(ctx: TcContext) -> i32 {
+    let skb = TcPacket(&ctx).skb();
+    // SAFETY: the helper has no preconditions; the context is the one that the kernel passed.
+    unsafe {
+        let jiffies = bpf_jiffies64();
+        (*skb).cb[0] = jiffies as u32;
+        (*skb).cb[1] = (jiffies >> 32) as u32;
+    }
+    0
 }
 
 /// What the collector's callback knows and tells.

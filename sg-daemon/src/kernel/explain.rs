@@ -1,0 +1,116 @@
+//! Test runs of the loaded programs: questions that change nothing.
+
+use std::mem::offset_of;
+
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use sg_common::abi::{Hook, explain, program};
+use sg_common::conntrack::State;
+use sg_common::verdict::{Action, Reason};
+
+use super::{Kernel, KernelError, classifier};
+
+/// `struct __sk_buff`, include/uapi/linux/bpf.h, as far as test runs read and write it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct SkBuff {
+    before_cb: [u32; 10],
+    ifindex: u32,
+    tc_index: u32,
+    cb: [u32; 5],
+    behind_cb: [u32; 31],
+}
+
+const _: () = assert!(size_of::<SkBuff>() == 192 && offset_of!(SkBuff, cb) == 48);
+
+/// What the loaded program says of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    pub reason: Reason,
+    /// Whether a CIDR (1) or a group (2) rule admits the packet as the first of a flow; 0 otherwise.
+    pub admitted_by: u32,
+    pub state: Option<State>,
+    pub policy: u32,
+}
+
+impl Answer {
+    pub fn action(&self) -> Action {
+        self.reason.action()
+    }
+}
+
+impl Kernel {
+    /// Asks the loaded program what it would do with a frame at a hook of a device of this network namespace. Nothing
+    /// is changed and nothing is counted.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the test run: the device is gone or the frame is shorter than an Ethernet header.
+    pub fn explain(&mut self, ifindex: u32, hook: Hook, frame: &[u8]) -> Result<Answer, KernelError> {
+        let hook = match hook {
+            Hook::Ingress => explain::HOOK_INGRESS,
+            Hook::Egress => explain::HOOK_EGRESS,
+        };
+        let (_, cb) = self.test_run(program::EXPLAIN, ifindex, frame, [hook, 0, 0, 0, 0])?;
+        let reason = Reason::from_number(cb[explain::CB_HOOK_REASON])
+            .ok_or(KernelError::Missing { name: program::EXPLAIN })?;
+        Ok(Answer {
+            reason,
+            admitted_by: cb[explain::CB_ADMITTED],
+            state: u8::try_from(cb[explain::CB_STATE]).ok().and_then(State::from_number),
+            policy: cb[explain::CB_POLICY],
+        })
+    }
+
+    /// Deletes flows that have been over for a second. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the test run.
+    pub fn collect(&mut self) -> Result<u32, KernelError> {
+        let grace = self.hz();
+        Ok(self.test_run(program::COLLECT, 0, &[0; 64], [grace, 0, 0, 0, 0])?.0)
+    }
+
+    pub(super) fn raw_jiffies(&mut self) -> Result<u64, KernelError> {
+        let (_, cb) = self.test_run(program::CLOCK, 0, &[0; 64], [0; 5])?;
+        Ok(u64::from(cb[0]) | (u64::from(cb[1]) << 32))
+    }
+
+    fn test_run(
+        &mut self,
+        name: &'static str,
+        ifindex: u32,
+        frame: &[u8],
+        cb: [u32; 5],
+    ) -> Result<(u32, [u32; 5]), KernelError> {
+        run(classifier(&mut self.ebpf, name)?, name, ifindex, frame, cb)
+    }
+}
+
+fn run(
+    program: &SchedClassifier,
+    name: &'static str,
+    ifindex: u32,
+    frame: &[u8],
+    cb: [u32; 5],
+) -> Result<(u32, [u32; 5]), KernelError> {
+    let context = SkBuff { before_cb: [0; 10], ifindex, tc_index: 0, cb, behind_cb: [0; 31] };
+    let mut after = [0u8; size_of::<SkBuff>()];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ctx_in: Some(bytes_of(&context)),
+        ctx_out: Some(&mut after),
+        ..TestRunOptions::new()
+    };
+    let result = program.test_run(options).map_err(|source| KernelError::Program { name, source })?;
+    let mut answer = [0; 5];
+    for (word, bytes) in answer.iter_mut().zip(after[offset_of!(SkBuff, cb)..].chunks_exact(4)) {
+        *word = u32::from_ne_bytes(bytes.try_into().unwrap_or_default());
+    }
+    Ok((result.return_value, answer))
+}
+
+fn bytes_of(context: &SkBuff) -> &[u8] {
+    // SAFETY: `SkBuff` is plain integers without padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(context).cast(), size_of::<SkBuff>()) }
+}

@@ -1,0 +1,178 @@
+//! The connection table, read in batches.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+
+use aya::Pod;
+use sg_common::abi::{Direction, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, map};
+use sg_common::conntrack::State;
+
+use super::tables::v6_of;
+use super::{Kernel, KernelError};
+
+/// A flow's key, as the map has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowKey {
+    V4(FlowKeyV4),
+    V6(FlowKeyV6),
+}
+
+/// A live flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowEntry {
+    pub key: FlowKey,
+    pub zone: u32,
+    pub protocol: u8,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    /// Ports of TCP and UDP, as in `sg_common::abi::FlowPorts`.
+    pub local_port: u16,
+    pub remote_port: u16,
+    pub origin: Direction,
+    pub replied: bool,
+    pub state: State,
+    /// Seconds until it expires, if no packet comes.
+    pub expires_in: u64,
+    /// Seconds since its first packet.
+    pub age: u64,
+    /// The policy that admitted it.
+    pub policy: u32,
+}
+
+impl Kernel {
+    /// Every flow that is not over, in no order.
+    ///
+    /// # Errors
+    ///
+    /// If the tables cannot be read.
+    pub fn flows(&mut self) -> Result<Vec<FlowEntry>, KernelError> {
+        let (now, hz) = (self.now()?, u64::from(self.hz()));
+        let mut flows = Vec::new();
+        let [v4, v6] = &self.tables.flow_fds;
+        batch(v4.as_fd(), |key: FlowKeyV4, flow| {
+            let local = IpAddr::V4(Ipv4Addr::from_bits(key.local.to_host()));
+            let remote = IpAddr::V4(Ipv4Addr::from_bits(key.remote.to_host()));
+            flows.extend(entry(FlowKey::V4(key), key.zone_protocol, local, remote, key.ports, &flow, now, hz));
+        })
+        .map_err(|source| KernelError::Io { name: map::FLOWS_V4, source })?;
+        batch(v6.as_fd(), |key: FlowKeyV6, flow| {
+            let (local, remote) = (v6_of(key.local).into(), v6_of(key.remote).into());
+            flows.extend(entry(FlowKey::V6(key), key.zone_protocol, local, remote, key.ports, &flow, now, hz));
+        })
+        .map_err(|source| KernelError::Io { name: map::FLOWS_V6, source })?;
+        Ok(flows)
+    }
+
+    /// Cuts a flow: its next packet is judged by the rules.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; a flow that is gone is no error.
+    pub fn delete_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
+        let (name, result) = match key {
+            FlowKey::V4(key) => (map::FLOWS_V4, self.tables.flows_v4.remove(key)),
+            FlowKey::V6(key) => (map::FLOWS_V6, self.tables.flows_v6.remove(key)),
+        };
+        super::tables::gone(name, result)
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the fields of two map types, taken apart by the caller")]
+fn entry(
+    key: FlowKey,
+    zone_protocol: u32,
+    local: IpAddr,
+    remote: IpAddr,
+    ports: sg_common::abi::FlowPorts,
+    flow: &Flow,
+    now: u64,
+    hz: u64,
+) -> Option<FlowEntry> {
+    let state = State::from_number(flow.state)?;
+    (flow.expires > now).then(|| FlowEntry {
+        key,
+        zone: zone_protocol >> 8,
+        protocol: zone_protocol as u8,
+        local,
+        remote,
+        local_port: ports.local,
+        remote_port: ports.remote,
+        origin: if flow.flags & FLOW_ORIGIN_OUTBOUND == 0 { Direction::Inbound } else { Direction::Outbound },
+        replied: flow.flags & FLOW_REPLIED != 0,
+        state,
+        expires_in: (flow.expires - now) / hz,
+        age: now.saturating_sub(flow.created) / hz,
+        policy: flow.policy,
+    })
+}
+
+/// `struct { … } batch` of `union bpf_attr`, include/uapi/linux/bpf.h.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// `BPF_MAP_LOOKUP_BATCH`.
+const LOOKUP_BATCH: libc::c_int = 24;
+
+/// Hands every element of a hash map to `each`. The kernel goes bucket by bucket, so an element that stays is seen once
+/// (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`; 5.6).
+fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
+    let mut room = 4096usize;
+    let mut position = 0u32;
+    let mut started = false;
+    loop {
+        let mut keys: Vec<K> = Vec::with_capacity(room);
+        let mut values: Vec<V> = Vec::with_capacity(room);
+        let mut next = 0u32;
+        let mut attr = BatchAttr {
+            in_batch: if started { &raw const position as u64 } else { 0 },
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attribute's pointers are to live buffers with room for `count` elements.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+        let error = if result == 0 { None } else { Some(io::Error::last_os_error()) };
+        let end = match error {
+            None => false,
+            Some(error) => match error.raw_os_error() {
+                // The last batch; what it found is valid.
+                Some(libc::ENOENT) => true,
+                // A bucket has more elements than there is room for.
+                Some(libc::ENOSPC) if room < 1 << 20 => {
+                    room *= 2;
+                    continue;
+                }
+                Some(libc::EINTR) => continue,
+                _ => return Err(error),
+            },
+        };
+        let count = (attr.count as usize).min(room);
+        // SAFETY: the kernel has written `count` elements to both buffers.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        for (key, value) in keys.into_iter().zip(values) {
+            each(key, value);
+        }
+        if end {
+            return Ok(());
+        }
+        (position, started) = (next, true);
+    }
+}

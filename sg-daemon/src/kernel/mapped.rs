@@ -1,0 +1,86 @@
+//! Array maps as memory: a store here is a store that programs see, whole, without a system call.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{Ordering, fence};
+
+use aya::Pod;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// All elements of an array map that was made with `BPF_F_MMAPABLE`.
+///
+/// Programs read the memory at any time, so it is only touched word by word, with volatile accesses.
+#[derive(Debug)]
+pub struct Mapped<T> {
+    base: NonNull<T>,
+    bytes: usize,
+    len: u32,
+    element: PhantomData<T>,
+}
+
+// SAFETY: the memory belongs to the map, not to a thread; accesses are volatile and of `Pod` values.
+unsafe impl<T: Pod + Send> Send for Mapped<T> {}
+// SAFETY: as above; `&Mapped` only reads.
+unsafe impl<T: Pod + Sync> Sync for Mapped<T> {}
+
+impl<T: Pod> Mapped<T> {
+    /// Elements are laid out without gaps: the kernel rounds their size up to 8 bytes (kernel/bpf/arraymap.c).
+    const ALIGNED: () = assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() <= 8);
+
+    /// # Errors
+    ///
+    /// If the kernel refuses the mapping.
+    pub fn new(map: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
+        const { Self::ALIGNED };
+        let page = 4096;
+        let bytes = (len as usize * size_of::<T>()).next_multiple_of(page);
+        let size = std::num::NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped only in `drop`.
+        let base = unsafe {
+            mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, 0)?
+        };
+        Ok(Self { base: base.cast(), bytes, len, element: PhantomData })
+    }
+
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    fn element(&self, index: u32) -> Option<NonNull<T>> {
+        // SAFETY: within the mapping, which has `len` elements.
+        (index < self.len).then(|| unsafe { self.base.add(index as usize) })
+    }
+
+    /// A copy of the element; words that programs or this process store meanwhile may be old or new.
+    pub fn get(&self, index: u32) -> Option<T> {
+        // SAFETY: the element is in the mapping, aligned, and any bytes are a `T`.
+        self.element(index).map(|element| unsafe { element.read_volatile() })
+    }
+
+    /// Stores an element that no program looks at.
+    pub fn set(&mut self, index: u32, value: T) -> bool {
+        // SAFETY: as in `get`.
+        self.element(index).map(|element| unsafe { element.write_volatile(value) }).is_some()
+    }
+
+    /// Stores one field, `offset` bytes into the element (`offset_of!`); a word is stored at once for every reader, and
+    /// not before anything that was stored earlier. False if there is no such field.
+    pub fn store<F: Pod>(&mut self, index: u32, offset: usize, value: F) -> bool {
+        let fits = offset + size_of::<F>() <= size_of::<T>() && offset.is_multiple_of(align_of::<F>());
+        let Some(element) = self.element(index).filter(|_| fits) else { return false };
+        fence(Ordering::SeqCst);
+        // SAFETY: the field lies in the element and is aligned, as just checked.
+        unsafe { element.byte_add(offset).cast::<F>().write_volatile(value) };
+        fence(Ordering::SeqCst);
+        true
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `new` and nothing refers to it any more.
+        let _ = unsafe { munmap(self.base.cast(), self.bytes) };
+    }
+}

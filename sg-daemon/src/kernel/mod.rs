@@ -1,0 +1,415 @@
+//! The kernel side: the only module that talks to bpf(2).
+
+mod attach;
+mod explain;
+mod flows;
+mod mapped;
+mod pins;
+mod tables;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aya::maps::{Map, MapError};
+use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use sg_common::abi::{
+    Control, Counter, Direction, INTERFACE_PROBES, INTERFACE_SLOTS, Interface, InterfaceHalf,
+    MAX_INTERFACES, MAX_ZONES, MemberSets, map, program,
+};
+use sg_common::verdict::Reason;
+
+pub use self::attach::{Attached, TcMode};
+pub use self::explain::Answer;
+pub use self::flows::{FlowEntry, FlowKey};
+use self::mapped::Mapped;
+pub use self::pins::Pins;
+use self::tables::TableMaps;
+use crate::plan::{Capacity, Entry, NextIds, Resident};
+use crate::policy::model::Timeouts;
+
+/// The eBPF object, built by this package's build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SGD_BPF_OBJECT"));
+
+/// What can go wrong at the kernel's side. Causes name the system call.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error("the eBPF object cannot be loaded (root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is needed)")]
+    Load(#[source] aya::EbpfError),
+    #[error("the kernel refuses the program {name}")]
+    Program { name: &'static str, source: ProgramError },
+    #[error("the object has no {name}; it was not built from this source")]
+    Missing { name: &'static str },
+    #[error("map {name}")]
+    Map { name: &'static str, source: MapError },
+    #[error("map {name} is full; the policy is too large")]
+    Full { name: &'static str },
+    #[error("cannot {what} {path}")]
+    Pin { path: PathBuf, what: &'static str, #[source] error: io::Error },
+    #[error("{path} is not on a BPF file system; pass a --pin-dir under /sys/fs/bpf")]
+    NotBpffs { path: PathBuf },
+    #[error("{path} is {found}, expected {expected}; stop whatever else uses this pin directory, or pass another --pin-dir")]
+    Foreign { path: PathBuf, found: String, expected: String },
+    #[error("map {name} cannot be read or mapped into memory")]
+    Io { name: &'static str, source: io::Error },
+    #[error("cannot attach to {interface} with hook {hook}: {why}")]
+    Attach { interface: String, hook: &'static str, why: String },
+    #[error("at most {limit} interfaces can be filtered")]
+    TooManyInterfaces { limit: u32 },
+    #[error("no zone is left; detach the filter and start it anew")]
+    ZonesUsedUp,
+    #[error("the kernel's clock does not tick at a known rate ({0} Hz)")]
+    Clock(u64),
+}
+
+impl KernelError {
+    fn map(name: &'static str) -> impl FnOnce(MapError) -> Self {
+        move |source| Self::Map { name, source }
+    }
+}
+
+/// The loaded filter.
+pub struct Kernel {
+    ebpf: Ebpf,
+    pins: Pins,
+    tables: TableMaps,
+    control: Mapped<Control>,
+    interfaces: Mapped<Interface>,
+    member_sets: Mapped<MemberSets>,
+    tc_mode: TcMode,
+    hz: u32,
+}
+
+/// The entry of an interface in the kernel, by its index in `INTERFACES`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(u32);
+
+impl Kernel {
+    /// Loads the programs and makes the maps, or takes over those that are pinned under `pin_dir`.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses anything; what was there is as it was.
+    pub fn open(pin_dir: &Path, tc_mode: TcMode) -> Result<Self, KernelError> {
+        let pins = Pins::open(pin_dir)?;
+        pins::check_maps(&pins)?;
+        let mut loader = EbpfLoader::new();
+        for name in pins::map_names() {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
+        for name in [program::TC_INGRESS, program::TC_EGRESS, program::EXPLAIN, program::COLLECT, program::CLOCK] {
+            classifier(&mut ebpf, name)?.load().map_err(|source| KernelError::Program { name, source })?;
+        }
+        let name = program::XDP_INGRESS;
+        xdp(&mut ebpf)?.load().map_err(|source| KernelError::Program { name, source })?;
+        let control = mapped(&mut ebpf, map::CONTROL, 1)?;
+        let interfaces = mapped(&mut ebpf, map::INTERFACES, INTERFACE_SLOTS)?;
+        let slots = max_entries(&ebpf, map::MEMBER_SETS)?;
+        let member_sets = mapped(&mut ebpf, map::MEMBER_SETS, slots)?;
+        let tables = TableMaps::new(&mut ebpf)?;
+        let mut kernel = Self { ebpf, pins, tables, control, interfaces, member_sets, tc_mode, hz: 0 };
+        kernel.hz = kernel.measure_hz()?;
+        kernel.heal();
+        Ok(kernel)
+    }
+
+    /// After a crash, what is not in force may be half staged: makes it equal to what is in force.
+    fn heal(&mut self) {
+        let parity = self.parity();
+        for slot in 0..self.member_sets.len() {
+            if let Some(sets) = self.member_sets.get(slot) {
+                self.store_member_set(slot, parity ^ 1, sets.sets[parity]);
+            }
+        }
+        for index in 0..self.interfaces.len() {
+            if let Some(interface) = self.interfaces.get(index).filter(|interface| interface.ifindex != 0) {
+                self.store_half(Slot(index), parity ^ 1, interface.halves[parity]);
+            }
+        }
+        // 0 is no zone, no policy, no set and no VPC.
+        let control = self.control();
+        self.store_next_ids(NextIds {
+            policy: control.next_policy.max(1),
+            set: control.next_set.max(1),
+            vpc: control.next_vpc.max(1),
+        });
+        self.control.store(0, offset_of!(Control, next_zone), control.next_zone.max(1));
+    }
+
+    fn control(&self) -> Control {
+        // The map has one element.
+        self.control.get(0).unwrap_or(Control {
+            generation: 0,
+            clock_offset: 0,
+            next_zone: 1,
+            next_policy: 1,
+            next_set: 1,
+            next_vpc: 1,
+            reserved: [0; 4],
+        })
+    }
+
+    /// How often the policy was swapped since the maps were made.
+    pub fn generation(&self) -> u64 {
+        self.control().generation
+    }
+
+    /// The half that is in force.
+    fn parity(&self) -> usize {
+        (self.generation() & 1) as usize
+    }
+
+    /// Where the maps and links are pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    pub fn capacity(&self) -> Capacity {
+        Capacity { port_tables: self.tables.port_tables(), member_slots: self.member_sets.len() }
+    }
+
+    /// What is in the maps when the daemon starts.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
+    pub fn inherit(&self) -> Result<Resident, KernelError> {
+        let control = self.control();
+        let next = NextIds { policy: control.next_policy, set: control.next_set, vpc: control.next_vpc };
+        let (entries, tables) = self.tables.entries()?;
+        Ok(Resident::inherit(next, entries, &tables))
+    }
+
+    /// Remembers the ids that are used, before anything is written under them.
+    pub fn store_next_ids(&mut self, next: NextIds) {
+        self.control.store(0, offset_of!(Control, next_policy), next.policy);
+        self.control.store(0, offset_of!(Control, next_set), next.set);
+        self.control.store(0, offset_of!(Control, next_vpc), next.vpc);
+    }
+
+    /// Adds an entry. Nothing in force refers to it yet.
+    ///
+    /// # Errors
+    ///
+    /// If the map is full or the kernel refuses.
+    pub fn write(&mut self, entry: &Entry) -> Result<(), KernelError> {
+        if let Entry::Member { slot, .. } = entry {
+            // The slot may have belonged to another address.
+            self.member_sets.set(*slot, MemberSets { sets: [0; 2] });
+        }
+        self.tables.write(entry)
+    }
+
+    /// Deletes an entry. Nothing in force refers to it any more.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; an entry that is not there is no error.
+    pub fn delete(&mut self, entry: &Entry) -> Result<(), KernelError> {
+        self.tables.delete(entry)
+    }
+
+    /// Sets the half of a member's sets that is not in force.
+    pub fn stage_member(&mut self, slot: u32, set: u32) {
+        let parity = self.parity() ^ 1;
+        self.store_member_set(slot, parity, set);
+    }
+
+    fn store_member_set(&mut self, slot: u32, parity: usize, set: u32) {
+        self.member_sets.store(slot, offset_of!(MemberSets, sets) + parity * size_of::<u32>(), set);
+    }
+
+    /// Sets the half of an interface that is not in force.
+    pub fn stage_interface(&mut self, slot: Slot, half: InterfaceHalf) {
+        let parity = self.parity() ^ 1;
+        self.store_half(slot, parity, half);
+    }
+
+    fn store_half(&mut self, slot: Slot, parity: usize, half: InterfaceHalf) {
+        let offset = offset_of!(Interface, halves) + parity * size_of::<InterfaceHalf>();
+        self.interfaces.store(slot.0, offset, half);
+    }
+
+    /// Puts everything staged in force, on all interfaces at once, and waits until no packet sees the old state.
+    pub fn flip(&mut self) -> u64 {
+        let generation = self.generation() + 1;
+        self.control.store(0, offset_of!(Control, generation), generation);
+        grace();
+        generation
+    }
+
+    /// An entry for a device: taken over if there is one, else a free one with a zone of its own. In either case both
+    /// halves of a new entry are `half`, and a packet that is seen before the next swap is judged by it.
+    ///
+    /// # Errors
+    ///
+    /// If the tables are full.
+    pub fn claim(&mut self, ifindex: u32, half: InterfaceHalf) -> Result<Slot, KernelError> {
+        let mut free = None;
+        for probe in 0..INTERFACE_PROBES {
+            let index = ifindex.wrapping_add(probe) & (INTERFACE_SLOTS - 1);
+            let Some(interface) = self.interfaces.get(index) else { continue };
+            if interface.ifindex == ifindex {
+                return Ok(Slot(index));
+            }
+            if interface.ifindex == 0 && free.is_none() {
+                free = Some(index);
+            }
+        }
+        let limit = MAX_INTERFACES;
+        let index = free.ok_or(KernelError::TooManyInterfaces { limit })?;
+        let rows: BTreeSet<u32> = self.entries().map(|(_, interface)| interface.counters).collect();
+        let counters =
+            (1..=limit).find(|row| !rows.contains(row)).ok_or(KernelError::TooManyInterfaces { limit })?;
+        let zone = self.control().next_zone;
+        if zone >= MAX_ZONES {
+            return Err(KernelError::ZonesUsedUp);
+        }
+        self.tables.clear_counters(counters)?;
+        self.control.store(0, offset_of!(Control, next_zone), zone + 1);
+        let entry = Interface { ifindex: 0, zone, counters, reserved: [0; 13], halves: [half; 2] };
+        self.interfaces.set(index, entry);
+        // Last, as programs look for it.
+        self.interfaces.store(index, offset_of!(Interface, ifindex), ifindex);
+        Ok(Slot(index))
+    }
+
+    /// Frees the entry of a device that no program is attached to any more. Its zone is never used again.
+    pub fn release(&mut self, slot: Slot) {
+        self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
+        grace();
+    }
+
+    /// Every device that has an entry: its index and its entry.
+    pub fn devices(&self) -> Vec<(u32, Slot)> {
+        self.entries().map(|(slot, interface)| (interface.ifindex, slot)).collect()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (Slot, Interface)> {
+        (0..self.interfaces.len()).filter_map(|index| {
+            let interface = self.interfaces.get(index)?;
+            (interface.ifindex != 0).then_some((Slot(index), interface))
+        })
+    }
+
+    /// The zone of an interface.
+    pub fn zone(&self, slot: Slot) -> Option<u32> {
+        self.interfaces.get(slot.0).map(|interface| interface.zone)
+    }
+
+    /// What is in force on an interface now.
+    pub fn half(&self, slot: Slot) -> Option<InterfaceHalf> {
+        let parity = self.parity();
+        self.interfaces.get(slot.0).and_then(|interface| interface.halves.get(parity).copied())
+    }
+
+    /// An interface's counters, summed over the CPUs; reasons that never happened are left out.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
+        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.counters);
+        self.tables.counters(row)
+    }
+
+    /// Jiffies, from seconds.
+    pub fn jiffies(&self, seconds: u32) -> u64 {
+        u64::from(seconds) * u64::from(self.hz)
+    }
+
+    /// The kernel's ticks in a second.
+    pub fn hz(&self) -> u32 {
+        self.hz
+    }
+
+    /// What programs take for the time, in jiffies.
+    pub fn now(&mut self) -> Result<u64, KernelError> {
+        Ok(self.raw_jiffies()?.wrapping_add(self.control().clock_offset))
+    }
+
+    /// Turns the programs' clock forward. For tests.
+    pub fn advance_clock(&mut self, seconds: u32) {
+        let offset = self.control().clock_offset + self.jiffies(seconds);
+        self.control.store(0, offset_of!(Control, clock_offset), offset);
+    }
+
+    /// The timeouts in jiffies, by `State`, and how much of a delay in writing them does not matter.
+    pub fn timeouts(&self, timeouts: &Timeouts) -> ([u32; 12], u32) {
+        let seconds = [
+            timeouts.tcp_syn_sent,
+            timeouts.tcp_syn_recv,
+            timeouts.tcp_established,
+            timeouts.tcp_fin_wait,
+            timeouts.tcp_close_wait,
+            timeouts.tcp_last_ack,
+            timeouts.tcp_time_wait,
+            timeouts.tcp_close,
+            timeouts.udp,
+            timeouts.udp_stream,
+            timeouts.icmp,
+            timeouts.other,
+        ];
+        (seconds.map(|seconds| self.jiffies(seconds).try_into().unwrap_or(u32::MAX)), self.hz / 16)
+    }
+
+    /// The kernel's tick rate is a build option (`CONFIG_HZ`) that no file is sure to tell: it is measured.
+    fn measure_hz(&mut self) -> Result<u32, KernelError> {
+        let (start, jiffies) = (Instant::now(), self.raw_jiffies()?);
+        std::thread::sleep(Duration::from_millis(60));
+        let (elapsed, ticks) = (start.elapsed(), self.raw_jiffies()?.wrapping_sub(jiffies));
+        let measured = ticks * 1_000_000 / u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
+        [100u32, 250, 300, 1000]
+            .into_iter()
+            .min_by_key(|hz| u64::from(*hz).abs_diff(measured) * 1000 / u64::from(*hz))
+            .filter(|hz| u64::from(*hz).abs_diff(measured) * 3 < u64::from(*hz))
+            .ok_or(KernelError::Clock(measured))
+    }
+}
+
+/// Waits until every program that runs now has ended: they run with preemption disabled, which `synchronize_rcu` waits
+/// for, and that is what this membarrier command does (kernel/sched/membarrier.c).
+fn grace() {
+    // SAFETY: the call takes three integers and touches no memory.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // Kernels with `nohz_full` refuse. No packet is under way in a program for as long as this.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn mapped<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, len: u32) -> Result<Mapped<T>, KernelError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data)) => {
+            Mapped::new(data.fd().as_fd(), len).map_err(|source| KernelError::Io { name, source })
+        }
+        _ => Err(KernelError::Missing { name }),
+    }
+}
+
+fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data)) => Ok(data.info().map_err(KernelError::map(name))?.max_entries()),
+        _ => Err(KernelError::Missing { name }),
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {
+    match ebpf.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => Ok(program),
+        _ => Err(KernelError::Missing { name }),
+    }
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, KernelError> {
+    let name = program::XDP_INGRESS;
+    match ebpf.program_mut(name) {
+        Some(Program::Xdp(program)) => Ok(program),
+        _ => Err(KernelError::Missing { name }),
+    }
+}

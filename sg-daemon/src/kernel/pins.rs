@@ -1,0 +1,136 @@
+//! The pin directory: `DIR/v1/maps`, `DIR/v1/links`. What is pinned outlives the daemon (SPEC D20).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{MapInfo, MapType};
+use nix::sys::statfs::statfs;
+use sg_common::abi::{self, map};
+
+use super::KernelError;
+
+/// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// The directories under the pin directory.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Makes the directories; mounts a BPF file system at `/sys/fs/bpf` if `dir` lies there and none is mounted.
+    ///
+    /// # Errors
+    ///
+    /// If `dir` is not on a BPF file system and cannot be.
+    pub fn open(dir: &Path) -> Result<Self, KernelError> {
+        let standard = Path::new("/sys/fs/bpf");
+        if dir.starts_with(standard) && !is_bpffs(standard) {
+            let none: Option<&str> = None;
+            nix::mount::mount(Some("bpf"), standard, Some("bpf"), nix::mount::MsFlags::empty(), none).map_err(
+                |error| KernelError::Pin { path: standard.to_owned(), what: "mount bpffs at", error: error.into() },
+            )?;
+        }
+        let pins = Self { root: dir.join(format!("v{}", abi::ABI_VERSION)) };
+        for dir in [pins.maps(), pins.links()] {
+            fs::create_dir_all(&dir)
+                .map_err(|error| KernelError::Pin { path: dir.clone(), what: "make the directory", error })?;
+        }
+        if !is_bpffs(&pins.root) {
+            return Err(KernelError::NotBpffs { path: dir.to_owned() });
+        }
+        Ok(pins)
+    }
+
+    pub fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Removes everything of this version, links first.
+    ///
+    /// # Errors
+    ///
+    /// If a file stays.
+    pub fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(self.links())?;
+        fs::remove_dir_all(&self.root)?;
+        // Other versions may be there; an empty directory is ours to remove.
+        if let Some(parent) = self.root.parent() {
+            let _ = fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.filesystem_type().0 as i64 == BPF_FS_MAGIC)
+}
+
+/// What a map must be to be taken over: aya takes any, and reads and writes past the end of values of another size.
+struct Shape {
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+}
+
+const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
+    Shape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
+}
+
+const SHAPES: [Shape; 12] = [
+    shape::<u32, abi::Control>(map::CONTROL, MapType::Array),
+    shape::<u32, abi::Interface>(map::INTERFACES, MapType::Array),
+    shape::<[u8; 12], abi::Row>(map::CLASSES_V4, MapType::LpmTrie),
+    shape::<[u8; 24], abi::Row>(map::CLASSES_V6, MapType::LpmTrie),
+    shape::<abi::MemberKeyV4, u32>(map::MEMBERS_V4, MapType::Hash),
+    shape::<abi::MemberKeyV6, u32>(map::MEMBERS_V6, MapType::Hash),
+    shape::<u32, abi::MemberSets>(map::MEMBER_SETS, MapType::Array),
+    shape::<abi::PairKey, abi::Row>(map::PAIRS, MapType::Hash),
+    shape::<u32, [u8; abi::PORT_SET_BYTES]>(map::PORT_SETS, MapType::Array),
+    shape::<abi::FlowKeyV4, abi::Flow>(map::FLOWS_V4, MapType::Hash),
+    shape::<abi::FlowKeyV6, abi::Flow>(map::FLOWS_V6, MapType::Hash),
+    shape::<u32, abi::Counter>(map::COUNTERS, MapType::PerCpuArray),
+];
+
+/// The names of all maps.
+pub fn map_names() -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().map(|shape| shape.name)
+}
+
+/// Checks the maps that an earlier daemon left. True if there are any.
+///
+/// # Errors
+///
+/// If one of them is not what this version would make.
+pub fn check_maps(pins: &Pins) -> Result<bool, KernelError> {
+    let mut found = false;
+    for shape in &SHAPES {
+        let path = pins.map(shape.name);
+        if !path.exists() {
+            continue;
+        }
+        found = true;
+        let info = MapInfo::from_pin(&path).map_err(KernelError::map(shape.name))?;
+        let kind = info.map_type().map_err(KernelError::map(shape.name))?;
+        let (key, value) = (info.key_size() as usize, info.value_size() as usize);
+        if kind != shape.kind || key != shape.key || value != shape.value {
+            return Err(KernelError::Foreign {
+                path,
+                found: format!("{kind:?} with keys of {key} and values of {value} bytes"),
+                expected: format!("{:?} with keys of {} and values of {} bytes", shape.kind, shape.key, shape.value),
+            });
+        }
+    }
+    Ok(found)
+}

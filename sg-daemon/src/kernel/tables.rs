@@ -1,0 +1,245 @@
+//! The maps that are written entry by entry.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::{Ebpf, Pod};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use sg_common::abi::{
+    Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, MemberKeyV4, MemberKeyV6,
+    PORT_SET_BYTES, PairKey, PolicyDirection, Row, counter_index, map,
+};
+use sg_common::verdict::Reason;
+
+use super::KernelError;
+use crate::plan::{Entry, table_indexes};
+
+/// A port table as aya copies it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PortTable([u64; PORT_SET_BYTES / 8]);
+// SAFETY: plain integers.
+unsafe impl Pod for PortTable {}
+
+pub struct TableMaps {
+    classes_v4: LpmTrie<MapData, ClassKeyV4, Row>,
+    classes_v6: LpmTrie<MapData, ClassKeyV6, Row>,
+    members_v4: HashMap<MapData, MemberKeyV4, u32>,
+    members_v6: HashMap<MapData, MemberKeyV6, u32>,
+    pairs: HashMap<MapData, PairKey, Row>,
+    port_sets: Array<MapData, PortTable>,
+    counters: PerCpuArray<MapData, Counter>,
+    pub(super) flows_v4: HashMap<MapData, FlowKeyV4, Flow>,
+    pub(super) flows_v6: HashMap<MapData, FlowKeyV6, Flow>,
+    /// The same two, for batches, which aya does not know.
+    pub(super) flow_fds: [OwnedFd; 2],
+    cpus: usize,
+}
+
+impl TableMaps {
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        /// Takes the map `$name` out of the object.
+        macro_rules! take {
+            ($name:expr) => {
+                ebpf.take_map($name)
+                    .ok_or(KernelError::Missing { name: $name })?
+                    .try_into()
+                    .map_err(KernelError::map($name))?
+            };
+        }
+        let flow_fds = [flow_fd(ebpf, map::FLOWS_V4)?, flow_fd(ebpf, map::FLOWS_V6)?];
+        Ok(Self {
+            flow_fds,
+            classes_v4: take!(map::CLASSES_V4),
+            classes_v6: take!(map::CLASSES_V6),
+            members_v4: take!(map::MEMBERS_V4),
+            members_v6: take!(map::MEMBERS_V6),
+            pairs: take!(map::PAIRS),
+            port_sets: take!(map::PORT_SETS),
+            counters: take!(map::COUNTERS),
+            flows_v4: take!(map::FLOWS_V4),
+            flows_v6: take!(map::FLOWS_V6),
+            cpus: aya::util::nr_cpus().map_err(|(_, source)| KernelError::Io { name: map::COUNTERS, source })?,
+        })
+    }
+
+    pub fn port_tables(&self) -> u32 {
+        self.port_sets.len()
+    }
+
+    pub fn write(&mut self, entry: &Entry) -> Result<(), KernelError> {
+        // Entries of other policies stay as they are, so a key that is there already is a mistake of ours; writing it
+        // again is harmless.
+        match entry {
+            Entry::PortTable { index, ranges } => {
+                let table = PortTable(*ranges.to_table());
+                self.port_sets.set(*index, table, 0).map_err(KernelError::map(map::PORT_SETS))
+            }
+            Entry::Class { policy, net: IpNet::V4(net), row } => {
+                self.classes_v4.insert(&class_v4(*policy, *net), row, 0).map_err(full(map::CLASSES_V4))
+            }
+            Entry::Class { policy, net: IpNet::V6(net), row } => {
+                self.classes_v6.insert(&class_v6(*policy, *net), row, 0).map_err(full(map::CLASSES_V6))
+            }
+            Entry::Pair { key, row } => self.pairs.insert(key, row, 0).map_err(full(map::PAIRS)),
+            Entry::Member { vpc, address: IpAddr::V4(address), slot } => {
+                self.members_v4.insert(member_v4(*vpc, *address), slot, 0).map_err(full(map::MEMBERS_V4))
+            }
+            Entry::Member { vpc, address: IpAddr::V6(address), slot } => {
+                self.members_v6.insert(member_v6(*vpc, *address), slot, 0).map_err(full(map::MEMBERS_V6))
+            }
+        }
+    }
+
+    pub fn delete(&mut self, entry: &Entry) -> Result<(), KernelError> {
+        match entry {
+            // The next policy that needs it overwrites it.
+            Entry::PortTable { .. } => Ok(()),
+            Entry::Class { policy, net: IpNet::V4(net), .. } => {
+                gone(map::CLASSES_V4, self.classes_v4.remove(&class_v4(*policy, *net)))
+            }
+            Entry::Class { policy, net: IpNet::V6(net), .. } => {
+                gone(map::CLASSES_V6, self.classes_v6.remove(&class_v6(*policy, *net)))
+            }
+            Entry::Pair { key, .. } => gone(map::PAIRS, self.pairs.remove(key)),
+            Entry::Member { vpc, address: IpAddr::V4(address), .. } => {
+                gone(map::MEMBERS_V4, self.members_v4.remove(&member_v4(*vpc, *address)))
+            }
+            Entry::Member { vpc, address: IpAddr::V6(address), .. } => {
+                gone(map::MEMBERS_V6, self.members_v6.remove(&member_v6(*vpc, *address)))
+            }
+        }
+    }
+
+    /// Every entry there is, and the port tables they refer to.
+    pub fn entries(&self) -> Result<(Vec<Entry>, BTreeSet<u32>), KernelError> {
+        let mut entries = Vec::new();
+        let mut tables = BTreeSet::new();
+        for item in self.classes_v4.iter() {
+            let (key, row) = item.map_err(KernelError::map(map::CLASSES_V4))?;
+            let address = Ipv4Addr::from_bits(key.data().address.to_host());
+            if let Ok(net) = Ipv4Net::new(address, key.prefix_len().saturating_sub(32) as u8) {
+                let policy = PolicyDirection(key.data().policy_direction.to_host());
+                entries.push(Entry::Class { policy, net: IpNet::V4(net), row });
+            }
+            tables.extend(table_indexes(&row));
+        }
+        for item in self.classes_v6.iter() {
+            let (key, row) = item.map_err(KernelError::map(map::CLASSES_V6))?;
+            if let Ok(net) = Ipv6Net::new(v6_of(key.data().address), key.prefix_len().saturating_sub(32) as u8) {
+                let policy = PolicyDirection(key.data().policy_direction.to_host());
+                entries.push(Entry::Class { policy, net: IpNet::V6(net), row });
+            }
+            tables.extend(table_indexes(&row));
+        }
+        for item in self.pairs.iter() {
+            let (key, row) = item.map_err(KernelError::map(map::PAIRS))?;
+            entries.push(Entry::Pair { key, row });
+            tables.extend(table_indexes(&row));
+        }
+        for item in self.members_v4.iter() {
+            let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V4))?;
+            let address = Ipv4Addr::from_bits(key.address.to_host()).into();
+            entries.push(Entry::Member { vpc: key.vpc, address, slot });
+        }
+        for item in self.members_v6.iter() {
+            let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V6))?;
+            entries.push(Entry::Member { vpc: key.vpc, address: v6_of(key.address).into(), slot });
+        }
+        Ok((entries, tables))
+    }
+
+    pub fn clear_counters(&mut self, row: u32) -> Result<(), KernelError> {
+        let zero = vec![Counter { packets: 0, bytes: 0 }; self.cpus];
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            for &reason in Reason::EVERY {
+                let values = PerCpuValues::try_from(zero.clone())
+                    .map_err(|source| KernelError::Io { name: map::COUNTERS, source })?;
+                self.counters
+                    .set(counter_index(row, direction, reason), values, 0)
+                    .map_err(KernelError::map(map::COUNTERS))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn counters(&self, row: u32) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
+        let mut counters = Vec::new();
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            for &reason in Reason::EVERY {
+                let index = counter_index(row, direction, reason);
+                let values = self.counters.get(&index, 0).map_err(KernelError::map(map::COUNTERS))?;
+                let sum = values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
+                    packets: sum.packets + counter.packets,
+                    bytes: sum.bytes + counter.bytes,
+                });
+                if sum.packets > 0 {
+                    counters.push((direction, reason, sum));
+                }
+            }
+        }
+        Ok(counters)
+    }
+}
+
+fn flow_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+    let Some(Map::HashMap(data)) = ebpf.map(name) else { return Err(KernelError::Missing { name }) };
+    data.fd().as_fd().try_clone_to_owned().map_err(|source| KernelError::Io { name, source })
+}
+
+fn class_v4(policy: PolicyDirection, net: Ipv4Net) -> Key<ClassKeyV4> {
+    let data = ClassKeyV4 {
+        policy_direction: Be32::from_host(policy.0),
+        address: Be32::from_host(net.network().to_bits()),
+    };
+    Key::new(32 + u32::from(net.prefix_len()), data)
+}
+
+fn class_v6(policy: PolicyDirection, net: Ipv6Net) -> Key<ClassKeyV6> {
+    let data =
+        ClassKeyV6 { policy_direction: Be32::from_host(policy.0), address: words_of(net.network()) };
+    Key::new(32 + u32::from(net.prefix_len()), data)
+}
+
+fn member_v4(vpc: u32, address: Ipv4Addr) -> MemberKeyV4 {
+    MemberKeyV4 { vpc, address: Be32::from_host(address.to_bits()) }
+}
+
+fn member_v6(vpc: u32, address: Ipv6Addr) -> MemberKeyV6 {
+    MemberKeyV6 { vpc, address: words_of(address) }
+}
+
+/// An IPv6 address as the maps have it.
+pub fn words_of(address: Ipv6Addr) -> [Be32; 4] {
+    let bits = address.to_bits();
+    [96, 64, 32, 0].map(|shift| Be32::from_host((bits >> shift) as u32))
+}
+
+/// An IPv6 address from the maps.
+pub fn v6_of(words: [Be32; 4]) -> Ipv6Addr {
+    Ipv6Addr::from_bits(words.iter().fold(0, |bits, word| (bits << 32) | u128::from(word.to_host())))
+}
+
+/// A failed insertion: full maps say `E2BIG` (hash) or `ENOSPC` (trie).
+fn full(name: &'static str) -> impl FnOnce(MapError) -> KernelError {
+    move |source| match &source {
+        MapError::SyscallError(error)
+            if matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>
+        {
+            KernelError::Full { name }
+        }
+        _ => KernelError::Map { name, source },
+    }
+}
+
+/// A deletion; that there was nothing to delete is fine.
+pub(super) fn gone(name: &'static str, result: Result<(), MapError>) -> Result<(), KernelError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(source) => Err(KernelError::Map { name, source }),
+    }
+}
