@@ -51,7 +51,12 @@ pub fn clippy(workspace: &Path, target_dir: &Path) -> Result<bool, Error> {
     if !Toolchain::find()?.has_clippy() {
         return Ok(false);
     }
-    cargo(workspace, target_dir, &["clippy", "--bin", "sgd-bpf"], &["--", "-D", "warnings"])?;
+    cargo(
+        workspace,
+        target_dir,
+        &["clippy", "--profile", "bpf", "--bin", "sgd-bpf"],
+        &["--", "-D", "warnings"],
+    )?;
     Ok(true)
 }
 

@@ -123,20 +123,27 @@ fn find_nightly() -> Result<Toolchain, String> {
 fn find_debian() -> Result<Toolchain, String> {
     let no = |why: &str| Err(format!("  Debian's rustc: {why}"));
     let rustc = PathBuf::from(DEBIAN_RUSTC);
-    let Some(libraries) =
-        output(Command::new(&rustc).args(["--print", "target-libdir", "--target", BPF_TARGET]))
-    else {
-        return no("not installed (bookworm: rustc-web, trixie: rustc of backports)");
+    let Some(version) = output(Command::new(&rustc).arg("--version")) else {
+        return no("not installed (package rustc-web)");
     };
-    let has_core = std::fs::read_dir(&libraries).is_ok_and(|entries| {
+    let wanted = env!("CARGO_PKG_RUST_VERSION");
+    if release(&version) < release(wanted) {
+        return no(&format!("is {version}, but the workspace needs {wanted} (package rustc-web)"));
+    }
+    let libraries = output(Command::new(&rustc).args(["--print", "target-libdir", "--target", BPF_TARGET]));
+    let has_core = libraries.and_then(|path| std::fs::read_dir(path).ok()).is_some_and(|entries| {
         entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
     });
     if !has_core {
-        return no(
-            "has no core for BPF (bookworm: libstd-rust-web-dev-bpf, trixie: libstd-rust-dev-bpf of backports)",
-        );
+        return no("has no core for BPF (package libstd-rust-web-dev-bpf)");
     }
     Ok(Toolchain::Debian { rustc })
+}
+
+/// Major and minor number of `rustc 1.96.0 (…)` or of `1.91`.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim_start_matches("rustc ").split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// The number in a line like `LLVM version: 22.1.8` of `rustc -vV`.
@@ -145,7 +152,7 @@ fn llvm_major(version: &str) -> Option<u32> {
     line.split('.').next()?.parse().ok()
 }
 
-/// First line-trimmed stdout of a command that succeeded.
+/// What a command that succeeded has printed, trimmed.
 fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -169,7 +176,14 @@ fn cargo_bin() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::llvm_major;
+    use super::{llvm_major, release};
+
+    #[test]
+    fn release_is_compared_as_numbers() {
+        assert_eq!(release("rustc 1.96.0 (ac68faa20 2026-05-25)"), Some((1, 96)));
+        assert!(release("rustc 1.100.0-nightly") > release("1.91"));
+        assert!(release("what?") < release("1.91"));
+    }
 
     #[test]
     fn llvm_major_is_read_from_verbose_version() {

@@ -48,12 +48,12 @@ pub mod outside {
 /// A running site. Dropping it removes everything.
 #[derive(Debug)]
 pub struct Topology {
-    /// What names and files hang on; dropped last.
-    pub lab: Lab,
     /// The hypervisor: its devices `tap0`, `tap1`, … are what policies name.
     pub host: Netns,
     pub outside: Netns,
     pub guests: Vec<Guest>,
+    /// What names and files hang on.
+    pub lab: Lab,
 }
 
 /// An instance on the site.
@@ -91,7 +91,7 @@ impl Topology {
         outside.ip(&addresses)?;
 
         let guests = (0..count).map(|index| plug_guest(&lab, &host, index)).collect::<Result<_>>()?;
-        Ok(Self { lab, host, outside, guests })
+        Ok(Self { host, outside, guests, lab })
     }
 
     pub fn guest(&self, index: usize) -> Result<&Guest> {

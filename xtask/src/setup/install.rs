@@ -12,8 +12,8 @@ use nix::unistd::Uid;
 const BPF_LINKER: &str = "0.13.0";
 /// Debian's LLVM that reads what both kinds of compiler write.
 const LLVM: &str = "22";
-/// The compiler and its precompiled `core` for BPF. Debian keeps the `-web` packages of stable releases at the version
-/// that browsers need, which is new enough; where they do not exist, the plain ones are (testing, or backports).
+/// The compiler and its precompiled `core` for BPF. Debian keeps the `-web` packages of its stable releases new, because browsers
+/// need them; where they do not exist, the plain ones are new (testing, backports).
 const BPF_RUST: [[&str; 2]; 2] = [["rustc-web", "libstd-rust-web-dev-bpf"], ["rustc", "libstd-rust-dev-bpf"]];
 
 /// Installs Debian packages.
@@ -58,9 +58,8 @@ fn apt_bpf_toolchain() -> Result<()> {
         }
     }
     bail!(
-        "no package source here has {} (bookworm: enable bookworm-security) or {} (trixie: enable trixie-backports)",
-        BPF_RUST[0].join(" and "),
-        BPF_RUST[1].join(" and ")
+        "no package source here has {}; on Debian 12 and 13 the security updates have it",
+        BPF_RUST.map(|packages| packages.join(" and ")).join(", nor ")
     )
 }
 
