@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod compile;
+pub mod enforce;
 pub mod kernel;
 pub mod plan;
 pub mod policy;

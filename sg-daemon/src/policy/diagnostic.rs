@@ -75,6 +75,8 @@ pub struct Excerpt {
     pub text: String,
     /// Byte range inside `text`.
     pub mark: Range<usize>,
+    /// Whether `text` begins with its line.
+    pub whole_start: bool,
 }
 
 impl fmt::Display for Diagnostic {
@@ -130,6 +132,14 @@ impl Fault {
         Self { severity, message: message.into(), expected: None, suggestion: None, related: Vec::new() }
     }
 
+    /// The fault in one line, where there is no file to point at.
+    pub fn to_line(&self) -> String {
+        match &self.expected {
+            Some(expected) => format!("{}; expected {expected}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     pub fn expected(mut self, what: impl Into<String>) -> Self {
         self.expected = Some(what.into());
         self
@@ -176,7 +186,13 @@ impl<'s> Findings<'s> {
             .filter_map(|(span, message)| {
                 let source = self.sources.get(span.file.0)?;
                 let (line, column) = source.position(span.start);
-                Some(Related { file: source.path.clone(), line, column, message, excerpt: source.excerpt(span) })
+                Some(Related {
+                    file: source.path.clone(),
+                    line,
+                    column,
+                    message,
+                    excerpt: source.excerpt(span),
+                })
             })
             .collect();
         self.list.push((
@@ -218,7 +234,10 @@ pub(crate) fn quote(text: &str) -> String {
 
 /// `text` with everything a terminal could obey escaped.
 pub(crate) fn printable(text: &str) -> String {
-    let harmful = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if harmful(c) { out.extend(c.escape_default()) } else { out.push(c) }

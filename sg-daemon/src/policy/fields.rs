@@ -20,8 +20,10 @@ pub(crate) const TIMEOUTS: &[&str] = &[
     "other",
 ];
 pub(crate) const FAILSAFE: &[&str] = &["inbound", "outbound"];
-pub(crate) const GROUP: &[&str] = &["name", "description", "include_allowed_addresses", "inbound", "outbound"];
-pub(crate) const INBOUND_RULE: &[&str] = &["protocol", "source", "port", "icmp_type", "icmp_code", "description"];
+pub(crate) const GROUP: &[&str] =
+    &["name", "description", "include_allowed_addresses", "inbound", "outbound"];
+pub(crate) const INBOUND_RULE: &[&str] =
+    &["protocol", "source", "port", "icmp_type", "icmp_code", "description"];
 pub(crate) const OUTBOUND_RULE: &[&str] =
     &["protocol", "destination", "port", "icmp_type", "icmp_code", "description"];
 pub(crate) const INTERFACE: &[&str] = &[

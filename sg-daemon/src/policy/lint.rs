@@ -21,8 +21,8 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::diagnostic::{Fault, Findings, quote};
 use super::model::{
-    Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, PortRange, Protocol, Remote, Role, Rule,
-    Rules, Source, VpcId,
+    Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, PortRange, Protocol, Remote, Role,
+    Rule, Rules, Source, VpcId,
 };
 use super::resolve::Resolved;
 use super::source::{SourceFile, Span};
@@ -33,8 +33,7 @@ const METADATA_PORT: u16 = 80;
 /// A custom group reaches metadata only through a rule whose own network lies in here.
 const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
 /// The rule that lets a custom group reach it.
-pub const METADATA_RULE: &str =
-    r#"{ "protocol": "TCP", "destination": "169.254.169.0/24", "port": "80" }"#;
+pub const METADATA_RULE: &str = r#"{ "protocol": "TCP", "destination": "169.254.169.0/24", "port": "80" }"#;
 
 const FEW_GROUPS: usize = 2;
 const MANY_PORTS: usize = 1000;
@@ -53,7 +52,8 @@ struct MetadataReach<'m> {
 
 impl<'m> MetadataReach<'m> {
     fn new(model: &'m Model) -> Self {
-        let members = memberships(model).filter(|(_, address)| *address == METADATA).map(|(key, _)| key).collect();
+        let members =
+            memberships(model).filter(|(_, address)| *address == METADATA).map(|(key, _)| key).collect();
         Self { model, members }
     }
 
@@ -110,10 +110,8 @@ fn memberships(model: &Model) -> impl Iterator<Item = ((VpcId, GroupId), IpAddr)
             interface.addresses.iter().chain(allowed).map(move |&address| ((interface.vpc, id), address))
         })
     });
-    let peers = model
-        .peers
-        .iter()
-        .flat_map(|peer| peer.groups.iter().map(move |&id| ((peer.vpc, id), peer.address)));
+    let peers =
+        model.peers.iter().flat_map(|peer| peer.groups.iter().map(move |&id| ((peer.vpc, id), peer.address)));
     interfaces.chain(peers)
 }
 
@@ -145,8 +143,10 @@ impl Lint<'_, '_> {
     fn settings(&mut self) {
         if self.model.settings.managed.iter().any(|pattern| pattern.chars().all(|c| c == '*')) {
             let place = Source { file: super::FileId(0), line: 1, column: 1 };
-            let fault = Fault::warning("the managed pattern \"*\" closes every device without a policy, the host's own NICs too")
-                .suggest("name the guests' devices, such as \"tap*\"");
+            let fault = Fault::warning(
+                "the managed pattern \"*\" closes every device without a policy, the host's own NICs too",
+            )
+            .suggest("name the guests' devices, such as \"tap*\"");
             self.report(place, "settings.managed", fault);
         }
     }
@@ -177,8 +177,9 @@ impl Lint<'_, '_> {
         }
         for (port, name) in ADMIN_PORTS {
             if ports.range().contains(&port) {
-                let fault = Fault::warning(format!("{name} (TCP {port}) is open to the whole internet ({net})"))
-                    .suggest("name the networks that administer this group");
+                let fault =
+                    Fault::warning(format!("{name} (TCP {port}) is open to the whole internet ({net})"))
+                        .suggest("name the networks that administer this group");
                 self.report(rule.source, field, fault);
             }
         }
@@ -189,13 +190,19 @@ impl Lint<'_, '_> {
             (_, Match::Ports(ports), _) if ports.range().len() > MANY_PORTS => {
                 format!("the range {}-{} opens {} ports", ports.min, ports.max, ports.range().len())
             }
-            (Protocol::Tcp | Protocol::Udp, Match::Any, Remote::Cidr(net)) => format!("every port is open to {net}"),
+            (Protocol::Tcp | Protocol::Udp, Match::Any, Remote::Cidr(net)) => {
+                format!("every port is open to {net}")
+            }
             (Protocol::All, Match::Any, Remote::Cidr(net)) => {
                 format!("every protocol and every port is open to {net}")
             }
             _ => return,
         };
-        self.report(rule.source, field, Fault::warning(message).suggest("open only the ports that are served"));
+        self.report(
+            rule.source,
+            field,
+            Fault::warning(message).suggest("open only the ports that are served"),
+        );
     }
 
     fn never_matches(&mut self, rule: &Rule, field: &str) {
@@ -214,18 +221,19 @@ impl Lint<'_, '_> {
 
     fn no_members(&mut self, group: &Group, rule: &Rule, field: &str) {
         let Remote::Group(target) = rule.remote else { return };
-        let has_members = match group.vpc {
-            Some(vpc) => self.members.contains(&(vpc, target)),
-            None => self
-                .model
-                .vpcs
-                .iter()
-                .enumerate()
-                .any(|(id, vpc)| vpc.project == group.project && self.members.contains(&(VpcId(id), target))),
-        };
+        let has_members =
+            match group.vpc {
+                Some(vpc) => self.members.contains(&(vpc, target)),
+                None => self.model.vpcs.iter().enumerate().any(|(id, vpc)| {
+                    vpc.project == group.project && self.members.contains(&(VpcId(id), target))
+                }),
+            };
         if !has_members && let Some(target) = self.model.groups.get(target.0) {
-            let fault = Fault::warning(format!("\"@{}\" has no member: this rule matches nothing", target.name))
-                .suggest("attach the group to an interface with an address, or list its members under \"peers\"");
+            let fault = Fault::warning(format!(
+                "\"@{}\" has no member: this rule matches nothing",
+                target.name
+            ))
+            .suggest("attach the group to an interface with an address, or list its members under \"peers\"");
             self.report(rule.source, field, fault);
         }
     }
@@ -237,25 +245,31 @@ impl Lint<'_, '_> {
             let name = quote(&interface.name);
             if interface.kind == Kind::BareMetal {
                 if !interface.groups.is_empty() {
-                    let fault = Fault::warning(format!("interface {name}: rules are not enforced on bare metal"));
+                    let fault =
+                        Fault::warning(format!("interface {name}: rules are not enforced on bare metal"));
                     self.report(interface.source, &format!("{field}.security_groups"), fault);
                 }
                 continue;
             }
             self.too_many_groups(interface, &field);
             if interface.addresses.is_empty() && interface.role == Role::Guest {
-                let fault = Fault::warning(format!("interface {name} has no address, so \"@group\" rules never mean it"))
-                    .suggest("write its \"addresses\"");
+                let fault = Fault::warning(format!(
+                    "interface {name} has no address, so \"@group\" rules never mean it"
+                ))
+                .suggest("write its \"addresses\"");
                 self.report(interface.source, &format!("{field}.addresses"), fault);
             }
             if !reach.reaches(interface) {
-                let fault = Fault::warning(format!("interface {name} cannot reach the metadata service at 169.254.169.254:80"))
-                    .expected("an outbound rule of one of its groups for exactly that")
-                    .suggest(format!("add the rule {METADATA_RULE}"));
+                let fault = Fault::warning(format!(
+                    "interface {name} cannot reach the metadata service at 169.254.169.254:80"
+                ))
+                .expected("an outbound rule of one of its groups for exactly that")
+                .suggest(format!("add the rule {METADATA_RULE}"));
                 self.report(interface.source, &field, fault);
             }
             if interface.role == Role::Host {
-                let fault = Fault::note(format!("failsafe of {name}: {}", failsafe(&self.model.settings.failsafe)));
+                let fault =
+                    Fault::note(format!("failsafe of {name}: {}", failsafe(&self.model.settings.failsafe)));
                 self.report(interface.source, &format!("{field}.role"), fault);
             }
         }
@@ -264,8 +278,11 @@ impl Lint<'_, '_> {
     fn too_many_groups(&mut self, interface: &Interface, field: &str) {
         let (count, quota) = (interface.groups.len(), self.model.settings.quotas.groups_per_interface);
         if count > FEW_GROUPS && count * 2 > quota as usize {
-            let fault = Fault::warning(format!("interface {} has {count} security groups (quota {quota})", quote(&interface.name)))
-                .suggest("fewer, broader groups are easier to follow: everything any of them allows is allowed");
+            let fault = Fault::warning(format!(
+                "interface {} has {count} security groups (quota {quota})",
+                quote(&interface.name)
+            ))
+            .suggest("fewer, broader groups are easier to follow: everything any of them allows is allowed");
             self.report(interface.source, &format!("{field}.security_groups"), fault);
         }
     }
@@ -277,8 +294,12 @@ impl Lint<'_, '_> {
         }
         for (peer, index) in self.model.peers.iter().zip(&self.resolved.peer_index) {
             if let Some(name) = local.get(&(peer.vpc, peer.address)) {
-                let fault = Fault::warning(format!("peer {} is the address of interface {} here", peer.address, quote(name)))
-                    .suggest("peers are members on other hosts; remove it if the instance lives on this one");
+                let fault = Fault::warning(format!(
+                    "peer {} is the address of interface {} here",
+                    peer.address,
+                    quote(name)
+                ))
+                .suggest("peers are members on other hosts; remove it if the instance lives on this one");
                 self.report(peer.source, &format!("peers[{index}].address"), fault);
             }
         }

@@ -25,8 +25,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use diagnostic::{Diagnostic, Severity};
 use diagnostic::Findings;
+pub use diagnostic::{Diagnostic, Severity};
 pub use lint::reaches_metadata;
 use model::{FileId, Model};
 use raw::RawFile;
@@ -86,13 +86,14 @@ impl fmt::Display for LoadError {
 /// # Errors
 /// Everything that is wrong in any of the files, at once; the caller's running policy is not touched (K2, D22).
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
-    check(read::read(paths))
+    check(&read::read(paths))
 }
 
 /// The pure part of [`load`].
-pub(crate) fn check(files: Files) -> Result<Loaded, LoadError> {
-    let Files { sources, mut faults, unreadable } = files;
-    let mut findings = Findings::new(&sources);
+fn check(files: &Files) -> Result<Loaded, LoadError> {
+    let Files { sources, faults, unreadable } = files;
+    let mut faults = faults.clone();
+    let mut findings = Findings::new(sources);
     let mut walked = Vec::with_capacity(sources.len());
     for (index, source) in sources.iter().enumerate() {
         let file = FileId(index);
@@ -102,14 +103,14 @@ pub(crate) fn check(files: Files) -> Result<Loaded, LoadError> {
     let mut counts = count(&walked);
     counts.files = sources.len();
     let complete = faults.is_empty() && walked.len() == sources.len();
-    let resolved = resolve::resolve(&walked, &sources, complete, &mut findings);
+    let resolved = resolve::resolve(&walked, sources, complete, &mut findings);
     let (diagnostics, omitted) = findings.finish();
     faults.extend(diagnostics);
     if !faults.is_empty() {
-        return Err(LoadError { diagnostics: faults, omitted, unreadable, counts });
+        return Err(LoadError { diagnostics: faults, omitted, unreadable: *unreadable, counts });
     }
-    let mut findings = Findings::new(&sources);
-    lint::lint(&resolved, &sources, &mut findings);
+    let mut findings = Findings::new(sources);
+    lint::lint(&resolved, sources, &mut findings);
     let (lints, omitted) = findings.finish();
     Ok(Loaded { model: resolved.model, lints, omitted, counts })
 }

@@ -13,7 +13,9 @@ pub(crate) fn nearest<'c>(wanted: &str, candidates: impl IntoIterator<Item = &'c
     let most = (letters / 3).max(1);
     candidates
         .into_iter()
-        .filter(|candidate| candidate.len() <= LONGEST * 4 && candidate.chars().count().abs_diff(letters) <= most)
+        .filter(|candidate| {
+            candidate.len() <= LONGEST * 4 && candidate.chars().count().abs_diff(letters) <= most
+        })
         .map(|candidate| (strsim::damerau_levenshtein(&folded, &candidate.to_lowercase()), candidate))
         .filter(|&(edits, _)| edits <= most)
         .min_by_key(|&(edits, _)| edits)
@@ -21,7 +23,10 @@ pub(crate) fn nearest<'c>(wanted: &str, candidates: impl IntoIterator<Item = &'c
 }
 
 /// `did you mean …?` for a message, if there is something to mean.
-pub(crate) fn did_you_mean<'c>(wanted: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<String> {
+pub(crate) fn did_you_mean<'c>(
+    wanted: &str,
+    candidates: impl IntoIterator<Item = &'c str>,
+) -> Option<String> {
     nearest(wanted, candidates).map(|name| format!("did you mean \"{name}\"?"))
 }
 

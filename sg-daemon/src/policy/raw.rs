@@ -6,12 +6,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::model::{FileId, HookChoice, Kind, Match, Metadata, OnRuleChange, Protocol, Role};
+use super::model::{HookChoice, Kind, Match, Metadata, OnRuleChange, Protocol, Role};
 use super::source::{Span, Spanned};
 
 #[derive(Debug)]
 pub(crate) struct RawFile {
-    pub file: FileId,
     pub project: Option<String>,
     pub vpc: Option<String>,
     pub ipv6: Option<Spanned<bool>>,

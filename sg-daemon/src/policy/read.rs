@@ -123,7 +123,11 @@ fn expand(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The tree of one file, strict JSON only, or `None` after reporting why there is none.
-pub(crate) fn parse<'s>(file: FileId, source: &'s SourceFile, findings: &mut Findings<'_>) -> Option<Value<'s>> {
+pub(crate) fn parse<'s>(
+    file: FileId,
+    source: &'s SourceFile,
+    findings: &mut Findings<'_>,
+) -> Option<Value<'s>> {
     let span = |start: usize, end: usize| Span { file, start, end };
     let mut refuse = |start: usize, end: usize, fault: Fault| findings.report(span(start, end), &"", fault);
     if let Some(at) = too_deep(source.text.as_bytes()) {

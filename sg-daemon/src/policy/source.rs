@@ -1,6 +1,5 @@
 //! The text of the files and where things stand in it.
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use super::diagnostic::Excerpt;
@@ -46,8 +45,8 @@ impl SourceFile {
             text.drain(..BOM.len_utf8());
         }
         let bytes = text.as_bytes();
-        let lines =
-            std::iter::once(0).chain(bytes.iter().enumerate().filter(|&(_, &b)| b == b'\n').map(|(at, _)| at + 1));
+        let lines = std::iter::once(0)
+            .chain(bytes.iter().enumerate().filter(|&(_, &b)| b == b'\n').map(|(at, _)| at + 1));
         let mut seen = 0;
         let chars = bytes.chunks(BLOCK).map(|block| {
             let before = seen;
@@ -55,6 +54,11 @@ impl SourceFile {
             before
         });
         Self { lines: lines.collect(), chars: chars.collect(), path, bom, text }
+    }
+
+    /// The same text as from a file with or without a byte order mark.
+    pub fn with_bom(self, bom: bool) -> Self {
+        Self { bom, ..self }
     }
 
     /// Line and column of a byte offset, both from 1; the column counts characters.
@@ -85,7 +89,10 @@ impl SourceFile {
         // A character that straddles the block's edge counts for the block it starts in.
         let skipped = usize::from(from < block * BLOCK);
         let rest = self.text.get(from..).unwrap_or_default();
-        let past = rest.char_indices().nth((wanted - before).saturating_add(skipped)).map_or(rest.len(), |(at, _)| at);
+        let past = rest
+            .char_indices()
+            .nth((wanted - before).saturating_add(skipped))
+            .map_or(rest.len(), |(at, _)| at);
         from + past
     }
 
@@ -107,7 +114,7 @@ impl SourceFile {
         let text = text.strip_suffix('\r').unwrap_or(text);
         let mark_start = at.saturating_sub(start).min(text.len());
         let mark_end = self.floor(span.end).saturating_sub(start).clamp(mark_start, text.len());
-        Excerpt { mark: Range { start: mark_start, end: mark_end }, text: text.to_owned() }
+        Excerpt { mark: mark_start..mark_end, text: text.to_owned(), whole_start: start == line_start }
     }
 
     /// From `start` to the end of its line: what a finding about a whole object underlines.
@@ -162,7 +169,17 @@ mod tests {
 
     #[test]
     fn positions_agree_with_counting_on_long_mixed_text() {
-        let text: String = (0..3000).map(|n| if n % 97 == 0 { '\n' } else if n % 3 == 0 { '한' } else { 'a' }).collect();
+        let text: String = (0..3000)
+            .map(|n| {
+                if n % 97 == 0 {
+                    '\n'
+                } else if n % 3 == 0 {
+                    '한'
+                } else {
+                    'a'
+                }
+            })
+            .collect();
         let source = file(&text);
         for (offset, _) in text.char_indices() {
             let before = &text[..offset];

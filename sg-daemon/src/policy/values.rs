@@ -64,7 +64,9 @@ pub(crate) fn protocol(text: &str) -> Result<Protocol, Fault> {
     } else {
         did_you_mean(text, names)
     };
-    Err(Fault::error(format!("unknown protocol {}", quote(text))).expected(PROTOCOL_EXPECTED).suggest_opt(suggestion))
+    Err(Fault::error(format!("unknown protocol {}", quote(text)))
+        .expected(PROTOCOL_EXPECTED)
+        .suggest_opt(suggestion))
 }
 
 pub(crate) fn protocol_number(number: u64) -> Result<Protocol, Fault> {
@@ -72,7 +74,9 @@ pub(crate) fn protocol_number(number: u64) -> Result<Protocol, Fault> {
         Ok(6) => Ok(Protocol::Tcp),
         Ok(17) => Ok(Protocol::Udp),
         Ok(number) => Ok(Protocol::Number(number)),
-        Err(_) => Err(Fault::error(format!("protocol number {number} is out of range")).expected(PROTOCOL_EXPECTED)),
+        Err(_) => {
+            Err(Fault::error(format!("protocol number {number} is out of range")).expected(PROTOCOL_EXPECTED))
+        }
     }
 }
 
@@ -142,7 +146,8 @@ pub(crate) fn cidr(text: &str) -> Result<IpNet, Fault> {
             Ok(address) => {
                 let address = unmapped(address).unwrap_or(address);
                 let prefix = if address.is_unspecified() { 0 } else { width(address) };
-                bad(format!("{} has no prefix length", quote(text))).suggest(format!("write \"{address}/{prefix}\""))
+                bad(format!("{} has no prefix length", quote(text)))
+                    .suggest(format!("write \"{address}/{prefix}\""))
             }
             Err(_) => bad(format!("{} is not a network", quote(text))).suggest_opt(remote_guess(text)),
         });
@@ -164,7 +169,9 @@ pub(crate) fn cidr(text: &str) -> Result<IpNet, Fault> {
         return Err(bad(format!("{} is not a network", quote(text))));
     };
     if net.trunc() != net {
-        return Err(bad(format!("{} has host bits set", quote(text))).suggest(format!("write \"{}\"", net.trunc())));
+        return Err(
+            bad(format!("{} has host bits set", quote(text))).suggest(format!("write \"{}\"", net.trunc()))
+        );
     }
     Ok(net)
 }
@@ -186,7 +193,9 @@ pub(crate) fn address(text: &str) -> Result<IpAddr, Fault> {
     let Ok(address) = text.parse::<IpAddr>() else {
         let alone = text.split_once('/').and_then(|(address, _)| address.parse::<IpAddr>().ok());
         let why = if alone.is_some() { "is a network, not an address" } else { "is not an address" };
-        return Err(bad(format!("{} {why}", quote(text))).suggest_opt(alone.map(|a| format!("write \"{a}\""))));
+        return Err(
+            bad(format!("{} {why}", quote(text))).suggest_opt(alone.map(|a| format!("write \"{a}\"")))
+        );
     };
     if let Some(v4) = unmapped(address) {
         return Err(bad(format!("{} is an IPv4 address written as IPv6; no packet carries it", quote(text)))
@@ -196,7 +205,11 @@ pub(crate) fn address(text: &str) -> Result<IpAddr, Fault> {
         IpAddr::V4(v4) => v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unspecified() || v6.is_multicast(),
     };
-    if unusable { Err(bad(format!("{} is not an address an interface can have", quote(text)))) } else { Ok(address) }
+    if unusable {
+        Err(bad(format!("{} is not an address an interface can have", quote(text))))
+    } else {
+        Ok(address)
+    }
 }
 
 /// The IPv4 address inside `::ffff:0:0/96`.
@@ -260,7 +273,9 @@ pub(crate) fn device_pattern(text: &str) -> Result<(), Fault> {
         "is empty".to_owned()
     } else if bare.len() > DEVICE_NAME_BYTES {
         "can match no device: too long".to_owned()
-    } else if let Some(c) = bare.chars().find(|&c| !device_char(c) || matches!(c, '[' | ']' | '{' | '}' | '\\')) {
+    } else if let Some(c) =
+        bare.chars().find(|&c| !device_char(c) || matches!(c, '[' | ']' | '{' | '}' | '\\'))
+    {
         format!("has the character {c:?}")
     } else {
         return Ok(());
@@ -322,12 +337,16 @@ mod tests {
     #[test]
     fn spec_k16_ports() {
         let range = |min, max| Some(PortRange { min, max });
-        for (text, want) in
-            [("80", range(80, 80)), ("1000-2000", range(1000, 2000)), ("1-65535", range(1, 65535)), ("aLL", None)]
-        {
+        for (text, want) in [
+            ("80", range(80, 80)),
+            ("1000-2000", range(1000, 2000)),
+            ("1-65535", range(1, 65535)),
+            ("aLL", None),
+        ] {
             assert_eq!(ports(text).unwrap(), want, "{text}");
         }
-        for text in ["0", "65536", "080", "+80", "-80", "80-", "1 - 2", " 80", "", "80-90-100", "0-80", "٨٠"] {
+        for text in ["0", "65536", "080", "+80", "-80", "80-", "1 - 2", " 80", "", "80-90-100", "0-80", "٨٠"]
+        {
             assert!(ports(text).is_err(), "{text:?}");
         }
         assert!(told(ports("90-80")).contains("write \\\"80-90\\\""));
@@ -353,7 +372,9 @@ mod tests {
         ] {
             assert!(told(cidr(text)).contains(hint), "{text}: {}", told(cidr(text)));
         }
-        for text in ["10.0.0/8", "010.0.0.0/8", "10.0.0.0/08", "10.0.0.0/+8", "10.0.0.0/", "fe80::%eth0/64", "/8", ""] {
+        for text in
+            ["10.0.0/8", "010.0.0.0/8", "10.0.0.0/08", "10.0.0.0/+8", "10.0.0.0/", "fe80::%eth0/64", "/8", ""]
+        {
             assert!(cidr(text).is_err(), "{text:?}");
         }
     }
@@ -372,7 +393,14 @@ mod tests {
     #[test]
     fn macs_are_unicast() {
         assert_eq!(mac("52:54:00:12:34:fF").unwrap(), [0x52, 0x54, 0, 0x12, 0x34, 0xff]);
-        for text in ["00:00:00:00:00:00", "01:00:5e:00:00:01", "52:54:00:12:34", "52:54:00:12:34:56:78", "5:4:0:1:3:5", "52-54-00-12-34-56"] {
+        for text in [
+            "00:00:00:00:00:00",
+            "01:00:5e:00:00:01",
+            "52:54:00:12:34",
+            "52:54:00:12:34:56:78",
+            "5:4:0:1:3:5",
+            "52-54-00-12-34-56",
+        ] {
             assert!(mac(text).is_err(), "{text}");
         }
     }

@@ -54,11 +54,8 @@ impl Resolver<'_, '_> {
 
     fn register(&mut self, raw: &RawGroup, vpc: VpcId, project: &str, default: bool) {
         let Some(name) = &raw.name else { return };
-        let before = if default {
-            self.defaults.get(project)
-        } else {
-            self.custom.get(&(vpc, name.value.clone()))
-        };
+        let before =
+            if default { self.defaults.get(project) } else { self.custom.get(&(vpc, name.value.clone())) };
         if let Some(&GroupId(before)) = before {
             let message = if default {
                 format!("\"default\" of project {} is written twice: a project has one", quote(project))

@@ -94,7 +94,8 @@ impl Resolver<'_, '_> {
     }
 
     fn peer(&mut self, raw: &RawPeer, vpc: VpcId, seen: &mut HashMap<(VpcId, IpAddr), Span>) {
-        let who = raw.address.as_ref().map_or("a peer".to_owned(), |address| format!("peer {}", address.value));
+        let who =
+            raw.address.as_ref().map_or("a peer".to_owned(), |address| format!("peer {}", address.value));
         let groups = self.members(vpc, &raw.groups, &who, &format!("peers[{}]", raw.index));
         let Some(address) = &raw.address else { return };
         if let Some(&first) = seen.get(&(vpc, address.value)) {

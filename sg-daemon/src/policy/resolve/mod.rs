@@ -29,7 +29,12 @@ pub(crate) struct Resolved {
 ///
 /// `complete` says that every file could be read and walked; if not, a name may well be defined in the part that
 /// is missing, and dangling references are not reported.
-pub(crate) fn resolve(files: &[RawFile], sources: &[SourceFile], complete: bool, findings: &mut Findings<'_>) -> Resolved {
+pub(crate) fn resolve(
+    files: &[RawFile],
+    sources: &[SourceFile],
+    complete: bool,
+    findings: &mut Findings<'_>,
+) -> Resolved {
     let mut resolver = Resolver {
         sources,
         findings,
@@ -137,8 +142,10 @@ impl Resolver<'_, '_> {
         let Some(Vpc { project, name: vpc_name, .. }) = self.out.model.vpcs.get(vpc.0) else {
             return Fault::error(format!("no group {}", quote(name)));
         };
-        let fault = Fault::error(format!("{user} needs the group {}, which does not exist", quote(name)))
-            .expected(format!("a group of VPC {} of project {}, or \"default\"", quote(vpc_name), quote(project)));
+        let fault =
+            Fault::error(format!("{user} needs the group {}, which does not exist", quote(name))).expected(
+                format!("a group of VPC {} of project {}, or \"default\"", quote(vpc_name), quote(project)),
+            );
         let here = self.custom.keys().filter(|(id, _)| *id == vpc).map(|(_, name)| name.as_str());
         // Sorted, so that two equally near names give the same advice every time.
         let mut here: Vec<&str> = here.chain([DEFAULT_GROUP]).collect();

@@ -13,7 +13,9 @@ impl Resolver<'_, '_> {
         if let Some(metadata) = self.agreed(files, "metadata", |raw| raw.metadata.as_ref(), |a, b| a == b) {
             settings.metadata = *metadata;
         }
-        if let Some(change) = self.agreed(files, "on_rule_change", |raw| raw.on_rule_change.as_ref(), |a, b| a == b) {
+        if let Some(change) =
+            self.agreed(files, "on_rule_change", |raw| raw.on_rule_change.as_ref(), |a, b| a == b)
+        {
             settings.on_rule_change = *change;
         }
         if let Some(strict) = self.agreed(files, "strict_tcp", |raw| raw.strict_tcp.as_ref(), |a, b| a == b) {
@@ -24,7 +26,9 @@ impl Resolver<'_, '_> {
             [&mut quotas.groups_per_project, &mut quotas.rules_per_group, &mut quotas.groups_per_interface];
         for (index, (slot, name)) in slots.into_iter().zip(fields::QUOTAS).enumerate() {
             let field = format!("quotas.{name}");
-            if let Some(quota) = self.agreed(files, &field, |raw| raw.quotas.get(index)?.as_ref(), |a, b| a == b) {
+            if let Some(quota) =
+                self.agreed(files, &field, |raw| raw.quotas.get(index)?.as_ref(), |a, b| a == b)
+            {
                 *slot = *quota;
             }
         }

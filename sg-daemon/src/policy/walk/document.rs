@@ -15,7 +15,6 @@ pub(crate) fn document(file: FileId, value: &Value<'_>, findings: &mut Findings<
     let root = walk.object(value, &Path::Root, fields::POLICY)?;
     walk.version(root);
     Some(RawFile {
-        file,
         project: walk.identity(root, "project"),
         vpc: walk.identity(root, "vpc"),
         ipv6: walk.boolean(root, &Path::Root, "ipv6"),
@@ -38,7 +37,8 @@ impl Walk<'_, '_> {
                 Value::NumberLit(number) => number.value.chars().take(40).collect(),
                 other => super::kind(other),
             };
-            let fault = Fault::error(format!("found {found}")).expected("the number 1, the only version of this format");
+            let fault = Fault::error(format!("found {found}"))
+                .expected("the number 1, the only version of this format");
             self.report(value.range(), &Path::Root.field("version"), fault);
         }
     }
@@ -67,6 +67,10 @@ impl Walk<'_, '_> {
     ) -> Vec<T> {
         let values = self.list(root, &Path::Root, name, of).unwrap_or_default();
         let path = Path::Root.field(name);
-        values.iter().enumerate().filter_map(|(index, value)| one(self, value, &path.index(index), index)).collect()
+        values
+            .iter()
+            .enumerate()
+            .filter_map(|(index, value)| one(self, value, &path.index(index), index))
+            .collect()
     }
 }

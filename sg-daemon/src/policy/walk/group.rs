@@ -33,11 +33,17 @@ impl Walk<'_, '_> {
     }
 
     /// The list of one direction; `None` where the field is absent.
-    pub(super) fn rules(&mut self, object: &Object<'_>, path: &Path<'_>, direction: Direction) -> Option<Vec<RawRule>> {
+    pub(super) fn rules(
+        &mut self,
+        object: &Object<'_>,
+        path: &Path<'_>,
+        direction: Direction,
+    ) -> Option<Vec<RawRule>> {
         super::field(object, direction.name())?;
         let values = self.list(object, path, direction.name(), "rules").unwrap_or_default();
         let path = path.field(direction.name());
-        let rules = values.iter().enumerate().map(|(index, value)| self.rule(value, &path.index(index), direction));
+        let rules =
+            values.iter().enumerate().map(|(index, value)| self.rule(value, &path.index(index), direction));
         Some(rules.collect())
     }
 }

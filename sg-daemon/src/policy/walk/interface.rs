@@ -21,7 +21,12 @@ const HOOKS: &[(&str, HookChoice)] =
     &[("auto", HookChoice::Auto), ("xdp", HookChoice::Xdp), ("tc", HookChoice::Tc)];
 
 impl Walk<'_, '_> {
-    pub(super) fn interface(&mut self, value: &Value<'_>, path: &Path<'_>, index: usize) -> Option<RawInterface> {
+    pub(super) fn interface(
+        &mut self,
+        value: &Value<'_>,
+        path: &Path<'_>,
+        index: usize,
+    ) -> Option<RawInterface> {
         let object = self.object(value, path, fields::INTERFACE)?;
         let name = self.required(object, path, "name").and_then(|value| {
             let path = path.field("name");
@@ -66,7 +71,8 @@ impl Walk<'_, '_> {
 
     /// K2.
     fn no_group(&mut self, object: &Object<'_>, path: &Path<'_>, name: Option<&Spanned<String>>) {
-        let who = name.map_or("this interface".to_owned(), |name| format!("interface {}", quote(&name.value)));
+        let who =
+            name.map_or("this interface".to_owned(), |name| format!("interface {}", quote(&name.value)));
         let at = field(object, "security_groups").map_or_else(
             || jsonc_parser::common::Range { start: object.range.start, end: object.range.start + 1 },
             Ranged::range,

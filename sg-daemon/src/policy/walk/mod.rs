@@ -55,7 +55,8 @@ impl fmt::Display for Path<'_> {
 
 /// A field name inside a path; only names that are not ours need quoting.
 fn shown(name: &str) -> String {
-    let plain = name.len() <= 60 && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let plain =
+        name.len() <= 60 && !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if plain { name.to_owned() } else { quote(name) }
 }
 
@@ -90,7 +91,12 @@ impl Walk<'_, '_> {
     }
 
     /// The object at `value`, after reporting fields that are not in `known` and fields written twice.
-    fn object<'v, 't>(&mut self, value: &'v Value<'t>, path: &Path<'_>, known: &[&str]) -> Option<&'v Object<'t>> {
+    fn object<'v, 't>(
+        &mut self,
+        value: &'v Value<'t>,
+        path: &Path<'_>,
+        known: &[&str],
+    ) -> Option<&'v Object<'t>> {
         self.object_except(value, path, known, &[])
     }
 
@@ -127,7 +133,12 @@ impl Walk<'_, '_> {
     }
 
     /// The value of a field that has to be there.
-    fn required<'v, 't>(&mut self, object: &'v Object<'t>, path: &Path<'_>, name: &str) -> Option<&'v Value<'t>> {
+    fn required<'v, 't>(
+        &mut self,
+        object: &'v Object<'t>,
+        path: &Path<'_>,
+        name: &str,
+    ) -> Option<&'v Value<'t>> {
         let value = field(object, name);
         if value.is_none() {
             let start = object.range.start;
@@ -169,7 +180,12 @@ impl Walk<'_, '_> {
     }
 
     /// A JSON number without sign, fraction and exponent, inside `range`.
-    fn whole_number(&mut self, value: &Value<'_>, path: &Path<'_>, range: RangeInclusive<u64>) -> Option<u64> {
+    fn whole_number(
+        &mut self,
+        value: &Value<'_>,
+        path: &Path<'_>,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let Value::NumberLit(number) = value else {
             self.wrong_type(value, path, &expected);
@@ -244,9 +260,11 @@ fn unknown_field(name: &str, known: &[&str]) -> Fault {
     const VERDICTS: &[&str] = &["action", "allow", "block", "deny", "drop", "effect", "priority", "reject"];
     let fault = Fault::error(format!("unknown field {}", quote(name)));
     if VERDICTS.contains(&name.to_ascii_lowercase().as_str()) {
-        return fault
-            .expected(format!("one of the fields {}", one_of(known)))
-            .suggest("there are no deny rules: every rule allows, and what no rule allows is denied; remove the field");
+        return fault.expected(format!("one of the fields {}", one_of(known))).suggest(
+            "there are no deny rules: every rule allows, and what no rule allows is denied; remove the field",
+        );
     }
-    fault.expected(format!("one of the fields {}", one_of(known))).suggest_opt(did_you_mean(name, known.iter().copied()))
+    fault
+        .expected(format!("one of the fields {}", one_of(known)))
+        .suggest_opt(did_you_mean(name, known.iter().copied()))
 }

@@ -86,7 +86,11 @@ impl Walk<'_, '_> {
                 direction.opposite().name(),
                 direction.name(),
             ))
-            .suggest(if right.is_some() { format!("remove \"{wrong}\"") } else { format!("write \"{name}\"") });
+            .suggest(if right.is_some() {
+                format!("remove \"{wrong}\"")
+            } else {
+                format!("write \"{name}\"")
+            });
             self.report(property.name.range(), &path.field(wrong), fault);
             right?;
         }
@@ -124,19 +128,26 @@ impl Walk<'_, '_> {
                     let start = object.range.start;
                     let fault = Fault::error(format!("missing field \"port\": a {name} rule needs one"))
                         .expected("a port (\"80\"), a range (\"1000-2000\") or \"ALL\"");
-                    self.report(jsonc_parser::common::Range { start, end: start + 1 }, &path.field("port"), fault);
+                    self.report(
+                        jsonc_parser::common::Range { start, end: start + 1 },
+                        &path.field("port"),
+                        fault,
+                    );
                     return None;
                 }
             };
             return Some(port.value.map_or(Match::Any, Match::Ports));
         }
         if let Some(Spanned { value: Some(_), span }) = port {
-            let fault = Fault::error("a port on a rule that is neither TCP nor UDP").expected("no \"port\", or \"ALL\"");
+            let fault = Fault::error("a port on a rule that is neither TCP nor UDP")
+                .expected("no \"port\", or \"ALL\"");
             self.findings.report(span, &path.field("port"), fault);
             return None;
         }
         match (kind, code) {
-            (Some(kind), code) if icmp => Some(Match::Icmp { kind: kind.value, code: code.map(|code| code.value) }),
+            (Some(kind), code) if icmp => {
+                Some(Match::Icmp { kind: kind.value, code: code.map(|code| code.value) })
+            }
             (None, Some(code)) if icmp => {
                 let fault = Fault::error("\"icmp_code\" without \"icmp_type\"")
                     .expected("an \"icmp_type\" beside it: a code has a meaning only within its type");
@@ -166,8 +177,16 @@ impl Walk<'_, '_> {
     }
 
     /// Outer `None`: faulty. Inner `None`: absent.
-    #[expect(clippy::option_option, reason = "absent and faulty differ, and nothing else is said about either")]
-    fn icmp_field(&mut self, object: &Object<'_>, path: &Path<'_>, name: &str) -> Option<Option<Spanned<u8>>> {
+    #[expect(
+        clippy::option_option,
+        reason = "absent and faulty differ, and nothing else is said about either"
+    )]
+    fn icmp_field(
+        &mut self,
+        object: &Object<'_>,
+        path: &Path<'_>,
+        name: &str,
+    ) -> Option<Option<Spanned<u8>>> {
         let Some(value) = field(object, name) else { return Some(None) };
         let number = self.whole_number(value, &path.field(name), 0..=255)?;
         Some(Some(self.spanned(number as u8, value)))

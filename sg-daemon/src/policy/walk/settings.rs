@@ -17,7 +17,8 @@ use crate::policy::values;
 
 const METADATA: &[(&str, Metadata)] =
     &[("explicit", Metadata::Explicit), ("cidr", Metadata::Cidr), ("exempt", Metadata::Exempt)];
-const ON_RULE_CHANGE: &[(&str, OnRuleChange)] = &[("keep", OnRuleChange::Keep), ("revoke", OnRuleChange::Revoke)];
+const ON_RULE_CHANGE: &[(&str, OnRuleChange)] =
+    &[("keep", OnRuleChange::Keep), ("revoke", OnRuleChange::Revoke)];
 pub(crate) const QUOTA_RANGE: RangeInclusive<u64> = 1..=1_000_000;
 pub(crate) const TIMEOUT_RANGE: RangeInclusive<u64> = 1..=432_000;
 pub(crate) const ESTABLISHED_RANGE: RangeInclusive<u64> = 60..=432_000;
@@ -77,8 +78,8 @@ impl Walk<'_, '_> {
             self.check(value, &path, values::device_pattern(pattern));
             let span = self.span(value.range());
             if let Some(&first) = seen.get(pattern) {
-                let fault =
-                    Fault::error(format!("pattern {} is listed twice", quote(pattern))).related(first, "first listed here");
+                let fault = Fault::error(format!("pattern {} is listed twice", quote(pattern)))
+                    .related(first, "first listed here");
                 self.report(value.range(), &path, fault);
                 continue;
             }
@@ -103,15 +104,17 @@ impl Walk<'_, '_> {
             }
             rules
         };
-        let failsafe = RawFailsafe { inbound: rules(Direction::Inbound), outbound: rules(Direction::Outbound) };
+        let failsafe =
+            RawFailsafe { inbound: rules(Direction::Inbound), outbound: rules(Direction::Outbound) };
         Some(self.spanned(failsafe, value))
     }
 
     /// The failsafe belongs to the host, groups belong to a VPC.
     fn no_group_remote(&mut self, rule: &RawRule, path: &Path<'_>) {
         if let Some(RawRemote::Group(name)) = &rule.remote {
-            let fault = Fault::error(format!("group {} in a failsafe rule", quote(&format!("@{}", name.value))))
-                .expected("a network such as \"10.0.0.0/8\": the failsafe holds outside of every VPC");
+            let fault =
+                Fault::error(format!("group {} in a failsafe rule", quote(&format!("@{}", name.value))))
+                    .expected("a network such as \"10.0.0.0/8\": the failsafe holds outside of every VPC");
             self.findings.report(name.span, path, fault);
         }
     }

@@ -1,0 +1,50 @@
+//! `sgctl`, one module a verb. A verb is a clap `Args` struct with `run`; [`Sgctl::run`] only dispatches.
+//!
+//! Exit codes: 0 done, 1 the answer is no (faults in a policy, an edit refused), 2 could not ask (usage, files,
+//! daemon).
+
+mod check;
+mod group;
+pub mod output;
+mod schema;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The answer is no.
+pub const NO: u8 = 1;
+/// The question could not be asked; clap uses the same for wrong usage.
+pub const TROUBLE: u8 = 2;
+
+/// What a verb returns: its exit code, or why it could not do its work (exit code 2).
+pub type Outcome = Result<ExitCode, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Works with security group policies and talks to sgd.
+#[derive(Debug, Parser)]
+#[command(name = "sgctl", version, propagate_version = true)]
+pub struct Sgctl {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Check(check::Check),
+    Schema(schema::Schema),
+    Group(group::Group),
+}
+
+impl Sgctl {
+    pub fn run(self) -> ExitCode {
+        let outcome = match self.verb {
+            Verb::Check(verb) => verb.run(),
+            Verb::Schema(verb) => verb.run(),
+            Verb::Group(verb) => verb.run(),
+        };
+        outcome.unwrap_or_else(|error| {
+            output::complain(&error.to_string());
+            ExitCode::from(TROUBLE)
+        })
+    }
+}

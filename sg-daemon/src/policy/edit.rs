@@ -1,1 +1,0 @@
-//! Copying a group (K9).
