@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-pub use tools::{BPF_TARGET, Linker, Toolchain};
+pub use tools::{BPF_TARGET, Linker, PINNED_NIGHTLY, Toolchain};
 
 /// Why there is no object. The text is what the person at the terminal reads.
 #[derive(Debug, thiserror::Error)]

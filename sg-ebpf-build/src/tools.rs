@@ -13,23 +13,29 @@ pub const BPF_TARGET: &str = "bpfel-unknown-none";
 /// The LLVM that `cargo xtask setup` builds bpf-linker with. It reads the bitcode of this version and of older ones.
 const LINKER_LLVM: u32 = 22;
 
+/// The nightly that `cargo xtask setup` installs where Debian's compiler is not to be had: dated, so that it brings an LLVM that the
+/// linker reads and so that nobody's own `nightly` is updated behind their back.
+pub const PINNED_NIGHTLY: &str = "nightly-2026-05-16";
+
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// A compiler that can build for [`BPF_TARGET`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Toolchain {
     /// rustup's nightly with `rust-src`: `core` is compiled along with the program.
-    Nightly { rustup: PathBuf, has_clippy: bool },
+    Nightly { rustup: PathBuf, name: &'static str, has_clippy: bool },
     /// Debian's rustc with the `core` that Debian compiled for BPF.
     Debian { rustc: PathBuf },
 }
 
 impl Toolchain {
-    /// The nightly if it is complete, else Debian's. The error says what each lacks.
+    /// A nightly if one is complete, else Debian's. The error says what each lacks.
     pub fn find() -> Result<Self, Error> {
         let mut tried = Vec::new();
-        for candidate in [find_nightly(), find_debian()] {
-            match candidate {
+        let candidates: [fn() -> Result<Self, String>; 3] =
+            [|| find_nightly(PINNED_NIGHTLY), || find_nightly("nightly"), find_debian];
+        for find in candidates {
+            match find() {
                 Ok(toolchain) => return Ok(toolchain),
                 Err(reason) => tried.push(reason),
             }
@@ -43,9 +49,9 @@ impl Toolchain {
 
     pub(crate) fn cargo(&self) -> Command {
         match self {
-            Self::Nightly { rustup, .. } => {
+            Self::Nightly { rustup, name, .. } => {
                 let mut command = Command::new(rustup);
-                command.args(["run", "nightly", "cargo"]);
+                command.args(["run", name, "cargo"]);
                 command
             }
             // Any cargo does: it only drives the compiler named by RUSTC.
@@ -72,7 +78,7 @@ impl Toolchain {
 impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nightly { .. } => write!(f, "rustup's nightly with rust-src"),
+            Self::Nightly { name, .. } => write!(f, "rustup's {name} with rust-src"),
             Self::Debian { rustc } => write!(f, "Debian's {}", rustc.display()),
         }
     }
@@ -93,21 +99,21 @@ impl Linker {
     }
 }
 
-fn find_nightly() -> Result<Toolchain, String> {
-    let no = |why: &str| Err(format!("  rustup nightly: {why}"));
+fn find_nightly(name: &'static str) -> Result<Toolchain, String> {
+    let no = |why: &str| Err(format!("  rustup's {name}: {why}"));
     let Some(rustup) = find_program("rustup") else { return no("rustup is not installed") };
     let rustc = |arguments: &[&str]| {
         let mut command = Command::new(&rustup);
-        command.args(["run", "nightly", "rustc"]).args(arguments);
+        command.args(["run", name, "rustc"]).args(arguments);
         command.env("RUSTUP_AUTO_INSTALL", "0").env_remove("RUSTUP_TOOLCHAIN");
         output(&mut command)
     };
     let Some(sysroot) = rustc(&["--print", "sysroot"]) else {
-        return no("not installed (`rustup toolchain install nightly --component rust-src`)");
+        return no("not installed");
     };
     let sysroot = PathBuf::from(sysroot);
     if !sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file() {
-        return no("has no rust-src (`rustup component add rust-src --toolchain nightly`)");
+        return no("has no rust-src");
     }
     match rustc(&["-vV"]).as_deref().and_then(llvm_major) {
         Some(major) if major > LINKER_LLVM => no(&format!(
@@ -115,7 +121,7 @@ fn find_nightly() -> Result<Toolchain, String> {
         )),
         _ => {
             let has_clippy = sysroot.join("bin/cargo-clippy").is_file();
-            Ok(Toolchain::Nightly { rustup, has_clippy })
+            Ok(Toolchain::Nightly { rustup, name, has_clippy })
         }
     }
 }

@@ -37,6 +37,7 @@ pub fn run(unfiltered: bool) -> Result<()> {
         return Ok(());
     }
 
+    world.introduce();
     let daemon = Daemon::start(&site, &policy)?;
     let mut table = Table::default();
 

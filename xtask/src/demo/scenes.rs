@@ -29,6 +29,18 @@ impl<'a> World<'a> {
         Ok(Self { site, web: site.guest(0)?, app: site.guest(1)? })
     }
 
+    /// Who is who.
+    pub fn introduce(&self) {
+        use outside::{ADMIN, ADMIN_V6, MYSQL, SQL_SERVER, STRANGER, STRANGER_V6};
+        println!();
+        for (guest, name, hook) in [(self.web, "web-1", "XDP"), (self.app, "app-1", "TC")] {
+            println!("{name:<9} {}, {}: a guest behind {} ({hook})", guest.v4, guest.v6, guest.device);
+        }
+        println!("admin     {ADMIN}, {ADMIN_V6}: outside, in the range that the rules trust");
+        println!("stranger  {STRANGER}, {STRANGER_V6}: outside");
+        println!("mssql     {SQL_SERVER}; mysql {MYSQL}: databases outside");
+    }
+
     /// `examples/demo.json` as it stands.
     pub fn as_written(&self) -> Vec<Row> {
         use outside::*;
@@ -56,8 +68,8 @@ impl<'a> World<'a> {
             self.row("K6", self.udp(app, DNS, 53), ALLOWED, "the reply enters"),
             self.row("K6", self.udp(IpAddr::from(DNS), app, 53), DENIED, "but not unasked"),
             self.row("K6", self.tcp(web, stranger, 80), DENIED, "replies leave, requests do not"),
-            self.row("K16", self.ping(admin, app), ALLOWED, ""),
-            self.row("K16", self.ping(stranger, app), DENIED, ""),
+            self.row("K16", self.ping(admin, app), ALLOWED, "echo request"),
+            self.row("K16", self.ping(stranger, app), DENIED, "echo request"),
             self.row("K14", self.udp(admin, app, 5000), ALLOWED, ""),
             self.row("K14", self.udp(stranger, app, 5000), DENIED, ""),
             self.row("D2", self.tcp(app, web, 80), ALLOWED, "guest to guest"),
@@ -66,13 +78,13 @@ impl<'a> World<'a> {
             self.row("K27", self.tcp(app, METADATA, 80), DENIED, "M1: custom groups only"),
             self.row("K27", self.tcp(app, DNS, 80), ALLOWED, "M4: any other address"),
             self.row("K27", self.tcp(app, METADATA, 8080), ALLOWED, "M6: any other port"),
-            self.row("K15", self.tcp(stranger6, app6, 8080), ALLOWED, "IPv6"),
-            self.row("K15", self.tcp(stranger6, app6, 9090), DENIED, "IPv6, no rule"),
+            self.row("K15", self.tcp(stranger6, app6, 8080), ALLOWED, ""),
+            self.row("K15", self.tcp(stranger6, app6, 9090), DENIED, "no rule"),
             self.row("K15", self.tcp(stranger6, web6, 80), DENIED, "0.0.0.0/0 is not IPv6"),
-            self.row("K14", self.ping(admin6, app6), ALLOWED, "ICMPv6"),
-            self.row("K14", self.ping(stranger6, app6), DENIED, "ICMPv6"),
-            self.row("K26", self.udp(app6, DNS_V6, 53), ALLOWED, "IPv6"),
-            self.row("K18", self.udp(web6, DNS_V6, 53), DENIED, "IPv6"),
+            self.row("K14", self.ping(admin6, app6), ALLOWED, "echo request"),
+            self.row("K14", self.ping(stranger6, app6), DENIED, "echo request"),
+            self.row("K26", self.udp(app6, DNS_V6, 53), ALLOWED, ""),
+            self.row("K18", self.udp(web6, DNS_V6, 53), DENIED, ""),
         ]
     }
 
@@ -103,11 +115,11 @@ impl<'a> World<'a> {
         vec![
             self.row("K21", self.tcp(app.v4, web.v4, 9000), ALLOWED, "members, TCP"),
             self.row("K21", self.tcp(web.v4, app.v4, 9000), ALLOWED, ""),
-            self.row("K21", self.tcp(app.v6, web.v6, 9000), ALLOWED, "IPv6"),
+            self.row("K21", self.tcp(app.v6, web.v6, 9000), ALLOWED, ""),
             self.row("K21", self.udp(app.v4, web.v4, 9000), DENIED, "members, but not TCP"),
             self.row("K21", self.udp(web.v4, app.v4, 9000), DENIED, ""),
             self.row("K21", self.ping(app.v4, web.v4), DENIED, ""),
-            self.row("K21", self.ping(web.v6, app.v6), DENIED, "IPv6"),
+            self.row("K21", self.ping(web.v6, app.v6), DENIED, ""),
             self.row("K21", self.tcp(outside::STRANGER, web.v4, 9000), DENIED, "not a member"),
             self.row("K8", self.tcp(outside::STRANGER, web.v4, 80), ALLOWED, "the first group still counts"),
             self.row("K22", self.udp(web.v4, outside::DNS, 53), ALLOWED, "default may go out"),
@@ -149,7 +161,7 @@ impl<'a> World<'a> {
 
     fn name(&self, address: IpAddr) -> String {
         use outside::*;
-        let known: [(IpAddr, &str); 12] = [
+        let known: [(IpAddr, &str); 13] = [
             (self.web.v4, "web-1"),
             (self.web.v6, "web-1 v6"),
             (self.app.v4, "app-1"),
@@ -162,6 +174,7 @@ impl<'a> World<'a> {
             (MYSQL.into(), "mysql"),
             (METADATA.into(), "169.254.169.254"),
             (DNS.into(), "8.8.8.8"),
+            (DNS_V6.into(), "name server v6"),
         ];
         known
             .iter()

@@ -6,7 +6,7 @@ use anyhow::Result;
 use sg_tests::Outcome;
 
 /// What is longer moves the rest of its own line only.
-const PROBE_WIDTH: usize = 62;
+const PROBE_WIDTH: usize = 66;
 
 /// Prints rows as they come and remembers how many were not as expected.
 #[derive(Debug, Default)]

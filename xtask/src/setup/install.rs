@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::Uid;
+use sg_ebpf_build::PINNED_NIGHTLY;
 
 /// The version that builds with [`LLVM`] and has been tried with aya-ebpf of this workspace.
 const BPF_LINKER: &str = "0.13.0";
@@ -31,13 +32,19 @@ pub fn apt(packages: &[&str]) -> Result<()> {
     quietly(apt_get(&arguments)).with_context(|| by_hand)
 }
 
-/// A Rust compiler that knows BPF: Debian's packages, else a nightly with `rust-src`.
+/// A Rust compiler that knows BPF: Debian's packages, else a nightly of our own with `rust-src`.
 pub fn bpf_toolchain() -> Result<()> {
-    let by_apt = apt_bpf_toolchain();
-    let Err(apt_error) = by_apt else { return Ok(()) };
+    let Err(apt_error) = apt_bpf_toolchain() else { return Ok(()) };
     let mut rustup = Command::new("rustup");
-    rustup.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
-    quietly(rustup).with_context(|| format!("{apt_error:#}; rustup cannot help either"))
+    rustup.args(["toolchain", "install", PINNED_NIGHTLY, "--no-self-update"]).args([
+        "--profile",
+        "minimal",
+        "--component",
+        "rust-src",
+        "--component",
+        "clippy",
+    ]);
+    quietly(rustup).with_context(|| format!("{apt_error:#}; and rustup cannot help"))
 }
 
 fn apt_bpf_toolchain() -> Result<()> {
@@ -46,21 +53,25 @@ fn apt_bpf_toolchain() -> Result<()> {
         update()?;
     }
     for packages in BPF_RUST {
-        match packages.map(candidate) {
-            [Some(rustc), Some(core)] if rustc == core => return apt(&packages),
-            // Stable has the compiler and only backports has its core: both must come from there.
-            [Some(_), Some(core)] => {
-                let versioned = packages.map(|package| format!("{package}={core}"));
-                let dependency = [format!("libstd-rust-dev={core}")];
-                return apt(&versioned.iter().chain(&dependency).map(String::as_str).collect::<Vec<_>>());
-            }
-            _ => {}
+        if let [Some(rustc), Some(core)] = packages.map(candidate)
+            && same_source(&rustc, &core)
+        {
+            return apt(&packages);
         }
     }
     bail!(
-        "no package source here has {}; on Debian 12 and 13 the security updates have it",
+        "no package source here has {} in the same version (on Debian 12 and 13 the first pair is in main and security)",
         BPF_RUST.map(|packages| packages.join(" and ")).join(", nor ")
     )
+}
+
+/// Whether two packages were built from the same source: a rebuild of one of them (`+b1`) does not matter.
+fn same_source(one: &str, other: &str) -> bool {
+    let source = |version: &str| match version.rsplit_once("+b") {
+        Some((source, rebuild)) if rebuild.bytes().all(|byte| byte.is_ascii_digit()) => source.to_owned(),
+        _ => version.to_owned(),
+    };
+    source(one) == source(other)
 }
 
 /// Debian's LLVM and, with it, bpf-linker.
@@ -134,4 +145,16 @@ fn quietly(mut command: Command) -> Result<()> {
         last.into_iter().rev().collect::<Vec<_>>().join("\n"),
         log.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_source;
+
+    #[test]
+    fn a_rebuild_is_the_same_source() {
+        assert!(same_source("1.96.0+dfsg1-1~deb13u1+b1", "1.96.0+dfsg1-1~deb13u1"));
+        // Stable has an old compiler, and only backports its core for BPF.
+        assert!(!same_source("1.85.1+dfsg1-1+deb13u1", "1.96.1+dfsg1-2~bpo13+1"));
+    }
 }
