@@ -1,11 +1,15 @@
 //! The library behind `sgd` and `sgctl`.
 //!
 //! [`policy`] reads JSON into a checked model, [`compile`] turns the model into an image, [`plan`] compares the image
-//! with what is in the kernel, and [`kernel`] is the only module that talks to bpf(2).
+//! with what is in the kernel, and [`kernel`] is the only module that talks to bpf(2). [`enforce`] carries a plan out,
+//! [`explain`] asks the kernel about packets, [`supervise`] runs all of it as a daemon, [`api`] is how [`cli`] reaches it.
 
+pub mod api;
 pub mod cli;
 pub mod compile;
 pub mod enforce;
+pub mod explain;
 pub mod kernel;
 pub mod plan;
 pub mod policy;
+pub mod supervise;

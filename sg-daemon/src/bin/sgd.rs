@@ -1,1 +1,91 @@
-fn main() {}
+//! `sgd`: enforces security groups on the network interfaces of this host.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use sg_daemon::api::DEFAULT_SOCKET;
+use sg_daemon::kernel::TcMode;
+use sg_daemon::supervise::{Options, run};
+use tracing_subscriber::EnvFilter;
+
+/// Enforces security groups on the network interfaces of this host.
+///
+/// The policy stays in force when the daemon ends, unless --detach-on-exit is given. RUST_LOG sets what is logged.
+#[derive(Debug, Parser)]
+#[command(name = "sgd", version)]
+struct Sgd {
+    /// A policy file, or a directory of *.json files; may be given more than once
+    #[arg(long, required = true, value_name = "PATH")]
+    policy: Vec<PathBuf>,
+    /// Where the last good policy is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/sgd")]
+    state_dir: PathBuf,
+    /// Where sgctl reaches the daemon
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Where maps and links are pinned; on a BPF file system
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sgd")]
+    pin_dir: PathBuf,
+    /// Stop filtering when the daemon is told to end
+    #[arg(long)]
+    detach_on_exit: bool,
+    /// How TC programs are attached
+    #[arg(long, value_enum, default_value_t = Tc::Auto)]
+    tc: Tc,
+    /// The form of the log on standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Tc {
+    /// TCX where the kernel has it, else clsact
+    Auto,
+    Clsact,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Sgd::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Text => {
+            let color = std::env::var_os("NO_COLOR").is_none()
+                && std::io::IsTerminal::is_terminal(&std::io::stderr());
+            log.with_ansi(color).with_target(false).init();
+        }
+        LogFormat::Json => log.json().init(),
+    }
+    let options = Options {
+        policy: arguments.policy,
+        state_dir: arguments.state_dir,
+        socket: arguments.socket,
+        pin_dir: arguments.pin_dir,
+        tc_mode: match arguments.tc {
+            Tc::Auto => TcMode::Auto,
+            Tc::Clsact => TcMode::Clsact,
+        },
+        detach_on_exit: arguments.detach_on_exit,
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the runtime cannot be started");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -4,13 +4,19 @@
 //! daemon).
 
 mod check;
+mod explain;
+mod flows;
 mod group;
 pub mod output;
 mod schema;
+mod status;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::api::DEFAULT_SOCKET;
 
 /// The answer is no.
 pub const NO: u8 = 1;
@@ -24,6 +30,9 @@ pub type Outcome = Result<ExitCode, Box<dyn std::error::Error + Send + Sync>>;
 #[derive(Debug, Parser)]
 #[command(name = "sgctl", version, propagate_version = true)]
 pub struct Sgctl {
+    /// Where the daemon listens
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -33,6 +42,9 @@ enum Verb {
     Check(check::Check),
     Schema(schema::Schema),
     Group(group::Group),
+    Status(status::Status),
+    Flows(flows::Flows),
+    Explain(explain::Explain),
 }
 
 impl Sgctl {
@@ -41,6 +53,9 @@ impl Sgctl {
             Verb::Check(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::Group(verb) => verb.run(),
+            Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Flows(verb) => verb.run(&self.socket),
+            Verb::Explain(verb) => verb.run(&self.socket),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());

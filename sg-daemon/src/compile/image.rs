@@ -56,6 +56,41 @@ impl PolicyImage {
     }
 }
 
+impl PolicyImage {
+    /// Whether a rule allows a new flow, as the kernel would say: `set` is the remote's membership set, and `number` the
+    /// destination port, the ICMP `type << 8 | code`, or the protocol.
+    pub fn admits(
+        &self,
+        direction: Direction,
+        remote: IpAddr,
+        set: Option<&SetName>,
+        protocol: u8,
+        number: u16,
+    ) -> bool {
+        let rules = self.direction(direction);
+        let ipv6 = remote.is_ipv6();
+        let by_cidr = rules.class(remote).is_some_and(|cells| cells.column(protocol, ipv6).contains(number));
+        by_cidr
+            || set
+                .and_then(|set| set.cells(rules, ipv6))
+                .is_some_and(|cells| cells.column(protocol, ipv6).contains(number))
+    }
+}
+
+impl DirectionImage {
+    /// The row of the longest prefix that holds `remote`.
+    pub fn class(&self, remote: IpAddr) -> Option<&Cells> {
+        match remote {
+            IpAddr::V4(address) => (0..=32).rev().find_map(|length| {
+                self.v4.get(&Ipv4Net::new(address, length).ok()?.trunc())
+            }),
+            IpAddr::V6(address) => (0..=128).rev().find_map(|length| {
+                self.v6.get(&Ipv6Net::new(address, length).ok()?.trunc())
+            }),
+        }
+    }
+}
+
 /// What each class of remotes, and the members of each group, may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct DirectionImage {
@@ -77,6 +112,17 @@ pub struct Cells {
 impl Cells {
     pub fn is_empty(&self) -> bool {
         self.columns().iter().all(|column| column.is_empty())
+    }
+
+    /// The column that a packet of `protocol` is looked up in.
+    pub fn column(&self, protocol: u8, ipv6: bool) -> &Ranges {
+        match protocol {
+            6 => &self.tcp,
+            17 => &self.udp,
+            1 if !ipv6 => &self.icmp,
+            58 if ipv6 => &self.icmp,
+            _ => &self.other,
+        }
     }
 
     pub fn columns(&self) -> [&Ranges; 4] {

@@ -220,6 +220,8 @@ impl Kernel {
                 Err(error) => tracing::warn!(interface, %error, "cannot open {}", path.display()),
             }
         } else if let Some((_, kind)) = place.tc()
+            // The name may be another device's by now.
+            && nix::net::if_::if_nametoindex(interface) == Ok(ifindex)
             && let Ok(link) = clsact_link(interface, kind)
         {
             // There may be no filter of ours, or no device any more.

@@ -1,0 +1,89 @@
+//! The client's side, for `sgctl`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::types::Problem;
+
+/// How long a daemon may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("cannot reach sgd at {path}: {why}; is it running, and is --socket right?")]
+    Connect { path: PathBuf, why: io::Error },
+    #[error("sgd did not answer")]
+    Http(#[from] hyper::Error),
+    #[error("sgd did not answer within {} seconds", PATIENCE.as_secs())]
+    Silence,
+    #[error("{0}")]
+    Refused(String),
+    #[error("sgd's answer is not what this version of sgctl expects")]
+    Answer(#[from] serde_json::Error),
+    #[error("the request cannot be made")]
+    Request(#[from] hyper::http::Error),
+    #[error("the runtime cannot be started")]
+    Runtime(#[source] io::Error),
+}
+
+/// Sends one request and waits for its answer.
+///
+/// # Errors
+///
+/// If the daemon cannot be reached, refuses, or answers something else.
+pub fn call<B: Serialize, A: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&B>,
+) -> Result<A, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ClientError::Runtime)?;
+    runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, request(socket, method, path, body))
+            .await
+            .unwrap_or(Err(ClientError::Silence))
+    })
+}
+
+async fn request<B: Serialize, A: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&B>,
+) -> Result<A, ClientError> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|why| ClientError::Connect { path: socket.to_owned(), why })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "sgd")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(body)))?;
+    let response = sender.send_request(request).await?;
+    let ok = response.status().is_success();
+    let bytes = response.into_body().collect().await?.to_bytes();
+    if ok {
+        return Ok(serde_json::from_slice(&bytes)?);
+    }
+    Err(ClientError::Refused(match serde_json::from_slice::<Problem>(&bytes) {
+        Ok(problem) => problem.error,
+        Err(_) => String::from_utf8_lossy(&bytes).trim().to_owned(),
+    }))
+}

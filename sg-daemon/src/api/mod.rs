@@ -1,0 +1,8 @@
+//! HTTP and JSON over a Unix socket: how `sgctl`, and anything else on the host, reaches the daemon.
+
+pub mod client;
+pub mod server;
+pub mod types;
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/sgd/sgd.sock";

@@ -1,0 +1,132 @@
+//! The daemon's side: every handler takes the enforcer for a moment, on a thread where it may block.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+
+use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Problem, Status};
+use crate::enforce::Enforcer;
+use crate::explain::{ExplainError, explain};
+use crate::supervise::status::{flows, status};
+
+/// What the handlers share with the rest of the daemon.
+#[derive(Clone)]
+pub struct Shared {
+    pub enforcer: Arc<Mutex<Enforcer>>,
+    /// Why the newest policy is not in force.
+    pub refused: Arc<Mutex<Option<String>>>,
+}
+
+impl Shared {
+    /// The enforcer. A thread that panicked with it in hand may have left its notes incomplete, never the kernel:
+    /// the next policy sets them right.
+    pub fn enforcer(&self) -> MutexGuard<'_, Enforcer> {
+        self.enforcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn refused(&self) -> MutexGuard<'_, Option<String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A response that is not 2xx.
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(Problem { error: self.1 })).into_response()
+    }
+}
+
+/// Binds the socket: for root and its group only. A socket that a dead daemon left is replaced.
+///
+/// # Errors
+///
+/// If another daemon listens there, or the path cannot be used.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another sgd listens there"));
+        }
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves until the task is dropped.
+///
+/// # Errors
+///
+/// If the listener fails.
+pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
+    let router = Router::new()
+        .route("/v1/status", get(get_status))
+        .route("/v1/flows", get(get_flows))
+        .route("/v1/explain", post(post_explain))
+        .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })
+        .layer(DefaultBodyLimit::max(64 << 10))
+        .with_state(shared);
+    axum::serve(listener, router).await
+}
+
+async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failure> {
+    blocking(move || {
+        let refused = shared.refused().clone();
+        status(&mut shared.enforcer(), refused).map_err(internal)
+    })
+    .await
+    .map(Json)
+}
+
+async fn get_flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowStatus>>, Failure> {
+    blocking(move || flows(&mut shared.enforcer()).map_err(internal)).await.map(Json)
+}
+
+async fn post_explain(
+    State(shared): State<Shared>,
+    question: Result<Json<ExplainQuestion>, axum::extract::rejection::JsonRejection>,
+) -> Result<Json<ExplainAnswer>, Failure> {
+    let Json(question) =
+        question.map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))?;
+    blocking(move || {
+        explain(&mut shared.enforcer(), &question).map_err(|error| match error {
+            ExplainError::Kernel(error) => internal(error),
+            ExplainError::NoPolicy => Failure(StatusCode::CONFLICT, error.to_string()),
+            ExplainError::UnknownInterface { .. } => Failure(StatusCode::NOT_FOUND, error.to_string()),
+            ExplainError::Families { .. } | ExplainError::Question(_) => {
+                Failure(StatusCode::BAD_REQUEST, error.to_string())
+            }
+        })
+    })
+    .await
+    .map(Json)
+}
+
+fn internal<E: std::error::Error + Send + Sync + 'static>(error: E) -> Failure {
+    Failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", anyhow::Error::new(error)))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
+}

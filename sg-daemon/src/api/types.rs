@@ -1,0 +1,237 @@
+//! What goes over the socket, in both directions.
+
+use std::net::IpAddr;
+
+use sg_common::abi;
+use serde::{Deserialize, Serialize};
+
+/// Seen from the instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    Inbound,
+    Outbound,
+}
+
+impl From<Direction> for abi::Direction {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::Inbound,
+            Direction::Outbound => Self::Outbound,
+        }
+    }
+}
+
+impl From<abi::Direction> for Direction {
+    fn from(direction: abi::Direction) -> Self {
+        match direction {
+            abi::Direction::Inbound => Self::Inbound,
+            abi::Direction::Outbound => Self::Outbound,
+        }
+    }
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// How often the policy in force was swapped since the maps were made.
+    pub generation: u64,
+    /// The files of the policy in force.
+    pub files: Vec<String>,
+    /// Why the newest policy is not the one in force; absent if it is.
+    pub refused: Option<String>,
+    pub interfaces: Vec<InterfaceStatus>,
+    pub tables: TableStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    pub name: String,
+    pub state: InterfaceState,
+    pub ifindex: Option<u32>,
+    /// Empty for devices that only match a managed pattern.
+    pub instance: String,
+    pub role: String,
+    pub security_groups: Vec<String>,
+    /// `xdp`, `tcx` or `clsact`.
+    pub ingress: Option<String>,
+    /// `tcx` or `clsact`.
+    pub egress: Option<String>,
+    pub inbound: Counters,
+    pub outbound: Counters,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InterfaceState {
+    /// The policy is enforced.
+    Enforced,
+    /// Bare metal: rules are not enforced (K3).
+    BareMetal,
+    /// The host has no such device; it is filtered as soon as it appears.
+    Absent,
+    /// Managed, and in no policy: everything is dropped (D23).
+    Closed,
+}
+
+impl InterfaceState {
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::BareMetal => "not enforced (bare metal)",
+            Self::Absent => "absent",
+            Self::Closed => "closed (managed, in no policy)",
+        }
+    }
+}
+
+/// Packets of one direction. `allowed + dropped` is every packet that the filter has seen (D24).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    pub allowed: u64,
+    pub dropped: u64,
+    /// By reason, those that happened.
+    pub reasons: Vec<ReasonCounter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonCounter {
+    pub reason: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Compiled policies; interfaces with equal groups share one.
+    pub policies: usize,
+    /// Member addresses of all groups.
+    pub members: usize,
+    /// Sets of ports that are not one range.
+    pub port_tables: usize,
+}
+
+/// An element of `GET /v1/flows`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    pub interface: String,
+    pub protocol: String,
+    pub local: IpAddr,
+    /// TCP and UDP; the identifier of ICMP queries.
+    pub local_port: Option<u16>,
+    pub remote: IpAddr,
+    pub remote_port: Option<u16>,
+    /// Which way its first packet went.
+    pub direction: Direction,
+    pub state: String,
+    pub replied: bool,
+    /// Seconds.
+    pub age: u64,
+    /// Seconds.
+    pub expires_in: u64,
+    /// False if it lives on although no rule in force would admit it anew (K11).
+    pub admitted_now: bool,
+}
+
+/// `POST /v1/explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuestion {
+    pub interface: String,
+    pub direction: Direction,
+    /// `tcp`, `udp`, `icmp` (the remote's family's) or a number.
+    pub protocol: String,
+    pub remote: IpAddr,
+    /// The destination port.
+    pub port: Option<u16>,
+    /// The instance's address; the interface's first of the remote's family if absent.
+    pub local: Option<IpAddr>,
+    /// The source port, if the question is about a connection that lives.
+    pub source_port: Option<u16>,
+    pub icmp_type: Option<u8>,
+    pub icmp_code: Option<u8>,
+}
+
+impl ExplainQuestion {
+    /// The IP protocol asked about; `None` if the name is not known.
+    pub fn protocol_number(&self, ipv6: bool) -> Option<u8> {
+        match self.protocol.to_ascii_lowercase().as_str() {
+            "tcp" => Some(6),
+            "udp" => Some(17),
+            "icmp" => Some(if ipv6 { 58 } else { 1 }),
+            "icmpv6" => Some(58),
+            "gre" => Some(47),
+            "esp" => Some(50),
+            "ah" => Some(51),
+            "sctp" => Some(132),
+            "ipip" => Some(4),
+            number => number.parse().ok(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Allow,
+    Drop,
+    /// The filter does not look at the interface's packets: they pass.
+    NotEnforced,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainAnswer {
+    pub verdict: Verdict,
+    /// The name under which the packet would be counted.
+    pub reason: String,
+    pub text: String,
+    /// The rules that allow the packet, any of which is enough.
+    pub rules: Vec<RuleText>,
+    /// For a denial: the rule that comes nearest to allowing it.
+    pub nearest: Option<RuleText>,
+    /// For a denial: a rule that would allow it.
+    pub add: Option<Addition>,
+    pub notes: Vec<String>,
+}
+
+impl ExplainAnswer {
+    pub fn not_enforced(text: &str) -> Self {
+        Self {
+            verdict: Verdict::NotEnforced,
+            reason: "not_enforced".to_owned(),
+            text: text.to_owned(),
+            rules: Vec::new(),
+            nearest: None,
+            add: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleText {
+    pub group: Option<String>,
+    /// `inbound[0]`, counted as in the file.
+    pub rule: String,
+    /// The rule in words.
+    pub text: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    /// Why the rule does not allow the packet.
+    pub because: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addition {
+    pub group: String,
+    /// `inbound` or `outbound`.
+    pub list: String,
+    pub rule: serde_json::Value,
+}
+
+/// The body of every response that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub error: String,
+}

@@ -1,0 +1,86 @@
+//! `sgctl status`: what is enforced, and is it what the files say?
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use hyper::Method;
+
+use super::output::{print, table};
+use super::{NO, Outcome};
+use crate::api::client::call;
+use crate::api::types::{Counters, Status as Answer};
+
+/// Show what is enforced on which interface, and how many packets passed and were dropped.
+///
+/// Exit code: 0 the policy in the files is in force, 1 it was refused and an older one is, 2 sgd cannot be reached.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) fn run(self, socket: &Path) -> Outcome {
+        let status: Answer = call::<(), _>(socket, Method::GET, "/v1/status", None)?;
+        if self.json {
+            print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        print(&text(&status))?;
+        Ok(if status.refused.is_some() { ExitCode::from(NO) } else { ExitCode::SUCCESS })
+    }
+}
+
+fn text(status: &Answer) -> String {
+    let mut text = format!(
+        "sgd {}, generation {}, policy from {}\n",
+        status.version,
+        status.generation,
+        status.files.join(", ")
+    );
+    if let Some(refused) = &status.refused {
+        text += &format!("\nThe newest policy was refused, an older one is in force:\n{refused}\n");
+    }
+    let mut rows = vec![
+        ["INTERFACE", "STATE", "GROUPS", "HOOKS", "IN ALLOWED", "IN DROPPED", "OUT ALLOWED", "OUT DROPPED"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for interface in &status.interfaces {
+        let hooks = match (&interface.ingress, &interface.egress) {
+            (Some(ingress), Some(egress)) => format!("{ingress}/{egress}"),
+            _ => "-".to_owned(),
+        };
+        rows.push(vec![
+            interface.name.clone(),
+            interface.state.text().to_owned(),
+            if interface.security_groups.is_empty() {
+                "-".to_owned()
+            } else {
+                interface.security_groups.join(",")
+            },
+            hooks,
+            interface.inbound.allowed.to_string(),
+            interface.inbound.dropped.to_string(),
+            interface.outbound.allowed.to_string(),
+            interface.outbound.dropped.to_string(),
+        ]);
+    }
+    text += &format!("\n{}", table(&rows));
+    for interface in &status.interfaces {
+        for (direction, counters) in [("inbound", &interface.inbound), ("outbound", &interface.outbound)] {
+            if let Some(reasons) = reasons(counters) {
+                text += &format!("{} {direction}: {reasons}\n", interface.name);
+            }
+        }
+    }
+    text
+}
+
+fn reasons(counters: &Counters) -> Option<String> {
+    let reasons: Vec<String> =
+        counters.reasons.iter().map(|reason| format!("{} {}", reason.reason, reason.packets)).collect();
+    (!reasons.is_empty()).then(|| reasons.join(", "))
+}

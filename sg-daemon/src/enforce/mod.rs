@@ -1,0 +1,476 @@
+//! Policy in force: brings the kernel from one policy to the next, in steps that leave the old one whole until the swap.
+//!
+//! 1. *Write* the new policy beside the old one; 2. *attach* to devices that are not filtered yet, closed; 3. *stage* the
+//! halves that are not in force; 4. *flip* one word; 5. when no packet sees the old policy any more, stage the other
+//! halves too, detach from devices that are not the policy's any more, and *delete* what is left of the old policy.
+//! If anything fails before 4, what was done is undone and nothing has changed (SPEC D21).
+
+pub mod links;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use sg_common::abi::{Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, InterfaceHalf};
+
+use crate::compile::compile;
+use crate::compile::image::{Image, InterfaceImage};
+use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TcMode};
+use crate::plan::{Plan, PlanError, Resident, plan};
+use crate::policy::model::{HookChoice, Kind, Model, OnRuleChange, Role, Timeouts};
+
+/// Why a policy was not put in force. The one before it still is.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("the network devices cannot be listed")]
+    Devices(#[source] io::Error),
+    #[error("interface {name} carries no Ethernet frames; only Ethernet devices can be filtered")]
+    NotEthernet { name: String },
+}
+
+/// A device that is filtered.
+#[derive(Debug, Clone, Copy)]
+pub struct Device {
+    pub ifindex: u32,
+    pub slot: Slot,
+    /// `None` until this daemon has looked after a device that an earlier one attached to.
+    pub attached: Option<Attached>,
+    hook: HookChoice,
+}
+
+/// The policy in force.
+#[derive(Debug)]
+pub struct Active {
+    pub model: Arc<Model>,
+    pub image: Image,
+    /// The kernel's id of each of the image's policies.
+    pub policy_ids: Vec<u32>,
+    vpc_ids: std::collections::HashMap<crate::compile::image::VpcName, u32>,
+}
+
+/// What an application of a policy did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    pub generation: u64,
+    /// False if the policy says what was in force already.
+    pub changed: bool,
+    pub written: usize,
+    pub deleted: usize,
+    /// Connections that were cut because `on_rule_change` is `revoke`.
+    pub revoked: usize,
+}
+
+/// The kernel and the policy in it.
+pub struct Enforcer {
+    kernel: Kernel,
+    resident: Resident,
+    devices: BTreeMap<String, Device>,
+    active: Option<Active>,
+}
+
+impl Enforcer {
+    /// Loads the programs, or takes over what an earlier daemon left in force.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or what is there is not ours.
+    pub fn open(pin_dir: &Path, tc_mode: TcMode) -> Result<Self, ApplyError> {
+        let mut kernel = Kernel::open(pin_dir, tc_mode)?;
+        kernel.take_over_links()?;
+        let resident = kernel.inherit()?;
+        let mut enforcer = Self { kernel, resident, devices: BTreeMap::new(), active: None };
+        enforcer.find_devices()?;
+        Ok(enforcer)
+    }
+
+    /// The devices that an earlier daemon left filtered; entries of devices that are gone are freed.
+    fn find_devices(&mut self) -> Result<(), ApplyError> {
+        let present = links::present().map_err(ApplyError::Devices)?;
+        let names: BTreeMap<u32, String> = present.into_iter().map(|(name, index)| (index, name)).collect();
+        for (ifindex, slot) in self.kernel.devices() {
+            match names.get(&ifindex) {
+                Some(name) => {
+                    let device = Device { ifindex, slot, attached: None, hook: HookChoice::Auto };
+                    self.devices.insert(name.clone(), device);
+                }
+                None => self.kernel.release(slot),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    pub fn active(&self) -> Option<&Active> {
+        self.active.as_ref()
+    }
+
+    pub fn resident(&self) -> &Resident {
+        &self.resident
+    }
+
+    pub fn devices(&self) -> &BTreeMap<String, Device> {
+        &self.devices
+    }
+
+    /// The kernel and the policy at once, for questions that need both.
+    pub fn parts(&mut self) -> (&mut Kernel, Option<&Active>, &BTreeMap<String, Device>) {
+        (&mut self.kernel, self.active.as_ref(), &self.devices)
+    }
+
+    /// Puts a policy in force.
+    ///
+    /// # Errors
+    ///
+    /// If the policy does not fit or the kernel refuses; the policy before it is still in force, untouched.
+    pub fn apply(&mut self, model: Arc<Model>) -> Result<Applied, ApplyError> {
+        let image = compile(&model);
+        let targets = targets(&model, &image)?;
+        let same_settings = |active: &Active| active.model.settings == model.settings;
+        if self.active.as_ref().is_some_and(|active| active.image == image && same_settings(active))
+            && !self.devices_differ(&targets)
+        {
+            let generation = self.kernel.generation();
+            if let Some(active) = &mut self.active {
+                active.model = model;
+            }
+            return Ok(Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 });
+        }
+        let plan = plan(&image, &self.resident, self.kernel.capacity())?;
+        self.kernel.store_next_ids(plan.resident.next_ids());
+        let mut undo = Undo::default();
+        if let Err(error) = self.prepare(&plan, &targets, &mut undo) {
+            self.undo(&plan, undo);
+            return Err(error);
+        }
+        let halves = self.halves(&targets, &image, &plan);
+        self.stage(&plan, &halves);
+        let generation = self.kernel.flip();
+        self.stage(&plan, &halves);
+
+        self.detach_all_but(&targets);
+        for entry in &plan.delete {
+            // An entry that stays takes room and nothing else: no packet asks for it any more.
+            if let Err(error) = self.kernel.delete(entry) {
+                tracing::warn!(%error, "an entry of the old policy stays");
+            }
+        }
+        let revoke = image.on_rule_change == OnRuleChange::Revoke;
+        let mut applied = Applied {
+            generation,
+            changed: true,
+            written: plan.write.len(),
+            deleted: plan.delete.len(),
+            revoked: 0,
+        };
+        self.resident = plan.resident;
+        self.active =
+            Some(Active { model, image, policy_ids: plan.policy_ids, vpc_ids: plan.vpc_ids });
+        if revoke {
+            applied.revoked = self.revoke()?;
+        }
+        Ok(applied)
+    }
+
+    /// Looks at the devices again: attaches to those of the policy that appeared, forgets those that are gone.
+    ///
+    /// # Errors
+    ///
+    /// If a device cannot be filtered; the others are.
+    pub fn reconcile(&mut self) -> Result<bool, ApplyError> {
+        let Some(active) = &self.active else { return Ok(false) };
+        let targets = targets(&active.model, &active.image)?;
+        if !self.devices_differ(&targets) {
+            return Ok(false);
+        }
+        let half_of: Vec<(String, InterfaceHalf)> =
+            targets.iter().map(|target| (target.name.clone(), self.half_in_force(target))).collect();
+        self.detach_all_but(&targets);
+        let mut failure = None;
+        for (target, (_, half)) in targets.iter().zip(half_of) {
+            if let Err(error) = self.attach(target, half, &mut Undo::default()) {
+                failure = Some(error);
+            }
+        }
+        failure.map_or(Ok(true), Err)
+    }
+
+    fn devices_differ(&self, targets: &[Target]) -> bool {
+        targets.len() != self.devices.len()
+            || targets.iter().any(|target| {
+                self.devices.get(&target.name).is_none_or(|device| {
+                    device.ifindex != target.ifindex || device.attached.is_none() || device.hook != target.hook
+                })
+            })
+    }
+
+    /// Steps 1 and 2.
+    fn prepare(&mut self, plan: &Plan, targets: &[Target], undo: &mut Undo) -> Result<(), ApplyError> {
+        for entry in &plan.write {
+            self.kernel.write(entry)?;
+            undo.written += 1;
+        }
+        for target in targets {
+            // A device that is filtered already keeps its half until the swap.
+            let closed = self.half(target.role, false, 0, 0, &Timeouts::default());
+            self.attach(target, closed, undo)?;
+        }
+        Ok(())
+    }
+
+    fn undo(&mut self, plan: &Plan, undo: Undo) {
+        for (name, before) in undo.attached.into_iter().rev() {
+            match before {
+                Some(device) => {
+                    if let Err(error) = self.kernel.attach(&name, device.ifindex, device.hook) {
+                        tracing::error!(interface = name, %error, "the hook stays changed");
+                    }
+                    self.devices.insert(name, device);
+                }
+                None => {
+                    if let Some(device) = self.devices.remove(&name) {
+                        self.kernel.detach(&name, device.ifindex);
+                        self.kernel.release(device.slot);
+                    }
+                }
+            }
+        }
+        for entry in plan.write.iter().take(undo.written).rev() {
+            if let Err(error) = self.kernel.delete(entry) {
+                tracing::warn!(%error, "an entry of the refused policy stays");
+            }
+        }
+    }
+
+    /// Filters a device; a new one starts with `half`.
+    fn attach(&mut self, target: &Target, half: InterfaceHalf, undo: &mut Undo) -> Result<(), ApplyError> {
+        let before = self.devices.get(&target.name).copied();
+        if let Some(device) = before
+            && device.ifindex == target.ifindex
+            && device.hook == target.hook
+            && device.attached.is_some()
+        {
+            return Ok(());
+        }
+        if !links::is_ethernet(&target.name).map_err(ApplyError::Devices)? {
+            return Err(ApplyError::NotEthernet { name: target.name.clone() });
+        }
+        let before = before.filter(|device| device.ifindex == target.ifindex);
+        let slot = self.kernel.claim(target.ifindex, half)?;
+        match self.kernel.attach(&target.name, target.ifindex, target.hook) {
+            Ok(attached) => {
+                let device =
+                    Device { ifindex: target.ifindex, slot, attached: Some(attached), hook: target.hook };
+                if let Some(old) = self.devices.insert(target.name.clone(), device)
+                    && old.ifindex != target.ifindex
+                {
+                    self.kernel.detach(&target.name, old.ifindex);
+                    self.kernel.release(old.slot);
+                }
+                undo.attached.push((target.name.clone(), before));
+                tracing::info!(
+                    interface = target.name,
+                    ingress = attached.ingress,
+                    egress = attached.egress,
+                    "attached"
+                );
+                Ok(())
+            }
+            Err(error) => {
+                if before.is_none() {
+                    self.kernel.release(slot);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn detach_all_but(&mut self, targets: &[Target]) {
+        let gone: Vec<(String, Device)> = self
+            .devices
+            .iter()
+            .filter(|(name, device)| {
+                !targets.iter().any(|target| target.name == **name && target.ifindex == device.ifindex)
+            })
+            .map(|(name, device)| (name.clone(), *device))
+            .collect();
+        for (name, device) in gone {
+            self.kernel.detach(&name, device.ifindex);
+            self.kernel.release(device.slot);
+            self.devices.remove(&name);
+            tracing::info!(interface = name, "not filtered any more");
+        }
+    }
+
+    /// What each filtered device is to be judged by after the swap.
+    fn halves(&self, targets: &[Target], image: &Image, plan: &Plan) -> Vec<(Slot, InterfaceHalf)> {
+        let wanted = targets.iter().filter_map(|target| {
+            let slot = self.devices.get(&target.name)?.slot;
+            let half = match target.interface.and_then(|index| image.interfaces.get(index)) {
+                Some(interface) => self.half_of(interface, &plan.policy_ids, &plan.vpc_ids),
+                None => self.half(target.role, false, 0, 0, &Timeouts::default()),
+            };
+            Some((slot, half))
+        });
+        // A device that is about to be detached keeps its policy until then.
+        let leaving = self.devices.iter().filter_map(|(name, device)| {
+            let stays = targets.iter().any(|target| target.name == *name);
+            (!stays).then(|| self.kernel.half(device.slot).map(|half| (device.slot, half))).flatten()
+        });
+        wanted.chain(leaving).collect()
+    }
+
+    fn half_in_force(&self, target: &Target) -> InterfaceHalf {
+        let interface = self.active.as_ref().and_then(|active| {
+            let interface = active.image.interfaces.get(target.interface?)?;
+            Some(self.half_of(interface, &active.policy_ids, &active.vpc_ids))
+        });
+        interface.unwrap_or_else(|| self.half(target.role, false, 0, 0, &Timeouts::default()))
+    }
+
+    fn half_of(
+        &self,
+        interface: &InterfaceImage,
+        policy_ids: &[u32],
+        vpc_ids: &std::collections::HashMap<crate::compile::image::VpcName, u32>,
+    ) -> InterfaceHalf {
+        let policy = interface.policy.and_then(|index| policy_ids.get(index)).copied().unwrap_or(0);
+        let vpc = vpc_ids.get(&interface.vpc).copied().unwrap_or(0);
+        self.half(interface.role, interface.strict_tcp, policy, vpc, &interface.timeouts)
+    }
+
+    fn half(&self, role: Role, strict_tcp: bool, policy: u32, vpc: u32, timeouts: &Timeouts) -> InterfaceHalf {
+        let (timeouts, granularity) = self.kernel.timeouts(timeouts);
+        let host = if role == Role::Host { FLAG_ROLE_HOST } else { 0 };
+        let strict = if strict_tcp { FLAG_STRICT_TCP } else { 0 };
+        InterfaceHalf { policy, vpc, flags: host | strict, granularity, timeouts }
+    }
+
+    /// Sets the halves that are not in force.
+    fn stage(&mut self, plan: &Plan, halves: &[(Slot, InterfaceHalf)]) {
+        for &(slot, set) in &plan.stage_members {
+            self.kernel.stage_member(slot, set);
+        }
+        for &(slot, half) in halves {
+            self.kernel.stage_interface(slot, half);
+        }
+    }
+
+    /// Cuts the connections that no rule in force allows. Returns how many.
+    fn revoke(&mut self) -> Result<usize, ApplyError> {
+        let flows = self.kernel.flows()?;
+        let zones: BTreeMap<u32, &str> = self
+            .devices
+            .iter()
+            .filter_map(|(name, device)| Some((self.kernel.zone(device.slot)?, name.as_str())))
+            .collect();
+        let Some(active) = &self.active else { return Ok(0) };
+        let refused: Vec<FlowEntry> = flows
+            .into_iter()
+            .filter(|flow| {
+                let interface = zones.get(&flow.zone).and_then(|name| active.interface(name));
+                interface.is_some_and(|interface| !active.admits(interface, flow))
+            })
+            .collect();
+        for flow in &refused {
+            self.kernel.delete_flow(&flow.key)?;
+        }
+        Ok(refused.len())
+    }
+
+    /// Stops filtering and leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// If a pinned file stays.
+    pub fn detach_everything(&mut self) -> io::Result<()> {
+        for (name, device) in std::mem::take(&mut self.devices) {
+            self.kernel.detach(&name, device.ifindex);
+            self.kernel.release(device.slot);
+        }
+        self.kernel.pins().remove()
+    }
+}
+
+impl Active {
+    /// The image's interface of that name.
+    pub fn interface(&self, name: &str) -> Option<&InterfaceImage> {
+        self.image.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// Whether the rules in force would admit a flow's first packet.
+    pub fn admits(&self, interface: &InterfaceImage, flow: &FlowEntry) -> bool {
+        let Some(policy) = interface.policy.and_then(|index| self.image.policies.get(index)) else { return true };
+        let set = self.image.members.get(&(interface.vpc.clone(), flow.remote)).map(Arc::as_ref);
+        policy.admits(flow.origin, flow.remote, set, flow.protocol, flow.number())
+    }
+}
+
+impl FlowEntry {
+    /// What the rules were asked for when the flow began: see `sg_common::packet::Transport::number`.
+    pub fn number(&self) -> u16 {
+        match (self.protocol, self.origin) {
+            (6 | 17, Direction::Outbound) => self.remote_port,
+            (6 | 17, Direction::Inbound) => self.local_port,
+            // The request's type is kept in the upper byte; requests have code 0.
+            (1, _) if self.remote.is_ipv4() => self.remote_port & 0xff00,
+            (58, _) if self.remote.is_ipv6() => self.remote_port & 0xff00,
+            (protocol, _) => protocol.into(),
+        }
+    }
+}
+
+/// How far `prepare` came.
+#[derive(Default)]
+struct Undo {
+    written: usize,
+    /// Devices attached to, and what they were before.
+    attached: Vec<(String, Option<Device>)>,
+}
+
+/// A present device that is to be filtered.
+struct Target {
+    name: String,
+    ifindex: u32,
+    role: Role,
+    hook: HookChoice,
+    /// Index into [`Image::interfaces`]; `None` for a managed device that no policy names, which is closed (D23).
+    interface: Option<usize>,
+}
+
+fn targets(model: &Model, image: &Image) -> Result<Vec<Target>, ApplyError> {
+    let present = links::present().map_err(ApplyError::Devices)?;
+    let mut targets = Vec::new();
+    for (index, interface) in image.interfaces.iter().enumerate() {
+        if let (Some(_), Some(&ifindex)) = (interface.policy, present.get(&interface.name)) {
+            targets.push(Target {
+                name: interface.name.clone(),
+                ifindex,
+                role: interface.role,
+                hook: interface.hook,
+                interface: Some(index),
+            });
+        }
+    }
+    for (name, &ifindex) in &present {
+        let managed = model.settings.managed.iter().any(|pattern| links::matches(pattern, name));
+        let bare = model.interfaces.iter().any(|i| i.name == *name && i.kind == Kind::BareMetal);
+        if managed && !bare && !targets.iter().any(|target| target.name == *name) {
+            targets.push(Target {
+                name: name.clone(),
+                ifindex,
+                role: Role::Guest,
+                hook: HookChoice::Auto,
+                interface: None,
+            });
+        }
+    }
+    Ok(targets)
+}

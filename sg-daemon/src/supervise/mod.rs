@@ -1,0 +1,178 @@
+//! The daemon: loads, watches, swaps, answers, and stops when it is told to.
+
+pub mod state;
+pub mod status;
+mod watch;
+
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::watch::{FileWatch, LinkWatch};
+use crate::api::server::{Shared, bind, serve};
+use crate::enforce::{Applied, Enforcer};
+use crate::kernel::TcMode;
+use crate::policy::{self, LoadError};
+
+/// How often flows that are over are collected.
+const COLLECT_EVERY: Duration = Duration::from_secs(5);
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub policy: Vec<PathBuf>,
+    pub state_dir: PathBuf,
+    pub socket: PathBuf,
+    pub pin_dir: PathBuf,
+    pub tc_mode: TcMode,
+    pub detach_on_exit: bool,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// If there is no policy to begin with, or the kernel or the socket cannot be used. What an earlier daemon left in force
+/// stays in force.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&options.state_dir)
+        .with_context(|| format!("cannot make the state directory {}", options.state_dir.display()))?;
+    // Everything that may fail without a trace first: the socket is also the lock against a second daemon.
+    let listener = bind(&options.socket)
+        .with_context(|| format!("cannot listen on {}", options.socket.display()))?;
+    // Watches begin before anything is read, so that no change falls in between.
+    let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
+    let links = LinkWatch::new().context("cannot watch the network devices")?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+
+    let (pin_dir, tc_mode) = (options.pin_dir.clone(), options.tc_mode);
+    let enforcer = tokio::task::spawn_blocking(move || Enforcer::open(&pin_dir, tc_mode)).await??;
+    let shared =
+        Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
+    start(&options, &shared).await?;
+    let mut server = tokio::spawn(serve(listener, shared.clone()));
+    tracing::info!("ready");
+
+    let mut collect = interval(COLLECT_EVERY);
+    collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(&options, &shared).await,
+            () = files.changed() => reload(&options, &shared).await,
+            () = links.changed() => on_enforcer(&shared, reconcile).await,
+            _ = collect.tick() => on_enforcer(&shared, collect_flows).await,
+            // The kernel side goes on; whoever supervises this process starts it again.
+            ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
+        }
+    }
+    server.abort();
+    let _ = std::fs::remove_file(&options.socket);
+    if options.detach_on_exit {
+        detach(&shared)?;
+    } else {
+        tracing::info!("stopped; the policy stays in force without the daemon");
+    }
+    Ok(())
+}
+
+/// The first policy: the operator's, or the last good one while the operator's is bad.
+async fn start(options: &Options, shared: &Shared) -> anyhow::Result<()> {
+    let error = match load_and_apply(options.policy.clone(), shared).await {
+        Ok((applied, files)) => {
+            remember(options, applied, &files);
+            return Ok(());
+        }
+        Err(error) => error,
+    };
+    let copy = state::last_good(&options.state_dir);
+    if !copy.exists() {
+        return Err(error.context("there is no policy to start with"));
+    }
+    tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
+    *shared.refused() = Some(format!("{error:#}"));
+    load_and_apply(vec![copy], shared).await.context("the copy of the last good policy cannot be used either")?;
+    Ok(())
+}
+
+/// Puts the operator's files in force; if they are bad, what is in force stays (D22).
+async fn reload(options: &Options, shared: &Shared) {
+    match load_and_apply(options.policy.clone(), shared).await {
+        Ok((applied, files)) => {
+            *shared.refused() = None;
+            remember(options, applied, &files);
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::error!(error, "policy refused; the one before stays in force");
+            *shared.refused() = Some(error);
+        }
+    }
+}
+
+fn remember(options: &Options, applied: Applied, files: &[PathBuf]) {
+    let Applied { generation, changed, written, deleted, revoked } = applied;
+    if changed {
+        tracing::info!(generation, written, deleted, revoked, "policy applied");
+    } else {
+        tracing::info!(generation, "policy unchanged");
+    }
+    if let Err(error) = state::save(&options.state_dir, files) {
+        tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
+    }
+}
+
+async fn load_and_apply(paths: Vec<PathBuf>, shared: &Shared) -> anyhow::Result<(Applied, Vec<PathBuf>)> {
+    let shared = shared.clone();
+    tokio::task::spawn_blocking(move || {
+        let loaded = policy::load(&paths).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
+        for lint in &loaded.lints {
+            tracing::debug!("{lint}");
+        }
+        let model = Arc::new(loaded.model);
+        let applied = shared.enforcer().apply(Arc::clone(&model))?;
+        Ok((applied, model.files.clone()))
+    })
+    .await?
+}
+
+/// Does a piece of work that may block, and survives its failure.
+async fn on_enforcer(shared: &Shared, work: fn(&mut Enforcer)) {
+    let shared = shared.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || work(&mut shared.enforcer())).await {
+        tracing::error!(%error, "a task has failed");
+    }
+}
+
+fn reconcile(enforcer: &mut Enforcer) {
+    if let Err(error) = enforcer.reconcile() {
+        tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "a device is not filtered");
+    }
+}
+
+fn collect_flows(enforcer: &mut Enforcer) {
+    match enforcer.kernel().collect() {
+        Ok(0) => {}
+        Ok(flows) => tracing::debug!(flows, "collected"),
+        Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
+    }
+}
+
+fn detach(shared: &Shared) -> anyhow::Result<()> {
+    shared.enforcer().detach_everything().context("something stays pinned")?;
+    tracing::info!("stopped and detached; nothing is filtered");
+    Ok(())
+}
+
+/// A future that never ends, for a watch that has nothing to watch.
+async fn never() {
+    pending::<()>().await;
+}

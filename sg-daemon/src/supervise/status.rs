@@ -1,0 +1,161 @@
+//! The state of the daemon, for the API.
+
+use std::collections::BTreeMap;
+
+use sg_common::abi::Direction;
+use sg_common::verdict::Action;
+
+use crate::api::types::{
+    Counters, FlowStatus, InterfaceState, InterfaceStatus, ReasonCounter, Status, TableStatus,
+};
+use crate::enforce::{Device, Enforcer};
+use crate::kernel::{FlowEntry, Kernel, KernelError};
+use crate::policy::model::{Interface, Kind, Model, Role};
+
+/// # Errors
+///
+/// If the counters cannot be read.
+pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status, KernelError> {
+    let tables = TableStatus {
+        policies: enforcer.resident().policies(),
+        members: enforcer.resident().members(),
+        port_tables: enforcer.resident().port_tables(),
+    };
+    let (kernel, active, devices) = enforcer.parts();
+    let nothing = Model::default();
+    let model = active.map_or(&nothing, |active| &active.model);
+    let mut interfaces = Vec::with_capacity(model.interfaces.len());
+    for interface in &model.interfaces {
+        interfaces.push(described(kernel, model, interface, devices.get(&interface.name))?);
+    }
+    for (name, device) in devices {
+        if !model.interfaces.iter().any(|interface| interface.name == *name) {
+            interfaces.push(closed(kernel, name, device)?);
+        }
+    }
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        generation: kernel.generation(),
+        files: model.files.iter().map(|file| file.display().to_string()).collect(),
+        refused,
+        interfaces,
+        tables,
+    })
+}
+
+fn described(
+    kernel: &Kernel,
+    model: &Model,
+    interface: &Interface,
+    device: Option<&Device>,
+) -> Result<InterfaceStatus, KernelError> {
+    let state = match (interface.kind, device) {
+        (Kind::BareMetal, _) => InterfaceState::BareMetal,
+        (_, Some(_)) => InterfaceState::Enforced,
+        (_, None) => InterfaceState::Absent,
+    };
+    let groups = interface.groups.iter().filter_map(|id| model.groups.get(id.0));
+    let (inbound, outbound) = device.map_or(Ok((Counters::default(), Counters::default())), |device| {
+        counters(kernel, device)
+    })?;
+    Ok(InterfaceStatus {
+        name: interface.name.clone(),
+        state,
+        ifindex: device.map(|device| device.ifindex),
+        instance: interface.instance.clone(),
+        role: match interface.role {
+            Role::Guest => "guest".to_owned(),
+            Role::Host => "host".to_owned(),
+        },
+        security_groups: groups.map(|group| group.name.clone()).collect(),
+        ingress: device.and_then(|device| device.attached).map(|attached| attached.ingress.to_owned()),
+        egress: device.and_then(|device| device.attached).map(|attached| attached.egress.to_owned()),
+        inbound,
+        outbound,
+    })
+}
+
+fn closed(kernel: &Kernel, name: &str, device: &Device) -> Result<InterfaceStatus, KernelError> {
+    let (inbound, outbound) = counters(kernel, device)?;
+    Ok(InterfaceStatus {
+        name: name.to_owned(),
+        state: InterfaceState::Closed,
+        ifindex: Some(device.ifindex),
+        instance: String::new(),
+        role: "guest".to_owned(),
+        security_groups: Vec::new(),
+        ingress: device.attached.map(|attached| attached.ingress.to_owned()),
+        egress: device.attached.map(|attached| attached.egress.to_owned()),
+        inbound,
+        outbound,
+    })
+}
+
+/// Inbound and outbound.
+fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), KernelError> {
+    let (mut inbound, mut outbound) = (Counters::default(), Counters::default());
+    for (direction, reason, counter) in kernel.counters(device.slot)? {
+        let counters = match direction {
+            Direction::Inbound => &mut inbound,
+            Direction::Outbound => &mut outbound,
+        };
+        match reason.action() {
+            Action::Allow => counters.allowed += counter.packets,
+            Action::Drop => counters.dropped += counter.packets,
+        }
+        counters.reasons.push(ReasonCounter {
+            reason: reason.name().to_owned(),
+            packets: counter.packets,
+            bytes: counter.bytes,
+        });
+    }
+    Ok((inbound, outbound))
+}
+
+/// The live connections of every interface.
+///
+/// # Errors
+///
+/// If the tables cannot be read.
+pub fn flows(enforcer: &mut Enforcer) -> Result<Vec<FlowStatus>, KernelError> {
+    let (kernel, active, devices) = enforcer.parts();
+    let zones: BTreeMap<u32, &str> = devices
+        .iter()
+        .filter_map(|(name, device)| Some((kernel.zone(device.slot)?, name.as_str())))
+        .collect();
+    let flows = kernel.flows()?;
+    let listed = flows.iter().filter_map(|flow| {
+        // A zone without an interface belongs to a device that is gone.
+        let name = zones.get(&flow.zone)?;
+        let admitted_now = active.is_some_and(|active| {
+            active.interface(name).is_some_and(|interface| active.admits(interface, flow))
+        });
+        Some(flow_status(name, flow, admitted_now))
+    });
+    Ok(listed.collect())
+}
+
+fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> FlowStatus {
+    let has_ports = matches!(flow.protocol, 6 | 17);
+    let has_id = has_ports || matches!(flow.protocol, 1 | 58);
+    FlowStatus {
+        interface: interface.to_owned(),
+        protocol: match flow.protocol {
+            1 => "icmp".to_owned(),
+            6 => "tcp".to_owned(),
+            17 => "udp".to_owned(),
+            58 => "icmpv6".to_owned(),
+            number => number.to_string(),
+        },
+        local: flow.local,
+        local_port: has_id.then_some(flow.local_port),
+        remote: flow.remote,
+        remote_port: has_ports.then_some(flow.remote_port),
+        direction: flow.origin.into(),
+        state: flow.state.name().to_owned(),
+        replied: flow.replied,
+        age: flow.age,
+        expires_in: flow.expires_in,
+        admitted_now,
+    }
+}
