@@ -13,7 +13,6 @@ use crate::policy::schema;
 pub struct Schema {}
 
 impl Schema {
-    #[expect(clippy::unused_self, reason = "every verb is called the same way")]
     pub(super) fn run(self) -> Outcome {
         let mut text = serde_json::to_string_pretty(&schema::schema())?;
         text.push('\n');

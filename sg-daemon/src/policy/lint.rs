@@ -141,13 +141,15 @@ impl Lint<'_, '_> {
     }
 
     fn settings(&mut self) {
-        if self.model.settings.managed.iter().any(|pattern| pattern.chars().all(|c| c == '*')) {
-            let place = Source { file: super::FileId(0), line: 1, column: 1 };
+        let everything = |pattern: &String| pattern.chars().all(|c| c == '*');
+        if let (Some(span), true) =
+            (self.resolved.managed, self.model.settings.managed.iter().any(everything))
+        {
             let fault = Fault::warning(
                 "the managed pattern \"*\" closes every device without a policy, the host's own NICs too",
             )
             .suggest("name the guests' devices, such as \"tap*\"");
-            self.report(place, "settings.managed", fault);
+            self.findings.report(span, &"settings.managed", fault);
         }
     }
 

@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use diagnostic::Findings;
 pub use diagnostic::{Diagnostic, Severity};
-pub use lint::reaches_metadata;
+pub use lint::{METADATA_RULE, reaches_metadata};
 use model::{FileId, Model};
 use raw::RawFile;
 use read::Files;

@@ -195,6 +195,8 @@ fn not_json(text: &str, at: usize) -> Option<String> {
         "JSON has no comments; rules and groups have a \"description\""
     } else if rest.starts_with('\'') {
         "JSON strings stand in double quotes"
+    } else if rest.starts_with(['}', ']']) && text.get(..at)?.trim_end().ends_with(',') {
+        "remove the comma before it: JSON has none after the last element"
     } else {
         return None;
     };

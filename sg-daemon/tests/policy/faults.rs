@@ -60,7 +60,7 @@ fn spec_k2_an_interface_without_a_group_refuses_the_whole_policy() {
         faults(&written),
         [
             "6:1 interfaces[1].security_groups: interface \"tap1\" has no security group",
-            "7:62 interfaces[2].security_groups: interface \"tap2\" has no security group",
+            "7:59 interfaces[2].security_groups: interface \"tap2\" has no security group",
         ]
     );
 }
@@ -80,7 +80,7 @@ fn spec_k5_every_way_to_write_a_deny_rule_is_an_error_with_file_line_and_field()
             r#"{{ "protocol": "TCP", "source": "10.0.0.0/8", "port": "1", "{field}": "deny" }}"#
         ));
         let fault = fault(&text);
-        assert_eq!((fault.line, fault.column), (Some(4), Some(60)));
+        assert_eq!((fault.line, fault.column), (Some(4), Some(59)));
         assert_eq!(fault.field, format!("security_groups[0].inbound[0].{field}"));
         assert!(fault.file.ends_with("policy.json"));
         assert!(fault.suggestion.unwrap().contains("there are no deny rules"), "{field}");
@@ -364,7 +364,7 @@ fn settings_are_checked_field_by_field() {
             "4:68 settings.managed[2]: pattern \"tap*\" is listed twice",
             "4:76 settings.managed[3]: device pattern \"[ab]\" has the character '['",
             "5:13 settings.failsafe.outbound: missing field \"outbound\"",
-            "5:58 settings.failsafe.inbound[0]: group \"@default\" in a failsafe rule",
+            "5:58 settings.failsafe.inbound[0].source: group \"@default\" in a failsafe rule",
         ]
     );
 }

@@ -200,13 +200,13 @@ fn a_device_has_one_policy_over_all_files_and_vpcs_may_share_addresses() {
     };
     let error =
         load_files(&[("a.json", &file("main", "tap0")), ("b.json", &file("other", "tap0"))]).unwrap_err();
-    assert_eq!(short(&error.diagnostics), ["2:28 interfaces[0].name: interface \"tap0\" is written twice"]);
+    assert_eq!(short(&error.diagnostics), ["2:26 interfaces[0].name: interface \"tap0\" is written twice"]);
     assert!(load_files(&[("a.json", &file("main", "tap0")), ("b.json", &file("other", "tap1"))]).is_ok());
     let error =
         load_files(&[("a.json", &file("main", "tap0")), ("b.json", &file("main", "tap1"))]).unwrap_err();
     assert_eq!(
         short(&error.diagnostics),
-        ["2:50 interfaces[0].addresses[0]: address 10.0.0.1 belongs to interface \"tap0\" already"]
+        ["2:48 interfaces[0].addresses[0]: address 10.0.0.1 belongs to interface \"tap0\" already"]
     );
 }
 
@@ -252,8 +252,9 @@ fn a_syntax_fault_has_its_place_and_a_hint() {
     let error = fault("{\n  \"가\": 1,\n}");
     assert_eq!(
         (error.line, error.column, error.message.as_str()),
-        (Some(3), Some(1), "not JSON: trailing comma")
+        (Some(3), Some(1), "not JSON: key must be a string")
     );
+    assert_eq!(error.suggestion.unwrap(), "remove the comma before it: JSON has none after the last element");
 }
 
 #[test]

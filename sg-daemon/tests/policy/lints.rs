@@ -91,7 +91,7 @@ fn d1_a_group_without_members_matches_nothing() {
     };
     assert_eq!(
         lints(&text("")),
-        ["3:53 security_groups[0].inbound[0]: \"@used\" has no member: this rule matches nothing"]
+        ["3:51 security_groups[0].inbound[0]: \"@used\" has no member: this rule matches nothing"]
     );
     assert!(lints(&text(r#"{ "address": "10.0.0.1", "security_groups": ["used"] }"#)).is_empty());
     let no_address = text("").replace("\"peers\": []", r#""settings": { "metadata": "exempt" }, "interfaces": [{ "name": "tap0", "security_groups": ["used"] }]"#);
@@ -192,7 +192,7 @@ fn spec_d26_the_failsafe_of_host_interfaces_is_shown() {
     assert_eq!(
         lints(&text("")),
         [
-            "3:60 interfaces[0].role: failsafe of \"eth0\": inbound TCP 22 and outbound TCP and UDP 53 always pass, from and to anywhere"
+            "3:55 interfaces[0].role: failsafe of \"eth0\": inbound TCP 22 and outbound TCP and UDP 53 always pass, from and to anywhere"
         ]
     );
     let written = r#", "failsafe": { "inbound": [{ "protocol": "TCP", "source": "10.0.0.0/8", "port": "22" }], "outbound": [] }"#;
@@ -215,7 +215,13 @@ fn spec_k3_rules_on_bare_metal_are_not_enforced() {
 
 #[test]
 fn a_managed_pattern_for_everything_and_a_peer_at_home_are_pointed_out() {
-    assert!(lints(&with(r#""settings": { "managed": ["*"] }"#))[0].contains("closes every device"));
+    assert_eq!(
+        lints(&with(r#""settings": { "managed": ["tap*", "*"] }"#)),
+        [
+            "3:26 settings.managed: the managed pattern \"*\" closes every device without a policy, the host's own NICs too"
+        ]
+    );
+    assert!(lints(&with(r#""settings": { "managed": ["tap*"] }"#)).is_empty());
     let text = with(
         r#""interfaces": [{ "name": "tap0", "addresses": ["10.0.0.1"], "security_groups": ["default"] }],
 "peers": [{ "address": "10.0.0.1", "security_groups": ["default"] }]"#,

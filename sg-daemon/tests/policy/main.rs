@@ -1,5 +1,11 @@
 //! The policy loader, `sgctl check`, `sgctl schema` and `sgctl group copy`, from outside.
 //! Test names begin with the line of the specification they hold to, where there is one.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
 
 mod check;
 mod copy;

@@ -45,7 +45,15 @@ pub(super) fn beside(text: &str, root: &Object<'_>, index: usize, request: &Copy
     let Value::Object(group) = groups.get(index)? else { return None };
     // The first element often follows its bracket on the same line; the second shows how elements are set apart.
     let model = groups.get(index.max(1)).or_else(|| groups.get(index))?;
-    let separator = format!(",{}", space_before(text, model.start()));
+    let mut space = space_before(text, model.start());
+    // An only element close to its bracket shows nothing; the fields of the file do.
+    if groups.len() == 1
+        && space.is_empty()
+        && !space_before(text, root.properties.get(1)?.range.start).is_empty()
+    {
+        space = " ";
+    }
+    let separator = format!(",{space}");
     let mut splice = Splice::at(group.range.end, group.range.end);
     for name in &request.names {
         splice.add(&separator, &copy_of(text, group, name, request)?);

@@ -12,7 +12,8 @@ use crate::policy::values::DEFAULT_GROUP;
 impl Resolver<'_, '_> {
     /// Registers every group by name, rules still empty, so that rules may refer to groups of later files.
     pub(super) fn groups(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
-        let mut count: HashMap<&str, (usize, Option<(Span, String)>)> = HashMap::new();
+        // By project: how many custom groups, and the first one over the quota.
+        let mut count: HashMap<&str, (usize, Option<OverQuota>)> = HashMap::new();
         let quota = self.limits().quotas.groups_per_project;
         for (file, vpc) in files.iter().zip(vpcs) {
             let (Some(vpc), Some(project)) = (*vpc, file.project.as_deref()) else { continue };
@@ -23,7 +24,10 @@ impl Resolver<'_, '_> {
                     let (custom, first_over) = count.entry(project).or_default();
                     *custom += 1;
                     if *custom > quota as usize && first_over.is_none() {
-                        *first_over = Some((name.span, format!("security_groups[{}]", raw.index)));
+                        *first_over = Some(OverQuota {
+                            at: name.span,
+                            field: format!("security_groups[{}]", raw.index),
+                        });
                     }
                 }
                 self.register(raw, vpc, project, default);
@@ -32,13 +36,13 @@ impl Resolver<'_, '_> {
         let mut over: Vec<_> = count.into_iter().collect();
         over.sort_unstable_by_key(|(project, _)| *project);
         for (project, (custom, first_over)) in over {
-            if let Some((span, field)) = first_over {
+            if let Some(OverQuota { at, field }) = first_over {
                 let fault = Fault::error(format!(
                     "project {} has {custom} custom groups, over the quota of {quota}",
                     quote(project)
                 ))
                 .expected(format!("at most {quota} (settings.quotas.groups_per_project)"));
-                self.findings.report(span, &field, fault);
+                self.findings.report(at, &field, fault);
             }
         }
         for vpc in 0..self.out.model.vpcs.len() {
@@ -160,6 +164,11 @@ impl Resolver<'_, '_> {
             source: self.at(raw.span),
         })
     }
+}
+
+struct OverQuota {
+    at: Span,
+    field: String,
 }
 
 /// K20: made when no file writes it.

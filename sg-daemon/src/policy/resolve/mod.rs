@@ -23,6 +23,8 @@ pub(crate) struct Resolved {
     pub interface_index: Vec<usize>,
     /// Parallel to `model.peers`.
     pub peer_index: Vec<usize>,
+    /// Where `settings.managed` stands.
+    pub managed: Option<Span>,
 }
 
 /// Merges what the walk found. The result is meaningful only if `findings` hold no error afterwards.

@@ -40,8 +40,12 @@ impl Resolver<'_, '_> {
             *slot = files.iter().find_map(|file| first(&file.settings));
         }
         settings.timeouts = timeouts(&settings.timeouts, &merged);
-        if let Some(managed) = self.agreed(files, "managed", |raw| raw.managed.as_ref(), same_set) {
+        if let Some(managed) =
+            self.agreed(files, "managed", |raw| raw.managed.as_ref(), |a, b| same_set(a, b))
+        {
             settings.managed.clone_from(managed);
+            self.out.managed =
+                files.iter().find_map(|file| file.settings.managed.as_ref()).map(|first| first.span);
         }
         if let Some(failsafe) = self.agreed(files, "failsafe", |raw| raw.failsafe.as_ref(), same_failsafe) {
             settings.failsafe = Failsafe::Written {
@@ -83,7 +87,7 @@ impl Resolver<'_, '_> {
     }
 }
 
-fn same_set(a: &Vec<String>, b: &Vec<String>) -> bool {
+fn same_set(a: &[String], b: &[String]) -> bool {
     a.len() == b.len() && a.iter().all(|pattern| b.contains(pattern))
 }
 

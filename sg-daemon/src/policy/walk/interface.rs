@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use jsonc_parser::ast::{Object, Value};
-use jsonc_parser::common::Ranged;
+use jsonc_parser::common::{Range, Ranged};
 
 use super::{Path, Walk, field};
 use crate::policy::diagnostic::{Fault, quote};
 use crate::policy::fields;
 use crate::policy::model::{HookChoice, Kind, Role};
 use crate::policy::raw::{RawInterface, RawPeer, RawTimeouts};
-use crate::policy::source::Spanned;
+use crate::policy::source::{Span, Spanned};
 use crate::policy::values::{self, NAME_CHARS};
 
 const KINDS: &[(&str, Kind)] =
@@ -73,10 +73,8 @@ impl Walk<'_, '_> {
     fn no_group(&mut self, object: &Object<'_>, path: &Path<'_>, name: Option<&Spanned<String>>) {
         let who =
             name.map_or("this interface".to_owned(), |name| format!("interface {}", quote(&name.value)));
-        let at = field(object, "security_groups").map_or_else(
-            || jsonc_parser::common::Range { start: object.range.start, end: object.range.start + 1 },
-            Ranged::range,
-        );
+        let at = field(object, "security_groups")
+            .map_or_else(|| Range { start: object.range.start, end: object.range.start + 1 }, Ranged::range);
         let fault = Fault::error(format!("{who} has no security group"))
             .expected("at least one: its groups are all that says what it may send and receive")
             .suggest("write [\"default\"]; only kind \"bare_metal\" may have none");
@@ -136,7 +134,7 @@ impl Walk<'_, '_> {
         object: &Object<'_>,
         path: &Path<'_>,
         name: &str,
-        seen: &mut HashMap<IpAddr, crate::policy::source::Span>,
+        seen: &mut HashMap<IpAddr, Span>,
     ) -> Vec<Spanned<IpAddr>> {
         let values = self.list(object, path, name, "addresses").unwrap_or_default();
         let path = path.field(name);

@@ -1,7 +1,7 @@
 //! Rules (SPEC section 2).
 
 use jsonc_parser::ast::{Object, Value};
-use jsonc_parser::common::Ranged;
+use jsonc_parser::common::{Range, Ranged};
 
 use super::{Path, Walk, field};
 use crate::policy::diagnostic::{Fault, quote};
@@ -26,7 +26,7 @@ impl Direction {
     }
 
     /// What the remote is called (K13).
-    fn remote(self) -> &'static str {
+    pub fn remote(self) -> &'static str {
         match self {
             Self::Inbound => "source",
             Self::Outbound => "destination",
@@ -121,20 +121,13 @@ impl Walk<'_, '_> {
             }
         }
         if matches!(protocol, Protocol::Tcp | Protocol::Udp) {
-            let port = match port {
-                Some(port) => port,
-                None => {
-                    let name = if protocol == Protocol::Tcp { "TCP" } else { "UDP" };
-                    let start = object.range.start;
-                    let fault = Fault::error(format!("missing field \"port\": a {name} rule needs one"))
-                        .expected("a port (\"80\"), a range (\"1000-2000\") or \"ALL\"");
-                    self.report(
-                        jsonc_parser::common::Range { start, end: start + 1 },
-                        &path.field("port"),
-                        fault,
-                    );
-                    return None;
-                }
+            let Some(port) = port else {
+                let name = if protocol == Protocol::Tcp { "TCP" } else { "UDP" };
+                let start = object.range.start;
+                let fault = Fault::error(format!("missing field \"port\": a {name} rule needs one"))
+                    .expected("a port (\"80\"), a range (\"1000-2000\") or \"ALL\"");
+                self.report(Range { start, end: start + 1 }, &path.field("port"), fault);
+                return None;
             };
             return Some(port.value.map_or(Match::Any, Match::Ports));
         }

@@ -100,7 +100,7 @@ impl Walk<'_, '_> {
             let rules = self.rules(object, &path, direction).unwrap_or_default();
             for (index, rule) in rules.iter().enumerate() {
                 let list = path.field(direction.name());
-                self.no_group_remote(rule, &list.index(index));
+                self.no_group_remote(rule, &list.index(index).field(direction.remote()));
             }
             rules
         };
