@@ -7,7 +7,7 @@ use sg_common::abi::{Hook, explain, program};
 use sg_common::conntrack::State;
 use sg_common::verdict::{Action, Reason};
 
-use super::{Kernel, KernelError, classifier};
+use super::{Kernel, KernelError, classifier, xdp};
 
 /// `struct __sk_buff`, include/uapi/linux/bpf.h, as far as test runs read and write it.
 #[derive(Clone, Copy)]
@@ -21,6 +21,27 @@ struct SkBuff {
 }
 
 const _: () = assert!(size_of::<SkBuff>() == 192 && offset_of!(SkBuff, cb) == 48);
+
+/// `struct xdp_md`, include/uapi/linux/bpf.h.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct XdpMd {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// Which of the programs that filter is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunHook {
+    /// The device must have an XDP program attached: only then does the kernel take it for a context.
+    XdpIngress,
+    TcIngress,
+    TcEgress,
+}
 
 /// What the loaded program says of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +80,44 @@ impl Kernel {
             state: u8::try_from(cb[explain::CB_STATE]).ok().and_then(State::from_number),
             policy: cb[explain::CB_POLICY],
         })
+    }
+
+    /// Runs the real program on a frame as if it had come by at a device of this network namespace: flows and counters
+    /// change. For tests.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the test run.
+    pub fn run_frame(&mut self, hook: RunHook, ifindex: u32, frame: &[u8]) -> Result<Action, KernelError> {
+        let name = match hook {
+            RunHook::TcIngress => program::TC_INGRESS,
+            RunHook::TcEgress => program::TC_EGRESS,
+            RunHook::XdpIngress => return self.run_xdp(ifindex, frame),
+        };
+        let (result, _) = self.test_run(name, ifindex, frame, [0; 5])?;
+        // TC_ACT_SHOT, include/uapi/linux/pkt_cls.h.
+        Ok(if result == 2 { Action::Drop } else { Action::Allow })
+    }
+
+    fn run_xdp(&mut self, ifindex: u32, frame: &[u8]) -> Result<Action, KernelError> {
+        let name = program::XDP_INGRESS;
+        let context = XdpMd {
+            data: 0,
+            data_end: frame.len() as u32,
+            data_meta: 0,
+            ingress_ifindex: ifindex,
+            rx_queue_index: 0,
+            egress_ifindex: 0,
+        };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(bytes_of(&context)),
+            ..TestRunOptions::new()
+        };
+        let result =
+            xdp(&mut self.ebpf)?.test_run(options).map_err(|source| KernelError::Program { name, source })?;
+        // XDP_DROP, include/uapi/linux/bpf.h.
+        Ok(if result.return_value == 1 { Action::Drop } else { Action::Allow })
     }
 
     /// Deletes flows that have been over for a second. Returns how many.
@@ -110,7 +169,12 @@ fn run(
     Ok((result.return_value, answer))
 }
 
-fn bytes_of(context: &SkBuff) -> &[u8] {
-    // SAFETY: `SkBuff` is plain integers without padding.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(context).cast(), size_of::<SkBuff>()) }
+/// A context, for the kernel.
+trait Context {}
+impl Context for SkBuff {}
+impl Context for XdpMd {}
+
+fn bytes_of<C: Context>(context: &C) -> &[u8] {
+    // SAFETY: contexts are plain 32-bit integers without padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(context).cast(), size_of::<C>()) }
 }

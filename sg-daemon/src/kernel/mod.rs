@@ -24,7 +24,7 @@ use sg_common::abi::{
 use sg_common::verdict::Reason;
 
 pub use self::attach::{Attached, TcMode};
-pub use self::explain::Answer;
+pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
