@@ -104,7 +104,7 @@ impl Daemon {
         };
         let (child, held) = Held::make(make)?;
         self.running = Some(Running { child, _held: held });
-        self.wait_log_since(seen, "ready", START)?;
+        self.wait_log_since(seen, " ready", START)?; // not "already"
         self.status().map(drop)
     }
 

@@ -11,6 +11,7 @@ mod table;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use sg_tests::{Daemon, Outcome, Probe, Topology, patience, run_all};
 
 use crate::{cargo, setup};
@@ -42,6 +43,7 @@ pub fn run(unfiltered: bool) -> Result<()> {
     let mut table = Table::default();
 
     table.heading("examples/demo.json: web-1 (XDP) in web-server, app-1 (TC) in backend");
+    hooks(&mut table, &daemon.status()?);
     show(&mut table, &world.as_written());
 
     let mut connections = Vec::new();
@@ -54,7 +56,7 @@ pub fn run(unfiltered: bool) -> Result<()> {
     );
     for (probe, connection) in &mut connections {
         let outcome = connection.exchange(patience::ALLOWED);
-        table.row("K11", &world.describe(probe, "open since before"), true, &outcome);
+        table.probe("K11", &world.describe(probe, "open since before"), true, &outcome);
     }
     show(&mut table, &world.after_rule_change());
 
@@ -89,6 +91,17 @@ fn baseline(probes: &[Probe]) -> Result<()> {
     Ok(())
 }
 
+/// That the two guests really are on different hooks.
+fn hooks(table: &mut Table, status: &Value) {
+    let interfaces = status.get("interfaces").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    for (device, expected, kinds) in [("tap0", "xdp", &["xdp"][..]), ("tap1", "tc", &["tcx", "clsact"])] {
+        let interface = interfaces.iter().find(|interface| interface.get("name") == Some(&device.into()));
+        let seen = interface.and_then(|interface| interface.get("ingress")).and_then(Value::as_str);
+        let seen = seen.unwrap_or("nothing");
+        table.row("", &format!("hook on {device}, by sgctl status"), expected, seen, kinds.contains(&seen));
+    }
+}
+
 /// Sends all probes of a scene side by side and prints their rows.
 fn show(table: &mut Table, rows: &[Row]) {
     let probes: Vec<_> = rows
@@ -96,6 +109,6 @@ fn show(table: &mut Table, rows: &[Row]) {
         .map(|row| (row.probe.clone(), if row.allowed { patience::ALLOWED } else { patience::DENIED }))
         .collect();
     for (row, outcome) in rows.iter().zip(run_all(&probes)) {
-        table.row(row.spec, &row.text, row.allowed, &outcome);
+        table.probe(row.spec, &row.text, row.allowed, &outcome);
     }
 }

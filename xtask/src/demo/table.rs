@@ -23,13 +23,16 @@ impl Table {
     }
 
     /// A denied probe must meet silence; a refusal would mean that it got through.
-    pub fn row(&mut self, spec: &str, probe: &str, allowed: bool, seen: &Result<Outcome>) {
+    pub fn probe(&mut self, spec: &str, probe: &str, allowed: bool, seen: &Result<Outcome>) {
         let (expected, wanted) =
             if allowed { ("allowed", Outcome::Answered) } else { ("denied", Outcome::TimedOut) };
-        let (right, seen) = match seen {
-            Ok(outcome) => (*outcome == wanted, outcome.to_string()),
-            Err(error) => (false, format!("{error:#}")),
-        };
+        match seen {
+            Ok(outcome) => self.row(spec, probe, expected, &outcome.to_string(), *outcome == wanted),
+            Err(error) => self.row(spec, probe, expected, &format!("{error:#}"), false),
+        }
+    }
+
+    pub fn row(&mut self, spec: &str, question: &str, expected: &str, seen: &str, right: bool) {
         self.rows += 1;
         let mark = if right {
             paint("✓", "32")
@@ -37,7 +40,7 @@ impl Table {
             self.wrong += 1;
             paint("✗", "1;31")
         };
-        println!("  {spec:<4} {probe:<PROBE_WIDTH$} {expected:<9} {seen:<11} {mark}");
+        println!("  {spec:<4} {question:<PROBE_WIDTH$} {expected:<9} {seen:<11} {mark}");
     }
 
     pub fn rows(&self) -> usize {
