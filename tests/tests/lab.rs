@@ -1,11 +1,13 @@
 //! The laboratory itself: a test that trusts it needs probes that tell the truth and nothing left behind.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the way tests do")]
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sg_tests::{Lab, Netns, Outcome, Probe, Topology, outside, patience, run_all, sweep};
+use sg_tests::{Daemon, Lab, Netns, Outcome, Probe, Topology, outside, patience, run_all, sweep};
 
 const WEB: u16 = 80;
 
@@ -13,10 +15,9 @@ fn exists(name: &str) -> bool {
     Path::new("/run/netns").join(name).exists()
 }
 
-/// Drops what goes to `to`, silently, with a blackhole route on the way back: no filter of ours involved.
-fn silence(site: &Topology, answering: &Netns, asking: IpAddr) {
+/// Loses every answer to `asking` on a blackhole route: silence that no filter of ours has made.
+fn silence(answering: &Netns, asking: IpAddr) {
     let bits = if asking.is_ipv4() { 32 } else { 128 };
-    assert!(site.guests.iter().any(|guest| guest.netns.name() == answering.name()));
     answering.ip(&format!("route add blackhole {asking}/{bits}")).unwrap();
 }
 
@@ -84,8 +85,8 @@ fn a_closed_port_is_refused() {
 fn silence_is_a_time_out_and_takes_no_longer_than_asked() {
     let site = Topology::new().unwrap();
     let g0 = site.guest(0).unwrap();
-    silence(&site, &g0.netns, outside::STRANGER.into());
-    silence(&site, &g0.netns, outside::STRANGER_V6.into());
+    silence(&g0.netns, outside::STRANGER.into());
+    silence(&g0.netns, outside::STRANGER_V6.into());
     let mut probes = Vec::new();
     for (source, end) in
         [(IpAddr::from(outside::STRANGER), g0.v4), (IpAddr::from(outside::STRANGER_V6), g0.v6)]
@@ -121,7 +122,7 @@ fn a_held_connection_answers_until_it_is_silenced() {
         let probe = probe.source(outside::ADMIN);
         let mut held = probe.hold(patience::ALLOWED).unwrap();
         assert_eq!(held.exchange(patience::ALLOWED).unwrap(), Outcome::Answered, "{probe}");
-        silence(&site, &g0.netns, outside::ADMIN.into());
+        silence(&g0.netns, outside::ADMIN.into());
         assert_eq!(held.exchange(patience::DENIED).unwrap(), Outcome::TimedOut, "{probe}");
         g0.netns.ip(&format!("route del blackhole {}/32", outside::ADMIN)).unwrap();
         // TCP sends again what was lost; both ends are as they were.
@@ -155,6 +156,33 @@ fn a_panic_leaves_nothing_behind() {
         assert!(!exists(&name), "{name}");
     }
     assert!(!directory.exists());
+}
+
+#[test]
+fn a_daemon_can_be_stopped_killed_and_started_again_and_leaves_no_pins() {
+    let policy = include_str!("../../examples/demo.json");
+    let site = Topology::new().unwrap();
+    let mut daemon = Daemon::start(&site, policy).unwrap();
+    let web = site.guest(0).unwrap();
+    let closed = Probe::tcp(&site.outside, (web.v4, 22)).source(outside::STRANGER);
+    let pins = daemon.pin_dir().to_owned();
+
+    let before = daemon.generation().unwrap();
+    let after = daemon.apply(&policy.replace("203.0.113.0/24", "203.0.113.0/25")).unwrap();
+    assert!(after > before);
+
+    daemon.terminate().unwrap();
+    assert!(daemon.status().is_err(), "nobody answers");
+    assert!(pins.exists());
+    assert_eq!(closed.run(patience::DENIED).unwrap(), Outcome::TimedOut, "the kernel side goes on");
+    daemon.resume().unwrap();
+    daemon.kill();
+    daemon.resume().unwrap();
+    assert_eq!(closed.run(patience::DENIED).unwrap(), Outcome::TimedOut);
+
+    drop(daemon);
+    assert!(!pins.exists());
+    assert_eq!(closed.run(patience::ALLOWED).unwrap(), Outcome::Refused, "the filter is gone");
 }
 
 /// The test below starts this executable again to run only this. On its own it does nothing, so that it can stand among the others.
