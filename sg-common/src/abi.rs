@@ -6,7 +6,7 @@
 use crate::verdict::Reason;
 
 /// Part of the pin path. Raise it whenever a key, a value or a map's meaning changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Four bytes in network order, as they stand in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -92,21 +92,28 @@ map_types! {
     }
 
     /// `INTERFACES`, an array that is probed from `ifindex % len` on, [`INTERFACE_PROBES`] entries far.
-    pub struct Interface: 192 {
+    pub struct Interface: 320 {
         /// 0: the entry is free.
         pub ifindex: u32,
         /// Conntrack zone, below [`MAX_ZONES`]: never used twice, so that a device that takes another's place cannot
         /// inherit its flows.
         pub zone: u32,
-        /// The interface's row in `COUNTERS`, from 1; row 0 counts packets of unknown interfaces.
-        pub counters: u32,
-        pub reserved: [u32; 13],
+        /// The interface's row in `COUNTERS` and `SHARES`, from 1; row 0 counts packets of unknown interfaces.
+        pub row: u32,
+        /// How many live flows the interface may have (SPEC D16).
+        pub live_limit: u32,
+        /// How many half-open flows of one family it may have, and where its part of `RING_V4` and `RING_V6` begins.
+        pub half_limit_v4: u32,
+        pub half_base_v4: u32,
+        pub half_limit_v6: u32,
+        pub half_base_v6: u32,
+        pub reserved: [u32; 8],
         /// By the parity of [`Control::generation`].
         pub halves: [InterfaceHalf; 2],
     }
 
     /// What is in force on an interface in one generation.
-    pub struct InterfaceHalf: 64 {
+    pub struct InterfaceHalf: 128 {
         pub policy: u32,
         /// Whose members `@group` means.
         pub vpc: u32,
@@ -116,6 +123,71 @@ map_types! {
         pub granularity: u32,
         /// Jiffies, by [`crate::conntrack::State`].
         pub timeouts: [u32; 12],
+        /// The guest's hardware address; zero if it is not known.
+        pub mac: [u8; 6],
+        pub reserved: u16,
+        /// The first part of the keys of `OWN_*` that hold all of the guest's addresses and its routers.
+        pub guard: u32,
+        /// One of the guest's addresses, looked at before `OWN_V4`; zero if it has none.
+        pub own_v4: Be32,
+        /// Likewise.
+        pub own_v6: [Be32; 4],
+        /// EtherTypes that pass beside IP and ARP, in host order; zero is none.
+        pub ether_types: [u16; 8],
+        pub reserved_too: [u32; 4],
+    }
+
+    /// Key of `OWN_V4`: an address that belongs to a guest.
+    pub struct OwnKeyV4: 8 {
+        pub guard: u32,
+        pub address: Be32,
+    }
+
+    /// Key of `OWN_V6`, likewise; with [`GUARD_ROUTER`], a router whose advertisements the guest may see.
+    pub struct OwnKeyV6: 20 {
+        pub guard: u32,
+        pub address: [Be32; 4],
+    }
+
+    /// `SHARES`, by [`Interface::row`]: how much of the connection tables an interface uses. Programs add atomically.
+    pub struct Share: 64 {
+        /// Live flows.
+        pub live: u64,
+        /// How many half-open flows ever began; modulo the limit, the next place in the ring.
+        pub half_v4: u64,
+        pub half_v6: u64,
+        pub reserved: [u64; 5],
+    }
+
+    /// Key of `FRAGMENTS_V4`: one datagram in pieces.
+    pub struct FragmentKeyV4: 16 {
+        /// `zone << 8 | protocol`.
+        pub zone_protocol: u32,
+        pub source: Be32,
+        pub destination: Be32,
+        /// `identification << 1 | direction`.
+        pub id_direction: u32,
+    }
+
+    /// Key of `FRAGMENTS_V6`, likewise; the whole identification and the direction.
+    pub struct FragmentKeyV6: 44 {
+        pub zone_protocol: u32,
+        pub source: [Be32; 4],
+        pub destination: [Be32; 4],
+        pub id: u32,
+        pub direction: u32,
+    }
+
+    /// Value of `FRAGMENTS_*`: what became of the first fragment, and what has passed.
+    pub struct Datagram: 48 {
+        /// Jiffies.
+        pub expires: u64,
+        /// `DATAGRAM_*`.
+        pub verdict: u32,
+        /// How many of `ranges` are used.
+        pub used: u32,
+        /// What has passed, `start << 16 | end` in units of 8 bytes, the end excluded.
+        pub ranges: [u32; 8],
     }
 
     /// Value of `CLASSES_*` and `PAIRS`: for one remote, what each protocol may reach.
@@ -194,16 +266,19 @@ map_types! {
     pub struct Flow: 48 {
         /// Jiffies; from then on the entry is as good as absent (SPEC D11).
         pub expires: u64,
-        /// Jiffies.
-        pub created: u64,
+        /// Jiffies, divided by [`CREATED_UNIT`].
+        pub created: u32,
+        /// Where a half-open flow stands in the ring of its family.
+        pub half_slot: u32,
         /// The policy that admitted the flow.
         pub policy: u32,
         /// [`crate::conntrack::State`].
         pub state: u8,
         /// `FLOW_*`.
         pub flags: u8,
-        pub reserved: u16,
-        /// Sequence tracking of both sides, for TCP.
+        /// Window scales and what is known, see [`crate::tcp`].
+        pub tcp: u16,
+        /// Sequence tracking for TCP: three words of the side that began the flow, three of the other.
         pub sequence: [u32; 6],
     }
 
@@ -216,6 +291,19 @@ map_types! {
 
 /// Entries of `INTERFACES`, a power of two; many more than interfaces, so that a probe meets few of them.
 pub const INTERFACE_SLOTS: u32 = 4096;
+/// The unit of [`Flow::created`], in jiffies.
+pub const CREATED_UNIT: u64 = 64;
+
+/// [`Datagram::verdict`]: the first fragment has not come yet.
+pub const DATAGRAM_EARLY: u32 = 0;
+/// [`Datagram::verdict`]: the first fragment passed.
+pub const DATAGRAM_ALLOW: u32 = 1;
+/// [`Datagram::verdict`]: the first fragment was dropped.
+pub const DATAGRAM_DROP: u32 = 2;
+
+/// Set in [`OwnKeyV6::guard`] for routers; guards are 31 bits wide.
+pub const GUARD_ROUTER: u32 = 1 << 31;
+
 /// How far `INTERFACES` is probed for an ifindex.
 pub const INTERFACE_PROBES: u32 = 8;
 /// How many interfaces can be filtered at a time: rows of `COUNTERS` but the first.
@@ -227,13 +315,46 @@ pub const MAX_ZONES: u32 = 1 << 24;
 pub const FLAG_ROLE_HOST: u32 = 1;
 /// [`InterfaceHalf::flags`]: only a SYN may start a TCP flow (SPEC D12).
 pub const FLAG_STRICT_TCP: u32 = 1 << 1;
+/// The guest may use only its own hardware address (SPEC section 6; this and the following).
+pub const GUARD_MAC: u32 = 1 << 2;
+/// The guest may use only its own IPv4 addresses.
+pub const GUARD_IPV4: u32 = 1 << 3;
+/// The guest may use only its own IPv6 addresses.
+pub const GUARD_IPV6: u32 = 1 << 4;
+/// The guest may announce only its own addresses by ARP.
+pub const GUARD_ARP: u32 = 1 << 5;
+/// The guest may announce only its own addresses by neighbour discovery, and both sides only without tricks.
+pub const GUARD_ND: u32 = 1 << 6;
+/// The guest may not be a DHCP server.
+pub const GUARD_DHCP_SERVER: u32 = 1 << 7;
+/// The guest may not be a router.
+pub const GUARD_ROUTER_ADVERTISEMENT: u32 = 1 << 8;
+/// Only configured routers may advertise themselves to the guest.
+pub const GUARD_ROUTERS: u32 = 1 << 9;
+/// No ICMP redirects in either direction.
+pub const GUARD_REDIRECT: u32 = 1 << 10;
+/// No VLAN tags.
+pub const GUARD_VLAN: u32 = 1 << 11;
+/// No EtherTypes but those listed.
+pub const GUARD_ETHER_TYPE: u32 = 1 << 12;
+/// No source routing.
+pub const GUARD_SOURCE_ROUTE: u32 = 1 << 13;
+/// [`GUARD_IPV6`] and [`GUARD_ND`] take any link-local address for the guest's own, not only that of its hardware
+/// address: for guests that make stable private ones (RFC 7217).
+pub const FLAG_ANY_LINK_LOCAL: u32 = 1 << 14;
 
 /// [`Flow::flags`]: the flow's first packet was outbound.
 pub const FLOW_ORIGIN_OUTBOUND: u8 = 1;
 /// [`Flow::flags`]: a packet of the other direction was seen.
 pub const FLOW_REPLIED: u8 = 1 << 1;
+/// [`Flow::flags`]: the side that began the flow has sent a FIN.
+pub const FLOW_FIN_ORIGIN: u8 = 1 << 2;
+/// [`Flow::flags`]: the other side has.
+pub const FLOW_FIN_REPLY: u8 = 1 << 3;
+/// [`Flow::flags`]: the entry is in the table of half-open flows.
+pub const FLOW_HALF_OPEN: u8 = 1 << 4;
 
-/// Index in `COUNTERS` of one interface's counter of one reason; `row` is [`Interface::counters`].
+/// Index in `COUNTERS` of one interface's counter of one reason; `row` is [`Interface::row`].
 #[inline(always)]
 pub const fn counter_index(row: u32, direction: Direction, reason: Reason) -> u32 {
     (row * 2 + direction as u32) * REASON_SLOTS + reason as u32
@@ -317,6 +438,15 @@ pub mod map {
     pub const PORT_SETS: &str = "PORT_SETS";
     pub const FLOWS_V4: &str = "FLOWS_V4";
     pub const FLOWS_V6: &str = "FLOWS_V6";
+    pub const HALF_V4: &str = "HALF_V4";
+    pub const HALF_V6: &str = "HALF_V6";
+    pub const RING_V4: &str = "RING_V4";
+    pub const RING_V6: &str = "RING_V6";
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+    pub const OWN_V4: &str = "OWN_V4";
+    pub const OWN_V6: &str = "OWN_V6";
+    pub const SHARES: &str = "SHARES";
     pub const COUNTERS: &str = "COUNTERS";
 }
 
