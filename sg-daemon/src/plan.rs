@@ -450,12 +450,9 @@ fn class_entries(
         let rules = policy.direction(direction);
         let classes = rules.v4.iter().map(|(net, cells)| (IpNet::V4(*net), cells));
         for (net, cells) in classes.chain(rules.v6.iter().map(|(net, cells)| (IpNet::V6(*net), cells))) {
-            let (Some(tcp), Some(udp), Some(icmp), Some(other)) = (
-                port_set(&cells.tcp),
-                port_set(&cells.udp),
-                port_set(&cells.icmp),
-                port_set(&cells.other),
-            ) else {
+            let (Some(tcp), Some(udp), Some(icmp), Some(other)) =
+                (port_set(&cells.tcp), port_set(&cells.udp), port_set(&cells.icmp), port_set(&cells.other))
+            else {
                 return entries;
             };
             let row = Row { tcp, udp, icmp, other };

@@ -39,17 +39,18 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
-        Verb::Setup { check: true } => setup::check(),
-        Verb::Setup { check: false } => setup::install(),
-        Verb::Demo { unfiltered } => demo::run(unfiltered),
+        Verb::Setup { check: true } => setup::check().map(success),
+        Verb::Setup { check: false } => setup::install().map(success),
+        Verb::Demo { unfiltered } => demo::run(unfiltered).map(success),
         Verb::Test { filter } => test::run(&filter),
-        Verb::ClippyBpf => cargo::clippy_bpf(),
+        Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn success((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use sg_common::abi;
 use serde::{Deserialize, Serialize};
+use sg_common::abi;
 
 /// Seen from the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -30,7 +30,8 @@ impl Flows {
             flows.retain(|flow| flow.interface == *name);
         }
         flows.sort_by(|a, b| {
-            let key = |flow: &FlowStatus| (flow.interface.clone(), flow.remote, flow.remote_port, flow.local_port);
+            let key =
+                |flow: &FlowStatus| (flow.interface.clone(), flow.remote, flow.remote_port, flow.local_port);
             key(a).cmp(&key(b))
         });
         if self.json {

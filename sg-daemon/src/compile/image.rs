@@ -81,12 +81,12 @@ impl DirectionImage {
     /// The row of the longest prefix that holds `remote`.
     pub fn class(&self, remote: IpAddr) -> Option<&Cells> {
         match remote {
-            IpAddr::V4(address) => (0..=32).rev().find_map(|length| {
-                self.v4.get(&Ipv4Net::new(address, length).ok()?.trunc())
-            }),
-            IpAddr::V6(address) => (0..=128).rev().find_map(|length| {
-                self.v6.get(&Ipv6Net::new(address, length).ok()?.trunc())
-            }),
+            IpAddr::V4(address) => {
+                (0..=32).rev().find_map(|length| self.v4.get(&Ipv4Net::new(address, length).ok()?.trunc()))
+            }
+            IpAddr::V6(address) => {
+                (0..=128).rev().find_map(|length| self.v6.get(&Ipv6Net::new(address, length).ok()?.trunc()))
+            }
         }
     }
 }

@@ -27,7 +27,8 @@ pub fn compile(model: &Model) -> Image {
         .iter()
         .map(|vpc| VpcName { project: vpc.project.as_str().into(), name: vpc.name.as_str().into() })
         .collect();
-    let mut policies = Policies { model, by_groups: HashMap::new(), by_content: HashMap::new(), all: Vec::new() };
+    let mut policies =
+        Policies { model, by_groups: HashMap::new(), by_content: HashMap::new(), all: Vec::new() };
     let mut interfaces = Vec::with_capacity(model.interfaces.len());
     for interface in &model.interfaces {
         let Some(vpc) = vpcs.get(interface.vpc.0) else { continue };
@@ -127,7 +128,11 @@ fn direction_image(model: &Model, rules: &[Effective], direction: Direction) -> 
         v4.entry(range).or_default();
     }
     DirectionImage {
-        v4: classes(&v4, |outer, inner| outer.contains(inner), |net| reserved.is_some_and(|r| r.contains(net))),
+        v4: classes(
+            &v4,
+            |outer, inner| outer.contains(inner),
+            |net| reserved.is_some_and(|r| r.contains(net)),
+        ),
         v6: classes(&v6, |outer, inner| outer.contains(inner), |_| false),
         groups,
     }
@@ -150,10 +155,8 @@ fn classes<N: Copy + Ord>(
         let nothing = (Sum::default(), Cells::default());
         let (outer_sum, outer_row) =
             around.last().map_or((&nothing.0, &nothing.1), |(_, sum, row)| (sum, row));
-        let sum = Sum {
-            open: outer_sum.open.union(&own.open),
-            metadata: outer_sum.metadata.union(&own.metadata),
-        };
+        let sum =
+            Sum { open: outer_sum.open.union(&own.open), metadata: outer_sum.metadata.union(&own.metadata) };
         let row = if in_metadata_range(net) { sum.metadata.clone() } else { sum.open.clone() };
         if row != *outer_row {
             classes.insert(*net, row.clone());
@@ -180,17 +183,15 @@ fn cells(rule: &Effective, ipv6: bool) -> Cells {
     let mut cells = Cells::default();
     match rule.protocol {
         Protocol::All => {
-            cells = Cells {
-                tcp: Ranges::all(),
-                udp: Ranges::all(),
-                icmp: Ranges::all(),
-                other: Ranges::all(),
-            };
+            cells =
+                Cells { tcp: Ranges::all(), udp: Ranges::all(), icmp: Ranges::all(), other: Ranges::all() };
         }
         Protocol::Tcp => cells.tcp = numbers,
         Protocol::Udp => cells.udp = numbers,
         Protocol::Icmp => cells.icmp = numbers,
         Protocol::Number(number) if number == own_icmp => cells.icmp = numbers,
+        // The other family's ICMP: such a packet has no type that a rule could ask for.
+        Protocol::Number(_) if matches!(rule.matches, Match::Icmp { .. }) => {}
         Protocol::Number(number) => cells.other = Ranges::range(number.into(), number.into()),
     }
     cells

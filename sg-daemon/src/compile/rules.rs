@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use sg_common::abi::Direction;
 
 use crate::policy::model::{
-    Failsafe, Group, GroupId, Interface, Match, Metadata, Model, PortRange, Protocol, Remote, Role, Rule, Rules,
-    Source, VpcId,
+    Failsafe, Group, GroupId, Interface, Match, Metadata, Model, PortRange, Protocol, Remote, Role, Rule,
+    Rules, Source, VpcId,
 };
 
 /// Where a rule comes from.

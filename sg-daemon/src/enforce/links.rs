@@ -87,7 +87,8 @@ pub fn matches(pattern: &str, name: &str) -> bool {
         None => name.is_empty(),
         Some('*') => {
             let rest = &pattern[1..];
-            name.char_indices().map(|(at, _)| &name[at..]).any(|tail| matches(rest, tail)) || matches(rest, "")
+            name.char_indices().map(|(at, _)| &name[at..]).any(|tail| matches(rest, tail))
+                || matches(rest, "")
         }
         Some(first) => match name.chars().next() {
             Some(found) if first == '?' || first == found => {
@@ -104,7 +105,12 @@ mod tests {
 
     #[test]
     fn patterns_match_whole_names() {
-        assert!(matches("tap*", "tap0") && matches("tap*", "tap") && matches("*", "") && matches("v?t*", "vnet1"));
+        assert!(
+            matches("tap*", "tap0")
+                && matches("tap*", "tap")
+                && matches("*", "")
+                && matches("v??t*", "vnet1")
+        );
         assert!(!matches("tap*", "xtap0") && !matches("tap?", "tap") && !matches("tap", "tap0"));
     }
 }

@@ -1,9 +1,13 @@
 //! Policy in force: brings the kernel from one policy to the next, in steps that leave the old one whole until the swap.
 //!
-//! 1. *Write* the new policy beside the old one; 2. *attach* to devices that are not filtered yet, closed; 3. *stage* the
-//! halves that are not in force; 4. *flip* one word; 5. when no packet sees the old policy any more, stage the other
-//! halves too, detach from devices that are not the policy's any more, and *delete* what is left of the old policy.
-//! If anything fails before 4, what was done is undone and nothing has changed (SPEC D21).
+//! 1. *Write* the new policy beside the old one.
+//! 2. *Attach* to devices that are not filtered yet, closed.
+//! 3. *Stage* the halves that are not in force.
+//! 4. *Flip* one word.
+//! 5. When no packet sees the old policy any more, stage the other halves too, detach from devices that are not the
+//!    policy's any more, and *delete* what is left of the old policy.
+//!
+//! If anything fails before the fourth step, what was done is undone and nothing has changed (SPEC D21).
 
 pub mod links;
 
@@ -171,8 +175,7 @@ impl Enforcer {
             revoked: 0,
         };
         self.resident = plan.resident;
-        self.active =
-            Some(Active { model, image, policy_ids: plan.policy_ids, vpc_ids: plan.vpc_ids });
+        self.active = Some(Active { model, image, policy_ids: plan.policy_ids, vpc_ids: plan.vpc_ids });
         if revoke {
             applied.revoked = self.revoke()?;
         }
@@ -206,7 +209,9 @@ impl Enforcer {
         targets.len() != self.devices.len()
             || targets.iter().any(|target| {
                 self.devices.get(&target.name).is_none_or(|device| {
-                    device.ifindex != target.ifindex || device.attached.is_none() || device.hook != target.hook
+                    device.ifindex != target.ifindex
+                        || device.attached.is_none()
+                        || device.hook != target.hook
                 })
             })
     }
@@ -346,7 +351,14 @@ impl Enforcer {
         self.half(interface.role, interface.strict_tcp, policy, vpc, &interface.timeouts)
     }
 
-    fn half(&self, role: Role, strict_tcp: bool, policy: u32, vpc: u32, timeouts: &Timeouts) -> InterfaceHalf {
+    fn half(
+        &self,
+        role: Role,
+        strict_tcp: bool,
+        policy: u32,
+        vpc: u32,
+        timeouts: &Timeouts,
+    ) -> InterfaceHalf {
         let (timeouts, granularity) = self.kernel.timeouts(timeouts);
         let host = if role == Role::Host { FLAG_ROLE_HOST } else { 0 };
         let strict = if strict_tcp { FLAG_STRICT_TCP } else { 0 };
@@ -407,7 +419,9 @@ impl Active {
 
     /// Whether the rules in force would admit a flow's first packet.
     pub fn admits(&self, interface: &InterfaceImage, flow: &FlowEntry) -> bool {
-        let Some(policy) = interface.policy.and_then(|index| self.image.policies.get(index)) else { return true };
+        let Some(policy) = interface.policy.and_then(|index| self.image.policies.get(index)) else {
+            return true;
+        };
         let set = self.image.members.get(&(interface.vpc.clone(), flow.remote)).map(Arc::as_ref);
         policy.admits(flow.origin, flow.remote, set, flow.protocol, flow.number())
     }

@@ -71,10 +71,10 @@ pub fn explain(enforcer: &mut Enforcer, question: &ExplainQuestion) -> Result<Ex
         (Direction::Outbound, Role::Guest) | (Direction::Inbound, Role::Host) => Hook::Ingress,
     };
     let mut ask = |established: bool| -> Result<Answer, ExplainError> {
-        let frame = asked.probe(established).frame().ok_or(ExplainError::Families {
-            local: asked.local,
-            remote: asked.remote,
-        })?;
+        let frame = asked
+            .probe(established)
+            .frame()
+            .ok_or(ExplainError::Families { local: asked.local, remote: asked.remote })?;
         Ok(kernel.explain(device.ifindex, hook, &frame)?)
     };
     // With the source port the question may be about a connection that lives: its packets in mid-stream pass, while a
@@ -110,9 +110,9 @@ impl Asked {
         if local.is_ipv4() != remote.is_ipv4() {
             return Err(ExplainError::Families { local, remote });
         }
-        let protocol = question
-            .protocol_number(remote.is_ipv6())
-            .ok_or(ExplainError::Question("the protocol is tcp, udp, icmp, icmpv6, gre, esp, ah, sctp, ipip or a number"))?;
+        let protocol = question.protocol_number(remote.is_ipv6()).ok_or(ExplainError::Question(
+            "the protocol is tcp, udp, icmp, icmpv6, gre, esp, ah, sctp, ipip or a number",
+        ))?;
         let has_ports = matches!(protocol, protocol::TCP | protocol::UDP);
         if has_ports && question.port.is_none() {
             return Err(ExplainError::Question("TCP and UDP need a port: the destination's"));
@@ -206,7 +206,8 @@ impl Fit {
 }
 
 fn is_member(active: &Active, interface: &Interface, group: GroupId, remote: IpAddr) -> bool {
-    let (Some(group), Some(image)) = (active.model.groups.get(group.0), active.interface(&interface.name)) else {
+    let (Some(group), Some(image)) = (active.model.groups.get(group.0), active.interface(&interface.name))
+    else {
         return false;
     };
     let set = active.image.members.get(&(image.vpc.clone(), remote));
@@ -259,10 +260,12 @@ fn describe(active: &Active, interface: &Interface, asked: &Asked, answer: Answe
             );
         }
     }
-    let disagrees = (by_rule && allowing.is_empty()) || (answer.reason == Reason::NoRule && !allowing.is_empty());
+    let disagrees =
+        (by_rule && allowing.is_empty()) || (answer.reason == Reason::NoRule && !allowing.is_empty());
     if disagrees {
         explanation.notes.push(
-            "the loaded program and the policy file disagree; this is a fault of sgd, please report it".to_owned(),
+            "the loaded program and the policy file disagree; this is a fault of sgd, please report it"
+                .to_owned(),
         );
         explanation.rules = allowing;
     }

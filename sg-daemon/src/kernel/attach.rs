@@ -78,9 +78,9 @@ impl Kernel {
         for file in fs::read_dir(&links).map_err(pin_error("read", &links))? {
             let path = file.map_err(pin_error("read", &links))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let place = Place::EVERY.into_iter().find(|place| {
-                name.split_once('_').is_some_and(|(_, rest)| rest == place.name())
-            });
+            let place = Place::EVERY
+                .into_iter()
+                .find(|place| name.split_once('_').is_some_and(|(_, rest)| rest == place.name()));
             let Some(place) = place else { continue };
             match self.take_over(place, &path) {
                 Ok(()) => {}
@@ -118,7 +118,12 @@ impl Kernel {
     /// # Errors
     ///
     /// If the device or the kernel cannot do what is asked; nothing is attached then that was not before.
-    pub fn attach(&mut self, interface: &str, ifindex: u32, hook: HookChoice) -> Result<Attached, KernelError> {
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        hook: HookChoice,
+    ) -> Result<Attached, KernelError> {
         // TC works with every device and sees the guests' super-packets whole, so it is what `auto` means.
         let (ingress, other) = match hook {
             HookChoice::Xdp => (Place::Xdp, Place::TcIngress),
@@ -170,9 +175,11 @@ impl Kernel {
         }
         let Some((name, kind)) = place.tc() else {
             let program = xdp(&mut self.ebpf)?;
-            let id = program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(|e| failed(xdp_advice(&e)))?;
+            let id =
+                program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(|e| failed(xdp_advice(&e)))?;
             let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
-            let link = FdLink::try_from(link).map_err(|_| failed("the kernel has no XDP links (5.9)".into()))?;
+            let link =
+                FdLink::try_from(link).map_err(|_| failed("the kernel has no XDP links (5.9)".into()))?;
             link.pin(&path).map_err(|error| failed(chain(&error)))?;
             return Ok("xdp");
         };
@@ -237,7 +244,9 @@ fn clsact_link(interface: &str, kind: TcAttachType) -> io::Result<SchedClassifie
 fn link_error(error: LinkError) -> ProgramError {
     match error {
         LinkError::SyscallError(error) => error.into(),
-        LinkError::InvalidLink | LinkError::UnknownLinkType(_) => ProgramError::IOError(io::ErrorKind::InvalidData.into()),
+        LinkError::InvalidLink | LinkError::UnknownLinkType(_) => {
+            ProgramError::IOError(io::ErrorKind::InvalidData.into())
+        }
     }
 }
 

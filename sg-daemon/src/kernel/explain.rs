@@ -163,7 +163,8 @@ fn run(
     };
     let result = program.test_run(options).map_err(|source| KernelError::Program { name, source })?;
     let mut answer = [0; 5];
-    for (word, bytes) in answer.iter_mut().zip(after[offset_of!(SkBuff, cb)..].chunks_exact(4)) {
+    let words = after.chunks_exact(4).skip(offset_of!(SkBuff, cb) / 4);
+    for (word, bytes) in answer.iter_mut().zip(words) {
         *word = u32::from_ne_bytes(bytes.try_into().unwrap_or_default());
     }
     Ok((result.return_value, answer))

@@ -53,12 +53,30 @@ impl Kernel {
         batch(v4.as_fd(), |key: FlowKeyV4, flow| {
             let local = IpAddr::V4(Ipv4Addr::from_bits(key.local.to_host()));
             let remote = IpAddr::V4(Ipv4Addr::from_bits(key.remote.to_host()));
-            flows.extend(entry(FlowKey::V4(key), key.zone_protocol, local, remote, key.ports, &flow, now, hz));
+            flows.extend(entry(
+                FlowKey::V4(key),
+                key.zone_protocol,
+                local,
+                remote,
+                key.ports,
+                &flow,
+                now,
+                hz,
+            ));
         })
         .map_err(|source| KernelError::Io { name: map::FLOWS_V4, source })?;
         batch(v6.as_fd(), |key: FlowKeyV6, flow| {
             let (local, remote) = (v6_of(key.local).into(), v6_of(key.remote).into());
-            flows.extend(entry(FlowKey::V6(key), key.zone_protocol, local, remote, key.ports, &flow, now, hz));
+            flows.extend(entry(
+                FlowKey::V6(key),
+                key.zone_protocol,
+                local,
+                remote,
+                key.ports,
+                &flow,
+                now,
+                hz,
+            ));
         })
         .map_err(|source| KernelError::Io { name: map::FLOWS_V6, source })?;
         Ok(flows)

@@ -18,8 +18,8 @@ use aya::maps::{Map, MapError};
 use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    Control, Counter, Direction, INTERFACE_PROBES, INTERFACE_SLOTS, Interface, InterfaceHalf,
-    MAX_INTERFACES, MAX_ZONES, MemberSets, map, program,
+    Control, Counter, Direction, INTERFACE_PROBES, INTERFACE_SLOTS, Interface, InterfaceHalf, MAX_INTERFACES,
+    MAX_ZONES, MemberSets, map, program,
 };
 use sg_common::verdict::Reason;
 
@@ -49,10 +49,17 @@ pub enum KernelError {
     #[error("map {name} is full; the policy is too large")]
     Full { name: &'static str },
     #[error("cannot {what} {path}")]
-    Pin { path: PathBuf, what: &'static str, #[source] error: io::Error },
+    Pin {
+        path: PathBuf,
+        what: &'static str,
+        #[source]
+        error: io::Error,
+    },
     #[error("{path} is not on a BPF file system; pass a --pin-dir under /sys/fs/bpf")]
     NotBpffs { path: PathBuf },
-    #[error("{path} is {found}, expected {expected}; stop whatever else uses this pin directory, or pass another --pin-dir")]
+    #[error(
+        "{path} is {found}, expected {expected}; stop whatever else uses this pin directory, or pass another --pin-dir"
+    )]
     Foreign { path: PathBuf, found: String, expected: String },
     #[error("map {name} cannot be read or mapped into memory")]
     Io { name: &'static str, source: io::Error },
@@ -102,7 +109,9 @@ impl Kernel {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
-        for name in [program::TC_INGRESS, program::TC_EGRESS, program::EXPLAIN, program::COLLECT, program::CLOCK] {
+        for name in
+            [program::TC_INGRESS, program::TC_EGRESS, program::EXPLAIN, program::COLLECT, program::CLOCK]
+        {
             classifier(&mut ebpf, name)?.load().map_err(|source| KernelError::Program { name, source })?;
         }
         let name = program::XDP_INGRESS;
@@ -122,13 +131,13 @@ impl Kernel {
     fn heal(&mut self) {
         let parity = self.parity();
         for slot in 0..self.member_sets.len() {
-            if let Some(sets) = self.member_sets.get(slot) {
-                self.store_member_set(slot, parity ^ 1, sets.sets[parity]);
+            if let Some(set) = self.member_sets.get(slot).and_then(|sets| sets.sets.get(parity).copied()) {
+                self.store_member_set(slot, parity ^ 1, set);
             }
         }
         for index in 0..self.interfaces.len() {
-            if let Some(interface) = self.interfaces.get(index).filter(|interface| interface.ifindex != 0) {
-                self.store_half(Slot(index), parity ^ 1, interface.halves[parity]);
+            if let Some(half) = self.half(Slot(index)) {
+                self.store_half(Slot(index), parity ^ 1, half);
             }
         }
         // 0 is no zone, no policy, no set and no VPC.

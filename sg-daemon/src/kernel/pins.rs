@@ -29,14 +29,20 @@ impl Pins {
         let standard = Path::new("/sys/fs/bpf");
         if dir.starts_with(standard) && !is_bpffs(standard) {
             let none: Option<&str> = None;
-            nix::mount::mount(Some("bpf"), standard, Some("bpf"), nix::mount::MsFlags::empty(), none).map_err(
-                |error| KernelError::Pin { path: standard.to_owned(), what: "mount bpffs at", error: error.into() },
-            )?;
+            nix::mount::mount(Some("bpf"), standard, Some("bpf"), nix::mount::MsFlags::empty(), none)
+                .map_err(|error| KernelError::Pin {
+                    path: standard.to_owned(),
+                    what: "mount bpffs at",
+                    error: error.into(),
+                })?;
         }
         let pins = Self { root: dir.join(format!("v{}", abi::ABI_VERSION)) };
         for dir in [pins.maps(), pins.links()] {
-            fs::create_dir_all(&dir)
-                .map_err(|error| KernelError::Pin { path: dir.clone(), what: "make the directory", error })?;
+            fs::create_dir_all(&dir).map_err(|error| KernelError::Pin {
+                path: dir.clone(),
+                what: "make the directory",
+                error,
+            })?;
         }
         if !is_bpffs(&pins.root) {
             return Err(KernelError::NotBpffs { path: dir.to_owned() });
@@ -73,7 +79,7 @@ impl Pins {
 }
 
 fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|stat| stat.filesystem_type().0 as i64 == BPF_FS_MAGIC)
+    statfs(path).is_ok_and(|stat| stat.filesystem_type().0 == BPF_FS_MAGIC)
 }
 
 /// What a map must be to be taken over: aya takes any, and reads and writes past the end of values of another size.
@@ -128,7 +134,10 @@ pub fn check_maps(pins: &Pins) -> Result<bool, KernelError> {
             return Err(KernelError::Foreign {
                 path,
                 found: format!("{kind:?} with keys of {key} and values of {value} bytes"),
-                expected: format!("{:?} with keys of {} and values of {} bytes", shape.kind, shape.key, shape.value),
+                expected: format!(
+                    "{:?} with keys of {} and values of {} bytes",
+                    shape.kind, shape.key, shape.value
+                ),
             });
         }
     }

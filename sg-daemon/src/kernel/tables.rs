@@ -62,7 +62,8 @@ impl TableMaps {
             counters: take!(map::COUNTERS),
             flows_v4: take!(map::FLOWS_V4),
             flows_v6: take!(map::FLOWS_V6),
-            cpus: aya::util::nr_cpus().map_err(|(_, source)| KernelError::Io { name: map::COUNTERS, source })?,
+            cpus: aya::util::nr_cpus()
+                .map_err(|(_, source)| KernelError::Io { name: map::COUNTERS, source })?,
         })
     }
 
@@ -118,7 +119,7 @@ impl TableMaps {
     pub fn entries(&self) -> Result<(Vec<Entry>, BTreeSet<u32>), KernelError> {
         let mut entries = Vec::new();
         let mut tables = BTreeSet::new();
-        for item in self.classes_v4.iter() {
+        for item in &self.classes_v4 {
             let (key, row) = item.map_err(KernelError::map(map::CLASSES_V4))?;
             let address = Ipv4Addr::from_bits(key.data().address.to_host());
             if let Ok(net) = Ipv4Net::new(address, key.prefix_len().saturating_sub(32) as u8) {
@@ -127,25 +128,27 @@ impl TableMaps {
             }
             tables.extend(table_indexes(&row));
         }
-        for item in self.classes_v6.iter() {
+        for item in &self.classes_v6 {
             let (key, row) = item.map_err(KernelError::map(map::CLASSES_V6))?;
-            if let Ok(net) = Ipv6Net::new(v6_of(key.data().address), key.prefix_len().saturating_sub(32) as u8) {
+            if let Ok(net) =
+                Ipv6Net::new(v6_of(key.data().address), key.prefix_len().saturating_sub(32) as u8)
+            {
                 let policy = PolicyDirection(key.data().policy_direction.to_host());
                 entries.push(Entry::Class { policy, net: IpNet::V6(net), row });
             }
             tables.extend(table_indexes(&row));
         }
-        for item in self.pairs.iter() {
+        for item in &self.pairs {
             let (key, row) = item.map_err(KernelError::map(map::PAIRS))?;
             entries.push(Entry::Pair { key, row });
             tables.extend(table_indexes(&row));
         }
-        for item in self.members_v4.iter() {
+        for item in &self.members_v4 {
             let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V4))?;
             let address = Ipv4Addr::from_bits(key.address.to_host()).into();
             entries.push(Entry::Member { vpc: key.vpc, address, slot });
         }
-        for item in self.members_v6.iter() {
+        for item in &self.members_v6 {
             let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V6))?;
             entries.push(Entry::Member { vpc: key.vpc, address: v6_of(key.address).into(), slot });
         }
@@ -199,8 +202,7 @@ fn class_v4(policy: PolicyDirection, net: Ipv4Net) -> Key<ClassKeyV4> {
 }
 
 fn class_v6(policy: PolicyDirection, net: Ipv6Net) -> Key<ClassKeyV6> {
-    let data =
-        ClassKeyV6 { policy_direction: Be32::from_host(policy.0), address: words_of(net.network()) };
+    let data = ClassKeyV6 { policy_direction: Be32::from_host(policy.0), address: words_of(net.network()) };
     Key::new(32 + u32::from(net.prefix_len()), data)
 }
 

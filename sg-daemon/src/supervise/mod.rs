@@ -43,8 +43,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.state_dir)
         .with_context(|| format!("cannot make the state directory {}", options.state_dir.display()))?;
     // Everything that may fail without a trace first: the socket is also the lock against a second daemon.
-    let listener = bind(&options.socket)
-        .with_context(|| format!("cannot listen on {}", options.socket.display()))?;
+    let listener =
+        bind(&options.socket).with_context(|| format!("cannot listen on {}", options.socket.display()))?;
     // Watches begin before anything is read, so that no change falls in between.
     let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
     let links = LinkWatch::new().context("cannot watch the network devices")?;
@@ -54,8 +54,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let (pin_dir, tc_mode) = (options.pin_dir.clone(), options.tc_mode);
     let enforcer = tokio::task::spawn_blocking(move || Enforcer::open(&pin_dir, tc_mode)).await??;
-    let shared =
-        Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
+    let shared = Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
     start(&options, &shared).await?;
     let mut server = tokio::spawn(serve(listener, shared.clone()));
     tracing::info!("ready");
@@ -99,7 +98,9 @@ async fn start(options: &Options, shared: &Shared) -> anyhow::Result<()> {
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));
-    load_and_apply(vec![copy], shared).await.context("the copy of the last good policy cannot be used either")?;
+    load_and_apply(vec![copy], shared)
+        .await
+        .context("the copy of the last good policy cannot be used either")?;
     Ok(())
 }
 

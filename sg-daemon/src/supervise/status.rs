@@ -55,9 +55,8 @@ fn described(
         (_, None) => InterfaceState::Absent,
     };
     let groups = interface.groups.iter().filter_map(|id| model.groups.get(id.0));
-    let (inbound, outbound) = device.map_or(Ok((Counters::default(), Counters::default())), |device| {
-        counters(kernel, device)
-    })?;
+    let (inbound, outbound) =
+        device.map_or(Ok((Counters::default(), Counters::default())), |device| counters(kernel, device))?;
     Ok(InterfaceStatus {
         name: interface.name.clone(),
         state,

@@ -49,9 +49,7 @@ impl FileWatch {
         if self.changes.recv().await.is_none() {
             return super::never().await;
         }
-        let settle = async {
-            while let Ok(Some(())) = timeout(QUIET, self.changes.recv()).await {}
-        };
+        let settle = async { while let Ok(Some(())) = timeout(QUIET, self.changes.recv()).await {} };
         let _ = timeout(PATIENCE, settle).await;
     }
 }

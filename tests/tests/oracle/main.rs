@@ -1,0 +1,58 @@
+//! The compiler and the loaded programs against an oracle that was written from SPEC.md and shares no code with them.
+//!
+//! `SGD_ORACLE_CASES` sets how many random policies each property takes instead of its default. A case that fails is
+//! written next to its test (`*.proptest-regressions`) and is tried first from then on; keep such files.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test program: a panic is how it says what is wrong"
+)]
+
+mod compiled;
+mod naive;
+mod world;
+
+use proptest::test_runner::{Config, FileFailurePersistence, TestError};
+
+/// How a property of `file` runs. Failures are kept beside it.
+fn config(file: &'static str, cases: u32) -> Config {
+    let cases = match std::env::var("SGD_ORACLE_CASES") {
+        Ok(text) => text.parse().expect("SGD_ORACLE_CASES is a number of cases"),
+        Err(_) => cases,
+    };
+    Config {
+        cases,
+        source_file: Some(file),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
+        max_shrink_iters: 4096,
+        ..Config::default()
+    }
+}
+
+/// Fails with what the smallest case says; the case itself is long and says less.
+fn told<T>(result: Result<(), TestError<T>>) {
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, _) | TestError::Abort(reason)) => panic!("{reason}"),
+    }
+}
+
+/// The policy as the daemon reads it.
+fn load(directory: &std::path::Path, files: &[serde_json::Value]) -> sg_daemon::policy::model::Model {
+    let paths: Vec<_> = files
+        .iter()
+        .enumerate()
+        .map(|(index, file)| {
+            let path = directory.join(format!("{index}.json"));
+            std::fs::write(&path, file.to_string()).unwrap();
+            path
+        })
+        .collect();
+    match sg_daemon::policy::load(&paths) {
+        Ok(loaded) => loaded.model,
+        Err(error) => panic!("the oracle makes valid policies only: {error}"),
+    }
+}
