@@ -3,8 +3,6 @@
 //!
 //! Addresses are in network byte order ([`Be32`]); ports, ids and times are in host order.
 
-use crate::verdict::Reason;
-
 /// Part of the pin path. Raise it whenever a key, a value or a map's meaning changes.
 pub const ABI_VERSION: u32 = 2;
 
@@ -268,8 +266,8 @@ map_types! {
         pub expires: u64,
         /// Jiffies, divided by [`CREATED_UNIT`].
         pub created: u32,
-        /// Where a half-open flow stands in the ring of its family.
-        pub half_slot: u32,
+        /// Half-open: the flow's place in the ring of its family. Live: its interface's row in `SHARES`.
+        pub place: u32,
         /// The policy that admitted the flow.
         pub policy: u32,
         /// [`crate::conntrack::State`].
@@ -354,10 +352,11 @@ pub const FLOW_FIN_REPLY: u8 = 1 << 3;
 /// [`Flow::flags`]: the entry is in the table of half-open flows.
 pub const FLOW_HALF_OPEN: u8 = 1 << 4;
 
-/// Index in `COUNTERS` of one interface's counter of one reason; `row` is [`Interface::row`].
+/// Index in `COUNTERS` of one interface's counter of one reason; `row` is [`Interface::row`],
+/// `reason` the number of a [`crate::verdict::Reason`].
 #[inline(always)]
-pub const fn counter_index(row: u32, direction: Direction, reason: Reason) -> u32 {
-    (row * 2 + direction as u32) * REASON_SLOTS + reason as u32
+pub const fn counter_index(row: u32, direction: Direction, reason: u32) -> u32 {
+    (row * 2 + direction as u32) * REASON_SLOTS + reason
 }
 
 /// Room for this many reasons in `COUNTERS`, some of it spare.
@@ -499,7 +498,7 @@ mod tests {
 
     #[test]
     fn counters_of_neighbours_do_not_overlap() {
-        let first = counter_index(0, Direction::Outbound, Reason::Established);
-        assert_eq!(first + REASON_SLOTS, counter_index(1, Direction::Inbound, Reason::Established));
+        let first = counter_index(0, Direction::Outbound, 0);
+        assert_eq!(first + REASON_SLOTS, counter_index(1, Direction::Inbound, 0));
     }
 }

@@ -1,49 +1,287 @@
-//! What passes without a rule, because no instance can live without it: ARP, IPv6 neighbour discovery, DHCP.
+//! What passes without a rule because no instance can live without it, and what a guest may not do whatever the rules say
+//! (SPEC section 6). Each guard has a flag, which settings clear, and a reason of its own.
 
-use crate::abi::Direction;
-use crate::family::Family;
-use crate::packet::{Ip, Kind, Transport, ether_type, protocol};
+use crate::abi::{
+    Be32, Direction, FLAG_ANY_LINK_LOCAL, GUARD_ARP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_IPV4,
+    GUARD_IPV6, GUARD_MAC, GUARD_ND, GUARD_REDIRECT, GUARD_ROUTER, GUARD_ROUTER_ADVERTISEMENT, GUARD_ROUTERS,
+    GUARD_SOURCE_ROUTE, InterfaceHalf, OwnKeyV6,
+};
+use crate::family::{Family, V4, V6};
+use crate::judge::Tables;
+use crate::packet::{
+    Arp, Ethernet, Ip, Kind, LinkLayerOption, Neighbor, Packet, ReadIp, Transport, ether_type, protocol,
+};
 use crate::verdict::Reason;
 
-/// Frames that carry no IP.
-#[inline(always)]
-pub const fn non_ip(kind: u16) -> Reason {
-    match kind {
-        ether_type::ARP | ether_type::RARP => Reason::Arp,
-        ether_type::VLAN | ether_type::PROVIDER_VLAN => Reason::Vlan,
-        _ => Reason::EtherType,
-    }
+/// Where a packet is, for the guards.
+pub struct Guarded<'a> {
+    pub half: &'a InterfaceHalf,
+    pub direction: Direction,
 }
 
-/// IP packets that pass whatever the rules say.
-#[inline(always)]
-pub fn passes<F: Family>(ip: &Ip<F>, transport: &Transport, direction: Direction) -> Option<Reason> {
-    match transport.kind {
-        Kind::Udp if is_dhcp::<F>(transport) => Some(Reason::Dhcp),
-        Kind::IcmpOther
-            if F::ICMP == protocol::ICMPV6 && is_discovery(ip.hop_limit, transport, direction) =>
-        {
-            Some(Reason::NeighborDiscovery)
+impl Guarded<'_> {
+    #[inline(always)]
+    const fn has(&self, guard: u32) -> bool {
+        self.half.flags & guard != 0
+    }
+
+    /// Whether the guest has sent the packet, and what it may send is limited by `guard`.
+    #[inline(always)]
+    const fn guards_sender(&self, guard: u32) -> bool {
+        matches!(self.direction, Direction::Outbound) && self.has(guard)
+    }
+
+    /// The frame's sender (section 6).
+    ///
+    /// # Errors
+    ///
+    /// The reason to drop the frame for.
+    #[inline(always)]
+    pub fn ethernet(&self, ethernet: &Ethernet) -> Result<(), Reason> {
+        if self.guards_sender(GUARD_MAC) && ethernet.source != self.half.mac {
+            return Err(Reason::SourceMac);
         }
-        _ => None,
+        Ok(())
+    }
+
+    /// Frames that carry no IP.
+    ///
+    /// # Errors
+    ///
+    /// The reason to drop the frame for.
+    #[inline(always)]
+    pub fn non_ip<P, T>(&self, packet: &P, tables: &T, network: u32, kind: u16) -> Result<Reason, Reason>
+    where
+        P: Packet,
+        T: Tables<V4> + Tables<V6>,
+    {
+        match kind {
+            ether_type::ARP => self.arp(packet, tables, network),
+            ether_type::RARP => Ok(Reason::Arp),
+            ether_type::VLAN | ether_type::PROVIDER_VLAN => Err(Reason::Vlan),
+            _ if !self.has(GUARD_ETHER_TYPE) || self.half.ether_types.contains(&kind) => Ok(Reason::RuleOnly),
+            _ => Err(Reason::EtherType),
+        }
+    }
+
+    /// RFC 826; a probe has no sender address yet (RFC 5227).
+    #[inline(never)]
+    fn arp<P: Packet, T: Tables<V4>>(&self, packet: &P, tables: &T, network: u32) -> Result<Reason, Reason> {
+        let Some(arp) = packet.read::<Arp>(network) else { return Err(Reason::Malformed) };
+        let ethernet_ipv4 = u16::from_be(arp.hardware) == 1
+            && u16::from_be(arp.protocol) == ether_type::IPV4
+            && arp.hardware_bytes == 6
+            && arp.protocol_bytes == 4;
+        if !ethernet_ipv4 {
+            return Err(Reason::Malformed);
+        }
+        if self.guards_sender(GUARD_ARP) {
+            let address = Be32(u32::from_ne_bytes(arp.sender_address));
+            if self.has(GUARD_MAC) && arp.sender_mac != self.half.mac {
+                return Err(Reason::ArpSpoof);
+            }
+            if address.0 != 0 && !owns::<V4, T>(tables, self.half, address) {
+                return Err(Reason::ArpSpoof);
+            }
+        }
+        Ok(Reason::Arp)
+    }
+
+    /// IP packets that pass whatever the rules say (`Some`), or that a guest may not send or see.
+    ///
+    /// # Errors
+    ///
+    /// The reason to drop the packet for.
+    #[inline(always)]
+    pub fn ip<F: GuardFamily, P: Packet, T: Tables<F>>(
+        &self,
+        packet: &P,
+        tables: &T,
+        ip: &Ip<F>,
+        transport: &Transport,
+    ) -> Result<Option<Reason>, Reason> {
+        let is_discovery = matches!(transport.kind, Kind::IcmpOther) && F::ICMP == protocol::ICMPV6;
+        if is_discovery && let Some(reason) = F::discovery(self, packet, tables, ip, transport)? {
+            return Ok(Some(reason));
+        }
+        let kind = (transport.number >> 8) as u8;
+        if matches!(transport.kind, Kind::IcmpOther) && kind == F::REDIRECT && self.has(GUARD_REDIRECT) {
+            return Err(Reason::Redirect);
+        }
+        let (client, server) = if F::BIT == 0 { (68, 67) } else { (546, 547) };
+        let ports = transport.ports;
+        // RFC 2131, section 4.1; RFC 8415, section 7.2. The instance is the client.
+        if matches!(transport.kind, Kind::Udp) {
+            if ports.local == client && ports.remote == server {
+                let from_nowhere = F::is_unspecified(ip.source);
+                if !from_nowhere {
+                    self.source(tables, ip)?;
+                }
+                return Ok(Some(Reason::Dhcp));
+            }
+            if self.guards_sender(GUARD_DHCP_SERVER) && ports.local == server && ports.remote == client {
+                return Err(Reason::DhcpServer);
+            }
+        }
+        self.source(tables, ip)?;
+        Ok(None)
+    }
+
+    /// What a packet's or a later fragment's header alone tells.
+    ///
+    /// # Errors
+    ///
+    /// The reason to drop the packet for.
+    #[inline(always)]
+    pub fn route<F: Family>(&self, ip: &Ip<F>) -> Result<(), Reason> {
+        if ip.source_routed && self.has(GUARD_SOURCE_ROUTE) {
+            return Err(Reason::SourceRoute);
+        }
+        Ok(())
+    }
+
+    /// The packet's source must be the guest's.
+    ///
+    /// # Errors
+    ///
+    /// The reason to drop the packet for.
+    #[inline(always)]
+    pub fn source<F: GuardFamily, T: Tables<F>>(&self, tables: &T, ip: &Ip<F>) -> Result<(), Reason> {
+        if self.guards_sender(F::GUARD)
+            && !owns::<F, T>(tables, self.half, ip.source)
+            && !F::owns_by_nature(self.half, ip.source)
+        {
+            return Err(Reason::SourceAddress);
+        }
+        Ok(())
     }
 }
 
-/// The instance is the client: RFC 2131, section 4.1 (68 and 67); RFC 8415, section 7.2 (546 and 547).
 #[inline(always)]
-fn is_dhcp<F: Family>(transport: &Transport) -> bool {
-    let (client, server) = if F::BIT == 0 { (68, 67) } else { (546, 547) };
-    transport.ports.local == client && transport.ports.remote == server
+fn owns<F: ReadIp, T: Tables<F>>(tables: &T, half: &InterfaceHalf, address: F::Address) -> bool {
+    (address == F::first_own(half) && !F::is_unspecified(address))
+        || tables.owns(&F::own_key(half.guard, address))
 }
 
-/// RFC 4861, section 4 (a hop limit of 255 proves that no router forwarded the message); RFC 2710 and RFC 3810 for
-/// the reports that switches snoop. A router's advertisement may come in but not go out.
-#[inline(always)]
-fn is_discovery(hop_limit: u8, transport: &Transport, direction: Direction) -> bool {
-    match transport.number >> 8 {
-        130..=132 | 143 => hop_limit == 1,
-        133 | 135 | 136 => hop_limit == 255,
-        134 => hop_limit == 255 && matches!(direction, Direction::Inbound),
-        _ => false,
+/// What the guards need to know of a family.
+pub trait GuardFamily: ReadIp {
+    /// The flag that ties a guest to its addresses.
+    const GUARD: u32;
+
+    /// Whether an address is the guest's without being listed.
+    fn owns_by_nature(half: &InterfaceHalf, address: Self::Address) -> bool;
+
+    /// Neighbour discovery, which IPv4 has not.
+    ///
+    /// # Errors
+    ///
+    /// The reason to drop the packet for.
+    fn discovery<P: Packet, T: Tables<Self>>(
+        guarded: &Guarded<'_>,
+        packet: &P,
+        tables: &T,
+        ip: &Ip<Self>,
+        transport: &Transport,
+    ) -> Result<Option<Reason>, Reason>;
+}
+
+impl GuardFamily for V4 {
+    const GUARD: u32 = GUARD_IPV4;
+
+    #[inline(always)]
+    fn owns_by_nature(_half: &InterfaceHalf, _address: Be32) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn discovery<P: Packet, T: Tables<Self>>(
+        _guarded: &Guarded<'_>,
+        _packet: &P,
+        _tables: &T,
+        _ip: &Ip<Self>,
+        _transport: &Transport,
+    ) -> Result<Option<Reason>, Reason> {
+        Ok(None)
+    }
+}
+
+impl GuardFamily for V6 {
+    const GUARD: u32 = GUARD_IPV6;
+
+    /// The link-local address that follows from the hardware address (RFC 4291, appendix A), or any if it may be.
+    #[inline(always)]
+    fn owns_by_nature(half: &InterfaceHalf, address: [Be32; 4]) -> bool {
+        if address[0].to_host() >> 22 != 0xfe80_0000 >> 22 {
+            return false;
+        }
+        if half.flags & FLAG_ANY_LINK_LOCAL != 0 {
+            return true;
+        }
+        let [a, b, c, d, e, f] = half.mac;
+        address[0].to_host() == 0xfe80_0000
+            && address[1].0 == 0
+            && address[2].0 == u32::from_ne_bytes([a ^ 2, b, c, 0xff])
+            && address[3].0 == u32::from_ne_bytes([0xfe, d, e, f])
+    }
+
+    /// RFC 4861; RFC 2710 and RFC 3810 for the reports that switches snoop; RFC 6980: never in pieces.
+    #[inline(always)]
+    fn discovery<P: Packet, T: Tables<Self>>(
+        guarded: &Guarded<'_>,
+        packet: &P,
+        tables: &T,
+        ip: &Ip<Self>,
+        transport: &Transport,
+    ) -> Result<Option<Reason>, Reason> {
+        const PASS: Result<Option<Reason>, Reason> = Ok(Some(Reason::NeighborDiscovery));
+        let kind = transport.number >> 8;
+        let outbound = matches!(guarded.direction, Direction::Outbound);
+        let strict = guarded.has(GUARD_ND);
+        match kind {
+            130..=132 | 143 if ip.hop_limit == 1 && ip.piece.is_whole() => return PASS,
+            133..=136 => {}
+            _ => return Ok(None),
+        }
+        // A hop limit of 255 proves that no router has forwarded the message.
+        if ip.hop_limit != 255 || !ip.piece.is_whole() {
+            return if strict { Err(Reason::NeighborSpoof) } else { Ok(None) };
+        }
+        if kind == 134 {
+            let router = OwnKeyV6 { guard: guarded.half.guard | GUARD_ROUTER, address: ip.source };
+            let refused = if outbound {
+                guarded.has(GUARD_ROUTER_ADVERTISEMENT)
+            } else {
+                guarded.has(GUARD_ROUTERS) && !tables.owns(&router)
+            };
+            return if refused { Err(Reason::RouterAdvertisement) } else { PASS };
+        }
+        if outbound && strict {
+            let anonymous = V6::is_unspecified(ip.source);
+            if !anonymous && guarded.has(GUARD_IPV6) {
+                guarded.source(tables, ip).map_err(|_| Reason::NeighborSpoof)?;
+            }
+            if kind == 136 {
+                let Some(message) = packet.read::<Neighbor>(ip.transport) else {
+                    return Err(Reason::Malformed);
+                };
+                let target = message.target;
+                let own =
+                    owns::<V6, T>(tables, guarded.half, target) || V6::owns_by_nature(guarded.half, target);
+                if guarded.has(GUARD_IPV6) && !own {
+                    return Err(Reason::NeighborSpoof);
+                }
+            }
+            // The option with a hardware address, if it comes first, as it does.
+            let options = ip.transport + if kind == 133 { 8 } else { 24 };
+            if guarded.has(GUARD_MAC)
+                && options < ip.end
+                && let Some(option) = packet.read::<LinkLayerOption>(options)
+                && matches!(option.kind, 1 | 2)
+                && option.mac != guarded.half.mac
+            {
+                return Err(Reason::NeighborSpoof);
+            }
+        }
+        PASS
     }
 }

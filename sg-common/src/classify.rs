@@ -6,24 +6,23 @@
 //!
 //! The rules only ever allow, so the order does not matter (SPEC K4, K8).
 
-use crate::abi::{Direction, InterfaceHalf, PairKey, PolicyDirection, PortSet, PortSetKind, Row};
+use crate::abi::{PairKey, PolicyDirection, PortSet, PortSetKind, Row};
 use crate::family::Family;
-use crate::judge::Tables;
-use crate::packet::protocol;
+use crate::judge::{At, Tables};
+use crate::packet::{ReadIp, protocol};
 use crate::verdict::AdmittedBy;
 
 /// Asks the policy in force on an interface whether it allows a new flow with `remote`.
 #[inline(always)]
-pub fn classify<F: Family, T: Tables<F>>(
+pub fn classify<F: ReadIp, T: Tables<F>>(
     tables: &T,
-    half: &InterfaceHalf,
-    parity: usize,
-    direction: Direction,
+    at: &At<'_>,
     remote: F::Address,
     protocol: u8,
     number: u16,
 ) -> AdmittedBy {
-    let policy = PolicyDirection::new(half.policy, direction);
+    let At { half, parity, .. } = *at;
+    let policy = PolicyDirection::new(half.policy, at.direction);
     if let Some(row) = tables.class(&F::class_key(policy, remote))
         && admits::<F, T>(tables, row, protocol, number)
     {
@@ -43,8 +42,13 @@ pub fn classify<F: Family, T: Tables<F>>(
 }
 
 #[inline(always)]
-fn admits<F: Family, T: Tables<F>>(tables: &T, row: &Row, protocol: u8, number: u16) -> bool {
-    let set = if protocol == protocol::TCP {
+fn admits<F: ReadIp, T: Tables<F>>(tables: &T, row: &Row, protocol: u8, number: u16) -> bool {
+    contains::<F, T>(tables, column::<F>(row, protocol), number)
+}
+
+#[inline(always)]
+fn column<F: Family>(row: &Row, protocol: u8) -> PortSet {
+    if protocol == protocol::TCP {
         row.tcp
     } else if protocol == protocol::UDP {
         row.udp
@@ -52,15 +56,41 @@ fn admits<F: Family, T: Tables<F>>(tables: &T, row: &Row, protocol: u8, number: 
         row.icmp
     } else {
         row.other
-    };
-    contains::<F, T>(tables, set, number)
+    }
 }
 
 #[inline(always)]
-fn contains<F: Family, T: Tables<F>>(tables: &T, set: PortSet, number: u16) -> bool {
+fn contains<F: ReadIp, T: Tables<F>>(tables: &T, set: PortSet, number: u16) -> bool {
     match set.kind() {
         PortSetKind::Empty => false,
         PortSetKind::Range(low, high) => low <= number && number <= high,
         PortSetKind::Table(index) => tables.port_table_contains(index, number),
     }
+}
+
+/// Whether any rule, of either direction, says anything of a protocol and a remote. That is less than allowing a packet:
+/// it is asked about pieces of datagrams whose ports are not known yet.
+#[inline(always)]
+pub fn touches<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, remote: F::Address, protocol: u8) -> bool {
+    let At { half, parity, .. } = *at;
+    let set =
+        tables.member(&F::member_key(half.vpc, remote)).map_or(0, |slot| tables.member_set(slot, parity));
+    let mut number = 0;
+    while number < 2 {
+        let policy = PolicyDirection((half.policy << 1) | number);
+        if let Some(row) = tables.class(&F::class_key(policy, remote))
+            && !matches!(column::<F>(row, protocol).kind(), PortSetKind::Empty)
+        {
+            return true;
+        }
+        if set != 0
+            && let Some(row) =
+                tables.pair(&PairKey { policy_direction: policy.0, set_family: (set << 1) | F::BIT })
+            && !matches!(column::<F>(row, protocol).kind(), PortSetKind::Empty)
+        {
+            return true;
+        }
+        number += 1;
+    }
+    false
 }

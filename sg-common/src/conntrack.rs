@@ -1,11 +1,21 @@
 //! Known flows: one entry for both directions (SPEC D10), refreshed in place.
+//!
+//! A flow begins *half-open*, in a table where each interface has a ring of its own: the newest takes the place of the
+//! oldest, so a flood pushes out nothing but its own interface's half-open flows. It becomes *live* when the other side
+//! has answered: for TCP with the handshake, otherwise with the first packet of the other direction. Live flows are in
+//! another table, from which nothing is ever pushed out; when an interface's share is used up, no further flow of it
+//! becomes live (SPEC D16).
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::abi::{Direction, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, InterfaceHalf};
-use crate::packet::Kind;
-use crate::tcp::{self, Segment, Step};
+use crate::abi::{
+    CREATED_UNIT, Direction, FLOW_FIN_ORIGIN, FLOW_FIN_REPLY, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND,
+    FLOW_REPLIED, Flow, Interface, InterfaceHalf,
+};
+use crate::judge::{At, Tables};
+use crate::packet::{Kind, ReadIp, Transport};
+use crate::tcp::{Connection, Segment, Side, Step};
 use crate::verdict::Reason;
 
 /// What a flow is in; the timeout depends on it (SPEC D11). 0 is no state, so that an entry of zeros is not one.
@@ -100,7 +110,7 @@ macro_rules! fields {
         }
 
         $(#[inline(always)]
-        fn $set(&self, value: $type) {
+        pub fn $set(&self, value: $type) {
             // SAFETY: `new` promised a flow that stays writable; the field is aligned.
             unsafe { (&raw mut (*self.flow.as_ptr()).$field).write_volatile(value) }
         })?
@@ -118,17 +128,42 @@ impl FlowRef<'_> {
 
     fields! {
         expires, set_expires: u64 = expires;
+        created: u32 = created;
+        place: u32 = place;
         policy: u32 = policy;
         state_number, set_state_number: u8 = state;
         flags, set_flags: u8 = flags;
+        tcp, set_tcp: u16 = tcp;
+        sequence, set_sequence: [u32; 6] = sequence;
+    }
+
+    #[inline(always)]
+    fn connection(&self, state: State, flags: u8) -> Connection {
+        let [a, b, c, d, e, f] = self.sequence();
+        Connection {
+            state,
+            fins: flags & (FLOW_FIN_ORIGIN | FLOW_FIN_REPLY),
+            known: self.tcp(),
+            origin: Side { end: a, ack: b, window: c },
+            reply: Side { end: d, ack: e, window: f },
+        }
     }
 }
 
+const fn sequence_of(connection: &Connection) -> [u32; 6] {
+    let Connection { origin, reply, .. } = connection;
+    [origin.end, origin.ack, origin.window, reply.end, reply.ack, reply.window]
+}
+
 /// What a known flow says of a packet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
     /// The packet belongs to the flow, which is in this state now.
-    Pass(State),
+    Pass {
+        state: State,
+        /// The flow is half-open and the packet makes it live.
+        now_live: bool,
+    },
     Drop(Reason),
     /// The entry is over: the packet is judged as the first of a new flow, which takes the entry's place.
     Over,
@@ -140,7 +175,7 @@ pub fn known<const DRY_RUN: bool>(
     flow: &FlowRef<'_>,
     half: &InterfaceHalf,
     direction: Direction,
-    kind: &Kind,
+    transport: &Transport,
     now: u64,
 ) -> Known {
     let expires = flow.expires();
@@ -149,22 +184,40 @@ pub fn known<const DRY_RUN: bool>(
     }
     let Some(state) = State::from_number(flow.state_number()) else { return Known::Over };
     let flags = flow.flags();
-    let from_origin = (flags & FLOW_ORIGIN_OUTBOUND != 0) == (direction as u8 == Direction::Outbound as u8);
-    let next = match kind {
-        Kind::Tcp(header) => {
-            let Some(segment) = Segment::of(header.flags) else { return Known::Drop(Reason::TcpFlags) };
-            match tcp::step(state, segment, from_origin) {
-                Step::To(next) => next,
+    let from_origin = (flags & FLOW_ORIGIN_OUTBOUND != 0) == matches!(direction, Direction::Outbound);
+    let mut flags_after = if from_origin { flags } else { flags | FLOW_REPLIED };
+    let next = match transport.kind {
+        Kind::Tcp => {
+            let seen = &transport.seen;
+            let Some(segment) = Segment::of(seen.flags) else { return Known::Drop(Reason::TcpFlags) };
+            let mut after = flow.connection(state, flags);
+            let known = after.known;
+            match after.advance(segment, seen, from_origin) {
+                Step::To(_) => {}
+                Step::Ignore => return Known::Pass { state, now_live: false },
                 Step::Restart => return Known::Over,
                 Step::Invalid => return Known::Drop(Reason::TcpState),
+                Step::OutOfWindow => return Known::Drop(Reason::TcpWindow),
             }
+            if matches!(after.state, State::TcpClose) {
+                // A reset is no answer that makes a flow live.
+                flags_after = flags;
+            }
+            flags_after |= after.fins;
+            if !DRY_RUN {
+                if after.known != known {
+                    flow.set_tcp(after.known);
+                }
+                flow.set_sequence(sequence_of(&after));
+            }
+            after.state
         }
         Kind::Udp if !from_origin => State::UdpStream,
-        Kind::Udp | Kind::IcmpQuery { .. } | Kind::IcmpOther | Kind::Other => state,
+        Kind::Udp | Kind::IcmpRequest | Kind::IcmpReply | Kind::IcmpOther | Kind::Other => state,
     };
     if !DRY_RUN {
-        if !from_origin && flags & FLOW_REPLIED == 0 {
-            flow.set_flags(flags | FLOW_REPLIED);
+        if flags_after != flags {
+            flow.set_flags(flags_after);
         }
         let until = now + u64::from(timeout(half, next));
         if next as u8 != state as u8 {
@@ -174,7 +227,58 @@ pub fn known<const DRY_RUN: bool>(
             flow.set_expires(until);
         }
     }
-    Known::Pass(next)
+    let answered = flags_after & FLOW_REPLIED != 0
+        && !matches!(next, State::TcpSynSent | State::TcpSynReceived | State::TcpClose);
+    Known::Pass { state: next, now_live: flags & FLOW_HALF_OPEN != 0 && answered }
+}
+
+/// Moves a flow from the half-open ones to the live ones, if the interface's share has room.
+///
+/// # Errors
+///
+/// The reason to drop the packet for; the flow stays half-open.
+#[inline(never)]
+pub fn make_live<F: ReadIp, T: Tables<F>>(
+    tables: &T,
+    interface: &Interface,
+    key: &F::FlowKey,
+    half_open: &FlowRef<'_>,
+) -> Result<(), Reason> {
+    if tables.add_live(interface.row, 1) >= u64::from(interface.live_limit) {
+        tables.add_live(interface.row, -1);
+        return Err(Reason::TableFull);
+    }
+    let flow = Flow {
+        expires: half_open.expires(),
+        created: half_open.created(),
+        place: interface.row,
+        policy: half_open.policy(),
+        state: half_open.state_number(),
+        flags: half_open.flags() & !FLOW_HALF_OPEN,
+        tcp: half_open.tcp(),
+        sequence: half_open.sequence(),
+    };
+    match tables.insert_live(key, &flow) {
+        Insertion::Done => {}
+        // Another CPU was faster with a packet of the same flow.
+        Insertion::Exists => {
+            tables.add_live(interface.row, -1);
+        }
+        Insertion::Full => {
+            tables.add_live(interface.row, -1);
+            return Err(Reason::TableFull);
+        }
+    }
+    tables.remove_half_open(key);
+    Ok(())
+}
+
+/// What became of an attempt to add an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insertion {
+    Done,
+    Exists,
+    Full,
 }
 
 /// Jiffies that a flow in `state` may be idle.
@@ -185,16 +289,45 @@ pub fn timeout(half: &InterfaceHalf, state: State) -> u32 {
     half.timeouts.get(index).copied().unwrap_or(0)
 }
 
-/// The entry of a flow that starts with a packet in `direction`.
+/// Adds the half-open flow that starts with a packet in `direction`. It takes the next place in its interface's ring; the
+/// flow that has that place, if it is half-open still, goes. False if there is no room at all.
 #[inline(always)]
-pub fn start(half: &InterfaceHalf, direction: Direction, state: State, now: u64) -> Flow {
-    Flow {
+pub fn start<F: ReadIp, T: Tables<F>>(
+    tables: &T,
+    at: &At<'_>,
+    key: &F::FlowKey,
+    state: State,
+    transport: &Transport,
+) -> bool {
+    let At { interface, half, direction, now, .. } = *at;
+    let (limit, base) = F::half_share(interface);
+    if limit == 0 {
+        return false;
+    }
+    let place = base + (tables.next_half_open(interface.row) % u64::from(limit)) as u32;
+    let Some(oldest) = tables.take_place(place, key) else { return false };
+    if !F::is_blank(&oldest)
+        && let Some(flow) = tables.half_open(&oldest)
+        && flow.place() == place
+    {
+        tables.remove_half_open(&oldest);
+    }
+    let mut flow = Flow {
         expires: now + u64::from(timeout(half, state)),
-        created: now,
+        created: (now / CREATED_UNIT) as u32,
+        place,
         policy: half.policy,
         state: state as u8,
-        flags: if matches!(direction, Direction::Outbound) { FLOW_ORIGIN_OUTBOUND } else { 0 },
-        reserved: 0,
+        flags: FLOW_HALF_OPEN
+            | if matches!(direction, Direction::Outbound) { FLOW_ORIGIN_OUTBOUND } else { 0 },
+        tcp: 0,
         sequence: [0; 6],
+    };
+    if matches!(transport.kind, Kind::Tcp) {
+        let connection = Connection::start(state, &transport.seen);
+        flow.flags |= connection.fins;
+        flow.tcp = connection.known;
+        flow.sequence = sequence_of(&connection);
     }
+    tables.insert_half_open(key, &flow)
 }

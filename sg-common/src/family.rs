@@ -1,14 +1,18 @@
 //! The only place where IPv4 and IPv6 differ: their headers, their keys, their ICMP.
 
-use crate::abi::PolicyDirection;
-use crate::abi::{Be32, ClassKeyV4, ClassKeyV6, FlowKeyV4, FlowKeyV6, FlowPorts, MemberKeyV4, MemberKeyV6};
+use crate::abi::{
+    Be32, ClassKeyV4, ClassKeyV6, Direction, FlowKeyV4, FlowKeyV6, FlowPorts, FragmentKeyV4, FragmentKeyV6,
+    Interface, InterfaceHalf, MemberKeyV4, MemberKeyV6, OwnKeyV4, OwnKeyV6, PolicyDirection,
+};
 
 /// An address family.
 pub trait Family: Sized {
-    type Address: Copy;
+    type Address: Copy + PartialEq + core::fmt::Debug;
     type ClassKey;
     type MemberKey;
-    type FlowKey;
+    type FlowKey: Copy + core::fmt::Debug;
+    type FragmentKey;
+    type OwnKey;
 
     /// The IP protocol number of the family's own ICMP.
     const ICMP: u8;
@@ -25,6 +29,28 @@ pub trait Family: Sized {
         remote: Self::Address,
         ports: FlowPorts,
     ) -> Self::FlowKey;
+
+    fn fragment_key(
+        zone_protocol: u32,
+        source: Self::Address,
+        destination: Self::Address,
+        id: u32,
+        direction: Direction,
+    ) -> Self::FragmentKey;
+    fn own_key(guard: u32, address: Self::Address) -> Self::OwnKey;
+    /// Whether a flow key is all zeros, as in a place of the ring that was never used.
+    fn is_blank(key: &Self::FlowKey) -> bool;
+
+    /// The interface's part of the family's ring: how long it is, and where it begins.
+    fn half_share(interface: &Interface) -> (u32, u32);
+    /// The address in [`InterfaceHalf`] that is looked at before the table.
+    fn first_own(half: &InterfaceHalf) -> Self::Address;
+    fn is_unspecified(address: Self::Address) -> bool;
+
+    /// ICMP types that are about another packet, which they quote, and may pass for its sake (SPEC D13).
+    fn icmp_is_error(kind: u8) -> bool;
+    /// The ICMP type of redirects.
+    const REDIRECT: u8;
 
     /// The ICMP types that ask and are answered, as `(request, reply)`.
     fn icmp_is_request(kind: u8) -> bool;
@@ -44,6 +70,8 @@ impl Family for V4 {
     type ClassKey = ClassKeyV4;
     type MemberKey = MemberKeyV4;
     type FlowKey = FlowKeyV4;
+    type FragmentKey = FragmentKeyV4;
+    type OwnKey = OwnKeyV4;
 
     const ICMP: u8 = 1;
     const BIT: u32 = 0;
@@ -63,6 +91,50 @@ impl Family for V4 {
     fn flow_key(zone_protocol: u32, local: Be32, remote: Be32, ports: FlowPorts) -> FlowKeyV4 {
         FlowKeyV4 { zone_protocol, local, remote, ports }
     }
+
+    #[inline(always)]
+    fn fragment_key(
+        zone_protocol: u32,
+        source: Be32,
+        destination: Be32,
+        id: u32,
+        direction: Direction,
+    ) -> FragmentKeyV4 {
+        FragmentKeyV4 { zone_protocol, source, destination, id_direction: (id << 1) | direction as u32 }
+    }
+
+    #[inline(always)]
+    fn own_key(guard: u32, address: Be32) -> OwnKeyV4 {
+        OwnKeyV4 { guard, address }
+    }
+
+    #[inline(always)]
+    fn is_blank(key: &FlowKeyV4) -> bool {
+        key.zone_protocol == 0
+    }
+
+    #[inline(always)]
+    fn half_share(interface: &Interface) -> (u32, u32) {
+        (interface.half_limit_v4, interface.half_base_v4)
+    }
+
+    #[inline(always)]
+    fn first_own(half: &InterfaceHalf) -> Be32 {
+        half.own_v4
+    }
+
+    #[inline(always)]
+    fn is_unspecified(address: Be32) -> bool {
+        address.0 == 0
+    }
+
+    /// RFC 792: unreachable, time exceeded, parameter problem.
+    #[inline(always)]
+    fn icmp_is_error(kind: u8) -> bool {
+        matches!(kind, 3 | 11 | 12)
+    }
+
+    const REDIRECT: u8 = 5;
 
     /// RFC 792 echo, timestamp, information; RFC 950 address mask.
     #[inline(always)]
@@ -87,6 +159,8 @@ impl Family for V6 {
     type ClassKey = ClassKeyV6;
     type MemberKey = MemberKeyV6;
     type FlowKey = FlowKeyV6;
+    type FragmentKey = FragmentKeyV6;
+    type OwnKey = OwnKeyV6;
 
     const ICMP: u8 = 58;
     const BIT: u32 = 1;
@@ -106,6 +180,50 @@ impl Family for V6 {
     fn flow_key(zone_protocol: u32, local: [Be32; 4], remote: [Be32; 4], ports: FlowPorts) -> FlowKeyV6 {
         FlowKeyV6 { zone_protocol, local, remote, ports }
     }
+
+    #[inline(always)]
+    fn fragment_key(
+        zone_protocol: u32,
+        source: [Be32; 4],
+        destination: [Be32; 4],
+        id: u32,
+        direction: Direction,
+    ) -> FragmentKeyV6 {
+        FragmentKeyV6 { zone_protocol, source, destination, id, direction: direction as u32 }
+    }
+
+    #[inline(always)]
+    fn own_key(guard: u32, address: [Be32; 4]) -> OwnKeyV6 {
+        OwnKeyV6 { guard, address }
+    }
+
+    #[inline(always)]
+    fn is_blank(key: &FlowKeyV6) -> bool {
+        key.zone_protocol == 0
+    }
+
+    #[inline(always)]
+    fn half_share(interface: &Interface) -> (u32, u32) {
+        (interface.half_limit_v6, interface.half_base_v6)
+    }
+
+    #[inline(always)]
+    fn first_own(half: &InterfaceHalf) -> [Be32; 4] {
+        half.own_v6
+    }
+
+    #[inline(always)]
+    fn is_unspecified(address: [Be32; 4]) -> bool {
+        address[0].0 | address[1].0 | address[2].0 | address[3].0 == 0
+    }
+
+    /// RFC 4443: unreachable, packet too big, time exceeded, parameter problem.
+    #[inline(always)]
+    fn icmp_is_error(kind: u8) -> bool {
+        matches!(kind, 1..=4)
+    }
+
+    const REDIRECT: u8 = 137;
 
     /// RFC 4443 echo; RFC 4620 node information.
     #[inline(always)]

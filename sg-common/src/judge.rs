@@ -1,12 +1,18 @@
 //! One packet, one verdict.
 
-use crate::abi::{Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, Hook, Interface, InterfaceHalf};
-use crate::abi::{INTERFACE_PROBES, INTERFACE_SLOTS, PairKey, Row};
-use crate::baseline;
+use crate::abi::{
+    Datagram, Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN, Hook, INTERFACE_PROBES,
+    INTERFACE_SLOTS, Interface, InterfaceHalf, PairKey, Row,
+};
+use crate::baseline::{GuardFamily, Guarded};
 use crate::classify::classify;
-use crate::conntrack::{self, FlowRef, Known, State};
-use crate::family::{Family, V4, V6};
-use crate::packet::{Ethernet, Ip, Kind, Packet, ReadIp, Transport, ether_type, read_transport};
+use crate::conntrack::{self, FlowRef, Insertion, Known, State};
+use crate::family::{V4, V6};
+use crate::fragment;
+use crate::packet::{
+    ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, opposite,
+    quoted_ports, read_transport,
+};
 use crate::tcp::Segment;
 use crate::verdict::{AdmittedBy, Reason, Verdict};
 
@@ -30,16 +36,58 @@ pub trait Environment {
     fn member_set(&self, slot: u32, parity: usize) -> u32;
     fn pair(&self, key: &PairKey) -> Option<&Row>;
     fn port_table_contains(&self, index: u32, number: u16) -> bool;
+    /// Adds to the number of an interface's live flows; returns what it was.
+    fn add_live(&self, row: u32, change: i64) -> u64;
+}
+
+/// What is read from a packet.
+///
+/// It stands in map memory, one for each CPU, and not on the stack: of which there are 512 bytes, and which the verifier
+/// remembers value by value, so that every way through the headers would be followed through all that comes after.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Scratch<F: ReadIp> {
+    pub ip: Ip<F>,
+    pub transport: Transport,
+    pub key: F::FlowKey,
+    /// For [`crate::fragment`].
+    pub datagram: Datagram,
+    pub joined: fragment::Range,
+    /// For [`crate::fragment`], and for loops over options.
+    pub free: u32,
 }
 
 /// The tables of one address family.
-pub trait Tables<F: Family>: Environment {
+pub trait Tables<F: ReadIp>: Environment {
+    /// Memory of this CPU's own, with anything in it.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "no program interrupts another on one CPU, and each takes it once"
+    )]
+    fn scratch(&self) -> Option<&mut Scratch<F>>;
+
     /// Longest match.
     fn class(&self, key: &F::ClassKey) -> Option<&Row>;
     fn member(&self, key: &F::MemberKey) -> Option<u32>;
-    fn flow(&self, key: &F::FlowKey) -> Option<FlowRef<'_>>;
-    /// Adds a flow; false if the table is full. With `replace`, an entry that is over may be there already.
-    fn insert_flow(&self, key: &F::FlowKey, flow: &Flow, replace: bool) -> bool;
+    /// Whether the address is among those that the guard lets a guest use.
+    fn owns(&self, key: &F::OwnKey) -> bool;
+
+    fn live(&self, key: &F::FlowKey) -> Option<FlowRef<'_>>;
+    fn insert_live(&self, key: &F::FlowKey, flow: &Flow) -> Insertion;
+    /// True if it was there.
+    fn remove_live(&self, key: &F::FlowKey) -> bool;
+
+    fn half_open(&self, key: &F::FlowKey) -> Option<FlowRef<'_>>;
+    /// Adds or replaces a half-open flow; false if the table is full.
+    fn insert_half_open(&self, key: &F::FlowKey, flow: &Flow) -> bool;
+    fn remove_half_open(&self, key: &F::FlowKey);
+    /// How many half-open flows of the interface there were before this one.
+    fn next_half_open(&self, row: u32) -> u64;
+    /// Puts a key in a place of the ring and returns the one that was there.
+    fn take_place(&self, place: u32, key: &F::FlowKey) -> Option<F::FlowKey>;
+
+    fn datagram(&self, key: &F::FragmentKey) -> Option<Datagram>;
+    fn store_datagram(&self, key: &F::FragmentKey, datagram: &Datagram);
 }
 
 /// A verdict and where it is counted.
@@ -48,7 +96,7 @@ pub trait Tables<F: Family>: Environment {
 pub struct Judgement {
     pub verdict: Verdict,
     /// The row of [`crate::abi::counter_index`].
-    pub counters: u32,
+    pub row: u32,
     pub direction: Direction,
 }
 
@@ -69,12 +117,9 @@ where
         (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Outbound,
         (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Inbound,
     };
-    let at = At { half, zone: interface.zone, parity, direction, now: moment.now };
-    let verdict = match judge_frame(packet, tables, &at) {
-        Ok(verdict) => verdict,
-        Err(reason) => Verdict::of(reason),
-    };
-    Judgement { verdict, counters: interface.counters, direction }
+    let at = At { interface, half, parity, direction, now: moment.now };
+    let verdict = judge_frame(packet, tables, &at);
+    Judgement { verdict, row: interface.row, direction }
 }
 
 /// Fail closed: nothing passes an interface that the filter was not told about.
@@ -84,7 +129,7 @@ const fn unknown(hook: Hook) -> Judgement {
         Hook::Ingress => Direction::Outbound,
         Hook::Egress => Direction::Inbound,
     };
-    Judgement { verdict: Verdict::of(Reason::UnknownInterface), counters: 0, direction }
+    Judgement { verdict: Verdict::of(Reason::UnknownInterface), row: 0, direction }
 }
 
 #[inline(always)]
@@ -102,106 +147,293 @@ fn find_interface<T: Environment>(tables: &T, ifindex: u32) -> Option<&Interface
 }
 
 /// Where and when the packet is.
-struct At<'a> {
-    half: &'a InterfaceHalf,
-    zone: u32,
-    parity: usize,
-    direction: Direction,
-    now: u64,
+#[derive(Debug, Clone, Copy)]
+pub struct At<'a> {
+    pub interface: &'a Interface,
+    /// The half of it that is in force.
+    pub half: &'a InterfaceHalf,
+    pub parity: usize,
+    pub direction: Direction,
+    pub now: u64,
+}
+
+impl At<'_> {
+    #[inline(always)]
+    const fn guarded(&self) -> Guarded<'_> {
+        Guarded { half: self.half, direction: self.direction }
+    }
+
+    /// The first word of flow and fragment keys.
+    #[inline(always)]
+    pub const fn zone_protocol(&self, protocol: u8) -> u32 {
+        (self.interface.zone << 8) | protocol as u32
+    }
 }
 
 #[inline(always)]
-fn judge_frame<P, T>(packet: &P, tables: &T, at: &At<'_>) -> Result<Verdict, Reason>
+fn judge_frame<P, T>(packet: &P, tables: &T, at: &At<'_>) -> Verdict
 where
     P: Packet,
     T: Tables<V4> + Tables<V6>,
 {
-    let Some(ethernet) = packet.read::<Ethernet>(0) else { return Err(Reason::Malformed) };
-    if packet.has_offloaded_vlan() {
-        return Err(Reason::Vlan);
+    let Some(ethernet) = packet.read::<Ethernet>(0) else { return Verdict::of(Reason::Malformed) };
+    if let Err(reason) = at.guarded().ethernet(&ethernet) {
+        return Verdict::of(reason);
     }
-    match u16::from_be(ethernet.ether_type) {
-        ether_type::IPV4 => judge_ip::<V4, P, T>(packet, tables, at),
-        ether_type::IPV6 => judge_ip::<V6, P, T>(packet, tables, at),
-        other => Ok(Verdict::of(baseline::non_ip(other))),
+    let mut kind = u16::from_be(ethernet.ether_type);
+    let mut network = ETHERNET_BYTES;
+    let trunk = at.half.flags & GUARD_VLAN == 0;
+    if packet.has_offloaded_vlan() && !trunk {
+        return Verdict::of(Reason::Vlan);
+    }
+    if kind == ether_type::VLAN && trunk {
+        let Some(tag) = packet.read::<VlanTag>(ETHERNET_BYTES) else { return Verdict::of(Reason::Malformed) };
+        kind = u16::from_be(tag.ether_type);
+        network = ETHERNET_BYTES + 4;
+    }
+    match kind {
+        ether_type::IPV4 => judge_ip::<V4, P, T>(packet, tables, at, network),
+        ether_type::IPV6 => judge_ip::<V6, P, T>(packet, tables, at, network),
+        other => match at.guarded().non_ip(packet, tables, network, other) {
+            Ok(reason) | Err(reason) => Verdict::of(reason),
+        },
+    }
+}
+
+/// A subprogram for each family: the two together would not fit the kernel's stack.
+#[inline(never)]
+fn judge_ip<F, P, T>(packet: &P, tables: &T, at: &At<'_>, network: u32) -> Verdict
+where
+    F: ReadIp + GuardFamily,
+    P: Packet,
+    T: Tables<F>,
+{
+    let Some(scratch) = tables.scratch() else { return Verdict::of(Reason::Malformed) };
+    scratch.ip = Ip::NOTHING;
+    scratch.transport = Transport::NOTHING;
+    if let Err(reason) = read::<F, P>(packet, at, network, scratch) {
+        return Verdict::of(reason);
+    }
+    let ip = &scratch.ip;
+    if let Err(reason) = at.guarded().route(ip) {
+        return Verdict::of(reason);
+    }
+    if ip.piece.offset != 0 {
+        return match at.guarded().source(tables, ip) {
+            Ok(()) => Verdict::of(fragment::later::<F, T>(tables, at, scratch)),
+            Err(reason) => Verdict::of(reason),
+        };
+    }
+    let more = ip.piece.more;
+    let verdict = judge_whole::<F, P, T>(packet, tables, at, scratch);
+    if more { fragment::first::<F, T>(tables, at, scratch, verdict) } else { verdict }
+}
+
+/// Reads the packet's headers.
+///
+/// # Errors
+///
+/// The reason to drop the packet for.
+#[inline(never)]
+fn read<F: ReadIp, P: Packet>(
+    packet: &P,
+    at: &At<'_>,
+    network: u32,
+    scratch: &mut Scratch<F>,
+) -> Result<(), Reason> {
+    F::read_ip(packet, network, &mut scratch.ip, Opaque(&mut scratch.free))?;
+    if scratch.ip.piece.offset != 0 {
+        return Ok(());
+    }
+    let Scratch { ip, transport, free, .. } = scratch;
+    read_transport(packet, ip, at.direction, transport, Opaque(free))
+}
+
+/// Judges a packet that has its transport header.
+#[inline(always)]
+fn judge_whole<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Verdict
+where
+    F: ReadIp + GuardFamily,
+    P: Packet,
+    T: Tables<F>,
+{
+    if let Some(reason) = guard::<F, P, T>(packet, tables, at, scratch) {
+        return Verdict::of(reason);
+    }
+    let Scratch { ip, transport, .. } = &*scratch;
+    let (local, remote) = match at.direction {
+        Direction::Inbound => (ip.destination, ip.source),
+        Direction::Outbound => (ip.source, ip.destination),
+    };
+    scratch.key = F::flow_key(at.zone_protocol(ip.protocol), local, remote, transport.ports);
+    let Scratch { ip, transport, key, .. } = &*scratch;
+    let live = tables.live(key);
+    if let Some(flow) = live {
+        let known = known_word(T::DRY_RUN, flow, at, transport);
+        if !known.is_over() {
+            return known.verdict(&flow);
+        }
+    }
+    if let Some(flow) = tables.half_open(key) {
+        let known = known_word(T::DRY_RUN, flow, at, transport);
+        if known.is_live_from_now_on() && !T::DRY_RUN {
+            if live.is_some() {
+                remove_live::<F, T>(tables, at, key);
+            }
+            if let Err(reason) = conntrack::make_live::<F, T>(tables, at.interface, key, &flow) {
+                return Verdict::of(reason);
+            }
+        }
+        if !known.is_over() {
+            return known.verdict(&flow);
+        }
+    }
+    let is_error =
+        matches!(transport.kind, Kind::IcmpOther) && F::icmp_is_error((transport.number >> 8) as u8);
+    if is_error && quotes_a_flow::<F, P, T>(packet, tables, at, ip) {
+        return Verdict::of(Reason::Related);
+    }
+    judge_new::<F, T>(tables, at, scratch, live.is_some())
+}
+
+/// Subprograms have stack frames of their own, which are free again when they return; and they return words, as an enum
+/// with data leaves parts of a register undefined, which the verifier refuses.
+#[inline(never)]
+fn guard<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Option<Reason>
+where
+    F: ReadIp + GuardFamily,
+    P: Packet,
+    T: Tables<F>,
+{
+    match at.guarded().ip(packet, tables, &scratch.ip, &scratch.transport) {
+        Ok(reason) => reason,
+        Err(reason) => Some(reason),
+    }
+}
+
+/// [`Known`] in a word: what it is, its state or reason, and whether the flow becomes live.
+#[derive(Clone, Copy)]
+struct KnownWord(u32);
+
+impl KnownWord {
+    const PASS: u32 = 1;
+    const DROP: u32 = 2;
+    const LIVE: u32 = 1 << 16;
+
+    #[inline(always)]
+    const fn of(known: &Known) -> Self {
+        Self(match known {
+            Known::Over => 0,
+            Known::Drop(reason) => Self::DROP | ((*reason as u32) << 8),
+            Known::Pass { state, now_live: false } => Self::PASS | ((*state as u32) << 8),
+            Known::Pass { state, now_live: true } => Self::PASS | ((*state as u32) << 8) | Self::LIVE,
+        })
+    }
+
+    #[inline(always)]
+    const fn is_over(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline(always)]
+    const fn is_live_from_now_on(self) -> bool {
+        self.0 & Self::LIVE != 0
+    }
+
+    /// The verdict on the packet, unless the flow is over.
+    #[inline(always)]
+    fn verdict(self, flow: &FlowRef<'_>) -> Verdict {
+        let number = (self.0 >> 8) as u8;
+        if self.0 & 0xff == Self::PASS {
+            Verdict::new(Reason::Established, AdmittedBy::Nothing, number, flow.policy())
+        } else {
+            Verdict::of_number(number)
+        }
     }
 }
 
 #[inline(always)]
-fn judge_ip<F, P, T>(packet: &P, tables: &T, at: &At<'_>) -> Result<Verdict, Reason>
+fn known_word(dry_run: bool, flow: FlowRef<'_>, at: &At<'_>, transport: &Transport) -> KnownWord {
+    if dry_run { known::<true>(flow, at, transport) } else { known::<false>(flow, at, transport) }
+}
+
+/// The same subprogram for both families.
+#[inline(never)]
+fn known<const DRY_RUN: bool>(flow: FlowRef<'_>, at: &At<'_>, transport: &Transport) -> KnownWord {
+    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at.half, at.direction, transport, at.now))
+}
+
+/// Takes a flow that is over out of the way of the one that follows it.
+#[inline(always)]
+fn remove_live<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FlowKey) {
+    // Whoever deletes it counts it, also if that is the collector at this very moment.
+    if tables.remove_live(key) {
+        tables.add_live(at.interface.row, -1);
+    }
+}
+
+/// Whether an ICMP error is about a packet of a flow that is not over (SPEC D13). Errors come from any router on the way,
+/// but only to whoever sent the packet; and the flow is not refreshed by them.
+#[inline(never)]
+fn quotes_a_flow<F, P, T>(packet: &P, tables: &T, at: &At<'_>, ip: &Ip<F>) -> bool
 where
     F: ReadIp,
     P: Packet,
     T: Tables<F>,
 {
-    let ip = F::read_ip(packet)?;
-    let transport = read_transport(packet, &ip, at.direction)?;
-    if let Some(reason) = baseline::passes(&ip, &transport, at.direction) {
-        return Ok(Verdict::of(reason));
+    let Some(quoted) = F::read_quoted(packet, ip.transport + 8) else { return false };
+    if quoted.source != ip.destination {
+        return false;
     }
-    let (local, remote) = match at.direction {
-        Direction::Inbound => (ip.destination, ip.source),
-        Direction::Outbound => (ip.source, ip.destination),
+    // The quoted packet went the other way.
+    let direction = opposite(at.direction);
+    if quoted.piece.offset != 0 {
+        return fragment::has_passed::<F, T>(tables, at, direction, &quoted);
+    }
+    let Some(ports) = quoted_ports(packet, &quoted, direction) else { return false };
+    let (local, remote) = match direction {
+        Direction::Inbound => (quoted.destination, quoted.source),
+        Direction::Outbound => (quoted.source, quoted.destination),
     };
-    let key = F::flow_key((at.zone << 8) | u32::from(ip.protocol), local, remote, transport.ports);
-    let mut replace = false;
-    if let Some(flow) = tables.flow(&key) {
-        let known = if T::DRY_RUN {
-            conntrack::known::<true>(&flow, at.half, at.direction, &transport.kind, at.now)
-        } else {
-            conntrack::known::<false>(&flow, at.half, at.direction, &transport.kind, at.now)
-        };
-        match known {
-            Known::Pass(state) => {
-                return Ok(Verdict {
-                    reason: Reason::Established,
-                    admitted_by: AdmittedBy::Nothing,
-                    state: state as u8,
-                    policy: flow.policy(),
-                });
-            }
-            Known::Drop(reason) => return Err(reason),
-            Known::Over => replace = true,
-        }
-    }
-    judge_new::<F, T>(tables, at, &ip, &transport, remote, &key, replace)
+    let key = F::flow_key(at.zone_protocol(quoted.protocol), local, remote, ports);
+    tables.live(&key).is_some_and(|flow| flow.expires() > at.now)
+        || tables.half_open(&key).is_some_and(|flow| flow.expires() > at.now)
 }
 
-/// A packet of no known flow: the rules decide, and it may start a flow.
-#[inline(always)]
-fn judge_new<F: Family, T: Tables<F>>(
-    tables: &T,
-    at: &At<'_>,
-    ip: &Ip<F>,
-    transport: &Transport,
-    remote: F::Address,
-    key: &F::FlowKey,
-    replace: bool,
-) -> Result<Verdict, Reason> {
-    let start = start_state(&transport.kind, at.half.flags & FLAG_STRICT_TCP != 0)?;
-    let admitted_by =
-        classify::<F, T>(tables, at.half, at.parity, at.direction, remote, ip.protocol, transport.number);
-    let reason = match (admitted_by, start) {
-        (AdmittedBy::Nothing, _) => Reason::NoRule,
-        (_, None) => Reason::RuleOnly,
-        (_, Some(_)) if T::DRY_RUN => Reason::NewFlow,
-        (_, Some(state)) => {
-            let flow = conntrack::start(at.half, at.direction, state, at.now);
-            if tables.insert_flow(key, &flow, replace) { Reason::NewFlow } else { Reason::TableFull }
+/// A packet of no known flow: the rules decide, and it may start one. `over`: its key has a live flow that is over.
+#[inline(never)]
+fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>, over: bool) -> Verdict {
+    let Scratch { ip, transport, key, .. } = scratch;
+    let remote = match at.direction {
+        Direction::Inbound => ip.source,
+        Direction::Outbound => ip.destination,
+    };
+    let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
+        Ok(start) => start,
+        Err(reason) => return Verdict::of(reason),
+    };
+    let policy = at.half.policy;
+    let admitted_by = classify::<F, T>(tables, at, remote, ip.protocol, transport.number);
+    if matches!(admitted_by, AdmittedBy::Nothing) {
+        return Verdict::new(Reason::NoRule, admitted_by, 0, policy);
+    }
+    let Some(state) = start else { return Verdict::new(Reason::RuleOnly, admitted_by, 0, policy) };
+    if !T::DRY_RUN {
+        if over {
+            remove_live::<F, T>(tables, at, key);
         }
-    };
-    let state = match (reason, start) {
-        (Reason::NewFlow, Some(state)) => state as u8,
-        _ => 0,
-    };
-    Ok(Verdict { reason, admitted_by, state, policy: at.half.policy })
+        if !conntrack::start::<F, T>(tables, at, key, state, transport) {
+            return Verdict::new(Reason::TableFull, admitted_by, 0, policy);
+        }
+    }
+    Verdict::new(Reason::NewFlow, admitted_by, state as u8, policy)
 }
 
 /// The state in which a packet starts a flow; `None` if it is of a kind that starts none.
 #[inline(always)]
-fn start_state(kind: &Kind, strict_tcp: bool) -> Result<Option<State>, Reason> {
-    match kind {
-        Kind::Tcp(header) => match Segment::of(header.flags) {
+fn start_state(transport: &Transport, strict_tcp: bool) -> Result<Option<State>, Reason> {
+    match transport.kind {
+        Kind::Tcp => match Segment::of(transport.seen.flags) {
             None => Err(Reason::TcpFlags),
             Some(Segment::Syn) => Ok(Some(State::TcpSynSent)),
             Some(_) if strict_tcp => Err(Reason::StrictTcp),
@@ -212,8 +444,8 @@ fn start_state(kind: &Kind, strict_tcp: bool) -> Result<Option<State>, Reason> {
             Some(Segment::Ack) => Ok(Some(State::TcpEstablished)),
         },
         Kind::Udp => Ok(Some(State::Udp)),
-        Kind::IcmpQuery { request: true } => Ok(Some(State::Icmp)),
-        Kind::IcmpQuery { request: false } | Kind::IcmpOther => Ok(None),
+        Kind::IcmpRequest => Ok(Some(State::Icmp)),
+        Kind::IcmpReply | Kind::IcmpOther => Ok(None),
         Kind::Other => Ok(Some(State::Other)),
     }
 }

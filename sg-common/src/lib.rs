@@ -15,6 +15,7 @@ pub mod baseline;
 pub mod classify;
 pub mod conntrack;
 pub mod family;
+pub mod fragment;
 pub mod judge;
 pub mod packet;
 pub mod tcp;

@@ -5,6 +5,7 @@
 
 use crate::abi::{Be32, Direction, FlowPorts};
 use crate::family::{Family, V4, V6};
+use crate::tcp::{NO_SCALE, SYN, Seen};
 use crate::verdict::Reason;
 
 /// A header: plain bytes, any content valid.
@@ -31,11 +32,13 @@ pub trait Packet {
 }
 
 macro_rules! headers {
-    ($($(#[$doc:meta])* pub struct $name:ident: $size:literal { $(pub $field:ident: $type:ty,)* })*) => {$(
+    ($($(#[$doc:meta])* pub struct $name:ident: $size:literal {
+        $($(#[$fdoc:meta])* pub $field:ident: $type:ty,)*
+    })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         #[repr(C)]
-        pub struct $name { $(pub $field: $type,)* }
+        pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
         const _: () = assert!(size_of::<$name>() == $size);
         // SAFETY: integers only, and the size assertion leaves no room for padding.
         unsafe impl Header for $name {}
@@ -74,10 +77,64 @@ headers! {
         pub destination: [Be32; 4],
     }
 
-    /// RFC 8200, section 4: what all extension headers but ESP have in common.
-    pub struct Extension: 2 {
+    /// RFC 8200, section 4: the beginning of an extension header.
+    pub struct Extension: 4 {
         pub next_header: u8,
         pub length: u8,
+        /// The type of a routing header; the upper byte of a fragment header's offset.
+        pub third: u8,
+        pub fourth: u8,
+    }
+
+    pub struct Byte: 1 {
+        pub value: u8,
+    }
+
+    pub struct Word: 4 {
+        pub value: u32,
+    }
+
+    /// Two ports, or the beginning of an ICMP message.
+    pub struct FirstBytes: 8 {
+        pub first: u16,
+        pub second: u16,
+        pub third: u16,
+        pub fourth: u16,
+    }
+
+    /// IEEE 802.1Q: what follows the hardware addresses of a tagged frame.
+    pub struct VlanTag: 4 {
+        pub tci: u16,
+        pub ether_type: u16,
+    }
+
+    /// RFC 826, for IPv4 over Ethernet.
+    pub struct Arp: 28 {
+        pub hardware: u16,
+        pub protocol: u16,
+        pub hardware_bytes: u8,
+        pub protocol_bytes: u8,
+        pub operation: u16,
+        pub sender_mac: [u8; 6],
+        pub sender_address: [u8; 4],
+        pub target_mac: [u8; 6],
+        pub target_address: [u8; 4],
+    }
+
+    /// RFC 4861, sections 4.3 and 4.4: solicitation and advertisement.
+    pub struct Neighbor: 24 {
+        pub kind: u8,
+        pub code: u8,
+        pub checksum: u16,
+        pub flags: u32,
+        pub target: [Be32; 4],
+    }
+
+    /// RFC 4861, section 4.6.1: an option with a hardware address.
+    pub struct LinkLayerOption: 8 {
+        pub kind: u8,
+        pub length: u8,
+        pub mac: [u8; 6],
     }
 
     /// RFC 9293, section 3.1, without options.
@@ -137,124 +194,352 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
 }
 
-/// The network layer of a packet that is whole and no fragment.
+/// The network layer of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Ip<F: Family> {
     pub source: F::Address,
     pub destination: F::Address,
     pub protocol: u8,
     pub hop_limit: u8,
-    /// Where the transport header starts, in bytes from the start of the frame.
+    /// An option (IPv4) or a header (IPv6) that names routers to pass.
+    pub source_routed: bool,
+    pub piece: Piece,
+    /// Where the transport header, or the fragment's data, starts, in bytes from the start of the frame.
     pub transport: u32,
     /// Where the IP packet ends, likewise.
     pub end: u32,
 }
 
+impl<F: ReadIp> Ip<F> {
+    pub const NOTHING: Self = Self {
+        source: F::UNSPECIFIED,
+        destination: F::UNSPECIFIED,
+        protocol: 0,
+        hop_limit: 0,
+        source_routed: false,
+        piece: Piece::WHOLE,
+        transport: 0,
+        end: 0,
+    };
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub id: u32,
+    /// In units of 8 bytes.
+    pub offset: u16,
+    pub more: bool,
+}
+
+impl Piece {
+    const WHOLE: Self = Self { id: 0, offset: 0, more: false };
+
+    /// The datagram is in one piece.
+    #[inline(always)]
+    pub const fn is_whole(&self) -> bool {
+        self.offset == 0 && !self.more
+    }
+}
+
 /// How a family's header is read.
 pub trait ReadIp: Family {
+    /// Reads the header at `network`, and what lies between it and the transport header, into `ip`: a result would be
+    /// a second copy on a stack of 512 bytes.
+    ///
     /// # Errors
     ///
     /// The reason to drop the packet for.
-    fn read_ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reason>;
+    fn read_ip<P: Packet>(
+        packet: &P,
+        network: u32,
+        ip: &mut Ip<Self>,
+        position: Opaque<'_>,
+    ) -> Result<(), Reason>;
+
+    /// An address, for an [`Ip`] that nothing is read into yet.
+    const UNSPECIFIED: Self::Address;
+
+    /// Reads the header of a packet that an ICMP error quotes, of which the end may be missing.
+    fn read_quoted<P: Packet>(packet: &P, network: u32) -> Option<Ip<Self>>;
+}
+
+#[inline(always)]
+fn piece_v4(header: &Ipv4) -> Piece {
+    let field = u16::from_be(header.flags_fragment);
+    Piece {
+        id: u32::from(u16::from_be(header.identification)),
+        offset: field & 0x1fff,
+        more: field & 0x2000 != 0,
+    }
+}
+
+/// A word in memory that changes from one round of a loop to the next. Kept in a register, the verifier would follow each
+/// of its values through all later rounds.
+#[derive(Debug)]
+pub struct Opaque<'a>(pub &'a mut u32);
+
+impl Opaque<'_> {
+    #[inline(always)]
+    pub fn get(&self) -> u32 {
+        // SAFETY: a reference is valid and aligned.
+        unsafe { core::ptr::from_ref::<u32>(self.0).read_volatile() }
+    }
+
+    #[inline(always)]
+    pub fn set(&mut self, value: u32) {
+        // SAFETY: a mutable reference is valid, aligned and ours alone.
+        unsafe { core::ptr::from_mut::<u32>(self.0).write_volatile(value) }
+    }
+}
+
+/// A loop counter that the compiler does not see through: unrolled, these loops would be nine tenths of the program.
+#[inline(always)]
+pub fn rolled(counter: u32) -> u32 {
+    core::hint::black_box(counter)
+}
+
+/// How many IPv4 options are looked at: 40 bytes hold no more that are not padding.
+const MAX_OPTIONS: u32 = 14;
+
+/// Loose and strict source routes (RFC 791, section 3.1).
+#[inline(always)]
+fn has_source_route<P: Packet>(packet: &P, start: u32, end: u32, mut position: Opaque<'_>) -> bool {
+    position.set(start);
+    let mut looked = 0;
+    while rolled(looked) < MAX_OPTIONS {
+        let at = position.get();
+        if at >= end {
+            return false;
+        }
+        let Some(kind) = packet.read::<Byte>(at) else { return false };
+        match kind.value {
+            131 | 137 => return true,
+            0 => return false,
+            1 => position.set(at + 1),
+            _ => {
+                let Some(length) = packet.read::<Byte>(at + 1) else { return false };
+                if length.value < 2 {
+                    return false;
+                }
+                position.set(at + u32::from(length.value));
+            }
+        }
+        looked += 1;
+    }
+    // More than 14 options are nothing but padding or mischief.
+    position.get() < end
 }
 
 impl ReadIp for V4 {
+    const UNSPECIFIED: Be32 = Be32(0);
+
     #[inline(always)]
-    fn read_ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reason> {
-        let Some(header) = packet.read::<Ipv4>(ETHERNET_BYTES) else { return Err(Reason::Malformed) };
+    fn read_ip<P: Packet>(
+        packet: &P,
+        network: u32,
+        ip: &mut Ip<Self>,
+        position: Opaque<'_>,
+    ) -> Result<(), Reason> {
+        let Some(header) = packet.read::<Ipv4>(network) else { return Err(Reason::Malformed) };
         let header_bytes = u32::from(header.version_ihl & 0x0f) * 4;
         let total = u32::from(u16::from_be(header.total_length));
         if header.version_ihl >> 4 != 4 || header_bytes < 20 || total < header_bytes {
             return Err(Reason::Malformed);
         }
-        let end = ETHERNET_BYTES + total;
+        let end = network + total;
         if end > packet.len() {
             return Err(Reason::Malformed);
         }
-        // More-fragments flag or an offset.
-        if u16::from_be(header.flags_fragment) & 0x3fff != 0 {
-            return Err(Reason::Fragment);
+        ip.source = header.source;
+        ip.destination = header.destination;
+        ip.protocol = header.protocol;
+        ip.hop_limit = header.ttl;
+        ip.piece = piece_v4(&header);
+        ip.transport = network + header_bytes;
+        ip.end = end;
+        ip.source_routed =
+            header_bytes > 20 && has_source_route(packet, network + 20, ip.transport, position);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn read_quoted<P: Packet>(packet: &P, network: u32) -> Option<Ip<Self>> {
+        let header = packet.read::<Ipv4>(network)?;
+        let header_bytes = u32::from(header.version_ihl & 0x0f) * 4;
+        if header.version_ihl >> 4 != 4 || header_bytes < 20 {
+            return None;
         }
-        Ok(Ip {
+        Some(Ip {
             source: header.source,
             destination: header.destination,
             protocol: header.protocol,
             hop_limit: header.ttl,
-            transport: ETHERNET_BYTES + header_bytes,
-            end,
+            source_routed: false,
+            piece: piece_v4(&header),
+            transport: network + header_bytes,
+            end: 0,
         })
     }
 }
 
-/// How many IPv6 extension headers are walked.
+/// How many IPv6 extension headers are walked (SPEC D15).
 const MAX_EXTENSIONS: u32 = 6;
 
+/// Whether a next-header value is an extension header, known or not (IANA, "IPv6 Extension Header Types").
+#[inline(always)]
+const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::FRAGMENT
+            | protocol::AUTHENTICATION
+            | protocol::DESTINATION_OPTIONS
+            | 135
+            | 139
+            | 140
+            | 253
+            | 254
+    )
+}
+
 impl ReadIp for V6 {
+    const UNSPECIFIED: [Be32; 4] = [Be32(0); 4];
+
     #[inline(always)]
-    fn read_ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reason> {
-        let Some(header) = packet.read::<Ipv6>(ETHERNET_BYTES) else { return Err(Reason::Malformed) };
-        let end = ETHERNET_BYTES + 40 + u32::from(u16::from_be(header.payload_length));
+    fn read_ip<P: Packet>(
+        packet: &P,
+        network: u32,
+        ip: &mut Ip<Self>,
+        position: Opaque<'_>,
+    ) -> Result<(), Reason> {
+        let Some(header) = packet.read::<Ipv6>(network) else { return Err(Reason::Malformed) };
+        let end = network + 40 + u32::from(u16::from_be(header.payload_length));
         if u32::from_be(header.version_class_flow) >> 28 != 6 || end > packet.len() {
             return Err(Reason::Malformed);
+        }
+        ip.source = header.source;
+        ip.destination = header.destination;
+        ip.protocol = header.next_header;
+        ip.hop_limit = header.hop_limit;
+        ip.transport = network + 40;
+        ip.end = end;
+        if !is_extension(ip.protocol) {
+            return Ok(());
+        }
+        let mut position = position;
+        // Where the next header is, and which it is.
+        position.set((ip.transport << 8) | u32::from(ip.protocol));
+        let mut walked = 0;
+        while rolled(walked) < MAX_EXTENSIONS {
+            ip.transport = position.get() >> 8;
+            ip.protocol = position.get() as u8;
+            if !is_extension(ip.protocol) {
+                return Ok(());
+            }
+            let Some(extension) = packet.read::<Extension>(ip.transport) else {
+                return Err(Reason::Malformed);
+            };
+            let bytes = match ip.protocol {
+                protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS => (u32::from(extension.length) + 1) * 8,
+                protocol::ROUTING => {
+                    // Type 0 is source routing and nothing else (RFC 5095).
+                    ip.source_routed |= extension.third == 0;
+                    (u32::from(extension.length) + 1) * 8
+                }
+                // RFC 4302, section 2.2.
+                protocol::AUTHENTICATION => (u32::from(extension.length) + 2) * 4,
+                protocol::FRAGMENT if ip.piece.id == 0 && ip.piece.is_whole() => {
+                    let Some(id) = packet.read::<Word>(ip.transport + 4) else {
+                        return Err(Reason::Malformed);
+                    };
+                    let field = u16::from_be_bytes([extension.third, extension.fourth]);
+                    ip.piece = Piece { id: u32::from_be(id.value), offset: field >> 3, more: field & 1 != 0 };
+                    8
+                }
+                _ => return Err(Reason::ExtensionHeaders),
+            };
+            ip.protocol = extension.next_header;
+            ip.transport += bytes;
+            if ip.transport > end {
+                return Err(Reason::Malformed);
+            }
+            // What follows in a later fragment is data, whatever it looks like.
+            if ip.piece.offset != 0 {
+                return Ok(());
+            }
+            position.set((ip.transport << 8) | u32::from(ip.protocol));
+            walked += 1;
+        }
+        if is_extension(ip.protocol) { Err(Reason::ExtensionHeaders) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn read_quoted<P: Packet>(packet: &P, network: u32) -> Option<Ip<Self>> {
+        let header = packet.read::<Ipv6>(network)?;
+        if u32::from_be(header.version_class_flow) >> 28 != 6 {
+            return None;
         }
         let mut ip = Ip {
             source: header.source,
             destination: header.destination,
             protocol: header.next_header,
             hop_limit: header.hop_limit,
-            transport: ETHERNET_BYTES + 40,
-            end,
+            source_routed: false,
+            piece: Piece::WHOLE,
+            transport: network + 40,
+            end: 0,
         };
-        let mut walked = 0;
-        while walked < MAX_EXTENSIONS {
-            match ip.protocol {
-                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {}
-                protocol::FRAGMENT => return Err(Reason::Fragment),
-                _ => return Ok(ip),
-            }
-            let Some(extension) = packet.read::<Extension>(ip.transport) else {
-                return Err(Reason::Malformed);
-            };
+        if ip.protocol == protocol::FRAGMENT {
+            let extension = packet.read::<Extension>(ip.transport)?;
+            let id = packet.read::<Word>(ip.transport + 4)?;
+            let field = u16::from_be_bytes([extension.third, extension.fourth]);
+            ip.piece = Piece { id: u32::from_be(id.value), offset: field >> 3, more: field & 1 != 0 };
             ip.protocol = extension.next_header;
-            ip.transport += (u32::from(extension.length) + 1) * 8;
-            if ip.transport > end {
-                return Err(Reason::Malformed);
-            }
-            walked += 1;
+            ip.transport += 8;
         }
-        match ip.protocol {
-            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::FRAGMENT => {
-                Err(Reason::ExtensionHeaders)
-            }
-            _ => Ok(ip),
-        }
+        Some(ip)
     }
 }
 
-/// What a packet asks of the rules and of the connection table.
+/// What a packet asks of the rules and of the connection table. Every field has a value for every kind: memory that is
+/// copied without having been written may hold half a pointer, which the verifier refuses.
 #[derive(Clone, Copy, Debug)]
 pub struct Transport {
     /// What a rule's port set is asked for: the destination port, `type << 8 | code`, or the protocol.
     pub number: u16,
     pub ports: FlowPorts,
     pub kind: Kind,
+    /// For [`Kind::Tcp`].
+    pub seen: Seen,
+}
+
+impl Transport {
+    pub const NOTHING: Self = Self {
+        number: 0,
+        ports: FlowPorts { local: 0, remote: 0 },
+        kind: Kind::Other,
+        seen: Seen { flags: 0, sequence: 0, acknowledgment: 0, payload: 0, window: 0, scale: NO_SCALE },
+    };
 }
 
 /// What kind of packet it is, as far as connections are concerned.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
-    Tcp(Tcp),
+    Tcp,
     Udp,
-    /// An ICMP request, or a reply to one.
-    IcmpQuery {
-        request: bool,
-    },
+    /// An ICMP message that asks and is answered.
+    IcmpRequest,
+    /// The answer to one.
+    IcmpReply,
     /// Any other ICMP message: it starts no connection.
     IcmpOther,
     Other,
 }
 
-/// Reads the transport header of `ip`.
+/// Reads the transport header of `ip` into `transport`, which is [`Transport::NOTHING`].
 ///
 /// # Errors
 ///
@@ -264,62 +549,148 @@ pub fn read_transport<F: Family, P: Packet>(
     packet: &P,
     ip: &Ip<F>,
     direction: Direction,
-) -> Result<Transport, Reason> {
+    transport: &mut Transport,
+    position: Opaque<'_>,
+) -> Result<(), Reason> {
     let bytes = ip.end - ip.transport;
     if ip.protocol == protocol::TCP {
+        if bytes < 20 {
+            return Err(too_short(ip));
+        }
         let Some(tcp) = packet.read::<Tcp>(ip.transport) else { return Err(Reason::Malformed) };
         let header_bytes = u32::from(tcp.data_offset >> 4) * 4;
-        if header_bytes < 20 || header_bytes > bytes {
+        if header_bytes < 20 {
             return Err(Reason::Malformed);
         }
-        Ok(with_ports(tcp.source, tcp.destination, direction, Kind::Tcp(tcp)))
+        if header_bytes > bytes {
+            return Err(too_short(ip));
+        }
+        transport.kind = Kind::Tcp;
+        transport.set_ports(tcp.source, tcp.destination, direction);
+        transport.seen = Seen {
+            flags: tcp.flags,
+            sequence: u32::from_be(tcp.sequence),
+            acknowledgment: u32::from_be(tcp.acknowledgment),
+            payload: bytes - header_bytes,
+            window: u16::from_be(tcp.window),
+            scale: if tcp.flags & SYN != 0 {
+                window_scale(packet, ip.transport, header_bytes, position)
+            } else {
+                NO_SCALE
+            },
+        };
     } else if ip.protocol == protocol::UDP {
         if bytes < 8 {
-            return Err(Reason::Malformed);
+            return Err(too_short(ip));
         }
         let Some(udp) = packet.read::<Udp>(ip.transport) else { return Err(Reason::Malformed) };
-        Ok(with_ports(udp.source, udp.destination, direction, Kind::Udp))
+        transport.kind = Kind::Udp;
+        transport.set_ports(udp.source, udp.destination, direction);
     } else if ip.protocol == F::ICMP {
         if bytes < 8 {
-            return Err(Reason::Malformed);
+            return Err(too_short(ip));
         }
         let Some(icmp) = packet.read::<Icmp>(ip.transport) else { return Err(Reason::Malformed) };
-        let (request, kind) = if F::icmp_is_request(icmp.kind) {
-            (Some((icmp.kind, direction)), Kind::IcmpQuery { request: true })
+        transport.number = (u16::from(icmp.kind) << 8) | u16::from(icmp.code);
+        if F::icmp_is_request(icmp.kind) {
+            transport.kind = Kind::IcmpRequest;
+            transport.ports = query_ports(icmp.identifier, icmp.kind, direction);
         } else if let Some(request) = F::icmp_request_of(icmp.kind) {
-            (Some((request, opposite(direction))), Kind::IcmpQuery { request: false })
+            transport.kind = Kind::IcmpReply;
+            transport.ports = query_ports(icmp.identifier, request, opposite(direction));
         } else {
-            (None, Kind::IcmpOther)
-        };
-        // Who asks is part of the key: both sides may ask with the same identifier at the same time, and a
-        // request must never pass as the answer to one.
-        let ports = match request {
-            Some((request, asker)) => FlowPorts {
-                local: u16::from_be(icmp.identifier),
-                remote: (u16::from(request) << 8) | asker as u16,
-            },
-            None => FlowPorts { local: 0, remote: 0 },
-        };
-        let number = (u16::from(icmp.kind) << 8) | u16::from(icmp.code);
-        Ok(Transport { number, ports, kind })
+            transport.kind = Kind::IcmpOther;
+        }
     } else {
-        let ports = FlowPorts { local: 0, remote: 0 };
-        Ok(Transport { number: u16::from(ip.protocol), ports, kind: Kind::Other })
+        transport.number = u16::from(ip.protocol);
+    }
+    Ok(())
+}
+
+/// The transport header is not all there.
+#[inline(always)]
+const fn too_short<F: Family>(ip: &Ip<F>) -> Reason {
+    if ip.piece.is_whole() { Reason::Malformed } else { Reason::TinyFragment }
+}
+
+/// Who asks is part of the key: both sides may ask with the same identifier at the same time, and a request must never
+/// pass as the answer to one.
+#[inline(always)]
+fn query_ports(identifier: u16, request: u8, asker: Direction) -> FlowPorts {
+    FlowPorts { local: u16::from_be(identifier), remote: (u16::from(request) << 8) | asker as u16 }
+}
+
+/// The ports of a packet that an ICMP error quotes and that went in `direction`; `None` if it belongs to no flow or is cut
+/// too short (RFC 792 promises 8 bytes).
+#[inline(always)]
+pub fn quoted_ports<F: Family, P: Packet>(packet: &P, ip: &Ip<F>, direction: Direction) -> Option<FlowPorts> {
+    if ip.protocol == protocol::TCP || ip.protocol == protocol::UDP {
+        let first = packet.read::<FirstBytes>(ip.transport)?;
+        let (source, destination) = (u16::from_be(first.first), u16::from_be(first.second));
+        Some(match direction {
+            Direction::Inbound => FlowPorts { local: destination, remote: source },
+            Direction::Outbound => FlowPorts { local: source, remote: destination },
+        })
+    } else if ip.protocol == F::ICMP {
+        let icmp = packet.read::<Icmp>(ip.transport)?;
+        if F::icmp_is_request(icmp.kind) {
+            Some(query_ports(icmp.identifier, icmp.kind, direction))
+        } else {
+            let request = F::icmp_request_of(icmp.kind)?;
+            Some(query_ports(icmp.identifier, request, opposite(direction)))
+        }
+    } else {
+        Some(FlowPorts { local: 0, remote: 0 })
     }
 }
 
+/// How many TCP options are looked at.
+const MAX_TCP_OPTIONS: u32 = 12;
+
+/// The window scale option of a SYN (RFC 7323, section 2.2).
 #[inline(always)]
-fn with_ports(source: u16, destination: u16, direction: Direction, kind: Kind) -> Transport {
-    let (source, destination) = (u16::from_be(source), u16::from_be(destination));
-    let ports = match direction {
-        Direction::Inbound => FlowPorts { local: destination, remote: source },
-        Direction::Outbound => FlowPorts { local: source, remote: destination },
-    };
-    Transport { number: destination, ports, kind }
+fn window_scale<P: Packet>(packet: &P, transport: u32, header_bytes: u32, mut position: Opaque<'_>) -> u8 {
+    let end = transport + header_bytes;
+    position.set(transport + 20);
+    let mut looked = 0;
+    while rolled(looked) < MAX_TCP_OPTIONS {
+        let at = position.get();
+        if at >= end {
+            return NO_SCALE;
+        }
+        let Some(kind) = packet.read::<Byte>(at) else { return NO_SCALE };
+        match kind.value {
+            0 => return NO_SCALE,
+            1 => position.set(at + 1),
+            3 => return packet.read::<Byte>(at + 2).map_or(NO_SCALE, |shift| shift.value),
+            _ => {
+                let Some(length) = packet.read::<Byte>(at + 1) else { return NO_SCALE };
+                if length.value < 2 {
+                    return NO_SCALE;
+                }
+                position.set(at + u32::from(length.value));
+            }
+        }
+        looked += 1;
+    }
+    NO_SCALE
 }
 
+impl Transport {
+    #[inline(always)]
+    fn set_ports(&mut self, source: u16, destination: u16, direction: Direction) {
+        let (source, destination) = (u16::from_be(source), u16::from_be(destination));
+        self.number = destination;
+        self.ports = match direction {
+            Direction::Inbound => FlowPorts { local: destination, remote: source },
+            Direction::Outbound => FlowPorts { local: source, remote: destination },
+        };
+    }
+}
+
+/// The other way.
 #[inline(always)]
-const fn opposite(direction: Direction) -> Direction {
+pub const fn opposite(direction: Direction) -> Direction {
     match direction {
         Direction::Inbound => Direction::Outbound,
         Direction::Outbound => Direction::Inbound,

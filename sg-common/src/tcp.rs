@@ -159,8 +159,13 @@ struct Bits {
 
 const ORIGIN: Bits =
     Bits { end: ORIGIN_END, ack: ORIGIN_ACK, scales: ORIGIN_SCALES, shift: 0, fin: FLOW_FIN_ORIGIN };
-const REPLY: Bits =
-    Bits { end: REPLY_END, ack: REPLY_ACK, scales: REPLY_SCALES, shift: REPLY_SCALE_SHIFT, fin: FLOW_FIN_REPLY };
+const REPLY: Bits = Bits {
+    end: REPLY_END,
+    ack: REPLY_ACK,
+    scales: REPLY_SCALES,
+    shift: REPLY_SCALE_SHIFT,
+    fin: FLOW_FIN_REPLY,
+};
 
 impl Connection {
     /// The connection that a segment starts, which is a SYN unless the connection is older than its entry.
@@ -283,7 +288,9 @@ impl Connection {
         match self.state {
             TcpSynReceived | TcpEstablished if fin => TcpFinWait,
             // With a wide gap this is a guess at the sequence number of the SYN-ACK.
-            TcpSynReceived if from_origin && distance(seen.acknowledgment, peer.end) <= SHORT => TcpEstablished,
+            TcpSynReceived if from_origin && distance(seen.acknowledgment, peer.end) <= SHORT => {
+                TcpEstablished
+            }
             TcpFinWait | TcpCloseWait if fin && peer_has_finished => TcpLastAck,
             TcpFinWait if !fin && peer_has_finished && acknowledges_all => TcpCloseWait,
             TcpLastAck if !fin && acknowledges_all => TcpTimeWait,

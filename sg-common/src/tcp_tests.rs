@@ -34,8 +34,15 @@ fn spec_d12_a_guess_at_the_handshake_establishes_nothing() {
     let mut connection = Connection::start(TcpSynSent, &seen(SYN, 99, 0));
     assert_eq!(advance(&mut connection, &seen(SYN | ACK, 499, 100_000), false), Step::Invalid);
     assert_eq!(advance(&mut connection, &seen(SYN | ACK, 499, 100), false), Step::To(TcpSynReceived));
-    assert_eq!(advance(&mut connection, &seen(ACK, 100, 500u32.wrapping_sub(100_000)), true), Step::To(TcpSynReceived));
-    assert_eq!(advance(&mut connection, &seen(ACK, 100, 501), true), Step::Ignore, "acknowledges what was not sent");
+    assert_eq!(
+        advance(&mut connection, &seen(ACK, 100, 500u32.wrapping_sub(100_000)), true),
+        Step::To(TcpSynReceived)
+    );
+    assert_eq!(
+        advance(&mut connection, &seen(ACK, 100, 501), true),
+        Step::Ignore,
+        "acknowledges what was not sent"
+    );
     assert_eq!(connection.state, TcpSynReceived);
 }
 
@@ -60,10 +67,18 @@ fn spec_d12_both_may_finish_at_once() {
 fn spec_d12_a_half_closed_connection_stays_open_for_the_other_side() {
     let mut c = established();
     advance(&mut c, &seen(FIN | ACK, 100, 500), true);
-    assert_eq!(advance(&mut c, &data(500, 100, 300), false), Step::To(TcpFinWait), "the FIN is not acknowledged yet");
+    assert_eq!(
+        advance(&mut c, &data(500, 100, 300), false),
+        Step::To(TcpFinWait),
+        "the FIN is not acknowledged yet"
+    );
     assert_eq!(advance(&mut c, &data(800, 101, 300), false), Step::To(TcpCloseWait));
     assert_eq!(advance(&mut c, &seen(ACK, 101, 1100), true), Step::To(TcpCloseWait));
-    assert_eq!(advance(&mut c, &seen(FIN | ACK, 100, 500), true), Step::To(TcpCloseWait), "the FIN, sent again");
+    assert_eq!(
+        advance(&mut c, &seen(FIN | ACK, 100, 500), true),
+        Step::To(TcpCloseWait),
+        "the FIN, sent again"
+    );
     assert_eq!(advance(&mut c, &data(1100, 101, 300), false), Step::To(TcpCloseWait));
 }
 
@@ -74,7 +89,10 @@ fn spec_d12_an_exact_reset_closes() {
         let mut c = established();
         assert_eq!(advance(&mut c, &seen(RST, sequence, 0), from_origin), Step::To(TcpClose));
         let mut c = established();
-        assert_eq!(advance(&mut c, &seen(RST | ACK, sequence, acknowledgment), from_origin), Step::To(TcpClose));
+        assert_eq!(
+            advance(&mut c, &seen(RST | ACK, sequence, acknowledgment), from_origin),
+            Step::To(TcpClose)
+        );
     }
 }
 
@@ -107,7 +125,8 @@ fn spec_d12_a_reset_outside_of_the_window_is_dropped() {
 
 #[test]
 fn spec_d12_a_window_is_scaled_only_if_both_sides_said_so() {
-    let with_scale = |flags, sequence, acknowledgment| Seen { scale: 7, ..seen(flags, sequence, acknowledgment) };
+    let with_scale =
+        |flags, sequence, acknowledgment| Seen { scale: 7, ..seen(flags, sequence, acknowledgment) };
     let mut c = Connection::start(TcpSynSent, &with_scale(SYN, 99, 0));
     advance(&mut c, &with_scale(SYN | ACK, 499, 100), false);
     advance(&mut c, &seen(ACK, 100, 500), true);
@@ -126,7 +145,8 @@ fn spec_d12_a_window_is_scaled_only_if_both_sides_said_so() {
 fn spec_d12_segments_outside_of_the_window_pass_and_move_nothing() {
     let mut c = established();
     let before = c;
-    for segment in [seen(ACK, 1_000_000, 500), seen(FIN | ACK, 1_000_000, 500), data(3_000_000_000, 500, 10)] {
+    for segment in [seen(ACK, 1_000_000, 500), seen(FIN | ACK, 1_000_000, 500), data(3_000_000_000, 500, 10)]
+    {
         assert_eq!(advance(&mut c, &segment, true), Step::Ignore);
     }
     assert_eq!(advance(&mut c, &seen(ACK, 100, 501), true), Step::Ignore, "acknowledges what was not sent");
@@ -145,11 +165,9 @@ fn spec_d12_a_syn_on_a_live_connection_changes_nothing() {
 #[test]
 fn spec_d12_time_wait_is_reused_by_a_higher_sequence_only() {
     let mut c = established();
-    for (segment, from_origin) in [
-        (seen(FIN | ACK, 100, 500), true),
-        (seen(FIN | ACK, 500, 101), false),
-        (seen(ACK, 101, 501), true),
-    ] {
+    for (segment, from_origin) in
+        [(seen(FIN | ACK, 100, 500), true), (seen(FIN | ACK, 500, 101), false), (seen(ACK, 101, 501), true)]
+    {
         advance(&mut c, &segment, from_origin);
     }
     assert_eq!(c.state, TcpTimeWait);

@@ -53,6 +53,12 @@ reasons! {
     NeighborDiscovery = 4, Allow, "neighbor_discovery";
     /// DHCP between a client and its server always passes.
     Dhcp = 5, Allow, "dhcp";
+    /// An ICMP error about an existing connection.
+    Related = 6, Allow, "related";
+    /// A piece of a datagram whose first fragment passed.
+    Fragment = 7, Allow, "fragment";
+    /// A piece of a datagram whose first fragment has yet to come; without that one it is of no use to anybody.
+    EarlyFragment = 8, Allow, "early_fragment";
 
     /// No rule allows the packet.
     NoRule = 32, Drop, "no_rule";
@@ -62,8 +68,8 @@ reasons! {
     EtherType = 34, Drop, "ether_type";
     /// The frame carries a VLAN tag.
     Vlan = 35, Drop, "vlan";
-    /// The packet is a fragment.
-    Fragment = 36, Drop, "fragment";
+    /// The first fragment does not hold the transport header, or a later one would overwrite it.
+    TinyFragment = 36, Drop, "tiny_fragment";
     /// The chain of IPv6 extension headers is too long or has an unknown member.
     ExtensionHeaders = 37, Drop, "extension_headers";
     /// The TCP flags make no sense together.
@@ -76,6 +82,30 @@ reasons! {
     TableFull = 41, Drop, "table_full";
     /// The filter is attached to an interface that it has no policy for.
     UnknownInterface = 42, Drop, "unknown_interface";
+    /// The fragment overlaps one that has passed.
+    FragmentOverlap = 43, Drop, "fragment_overlap";
+    /// The first fragment of the datagram was dropped.
+    FragmentOfDropped = 44, Drop, "fragment_of_dropped";
+    /// The datagram comes in too many pieces out of order, or from where nothing is allowed before its first fragment.
+    FragmentLimit = 45, Drop, "fragment_limit";
+    /// The TCP reset is outside of its connection's window.
+    TcpWindow = 46, Drop, "tcp_window";
+    /// ICMP redirects never pass.
+    Redirect = 47, Drop, "redirect";
+    /// The guest has used a hardware address that is not its own.
+    SourceMac = 48, Drop, "source_mac";
+    /// The guest has used an IP address that is not its own.
+    SourceAddress = 49, Drop, "source_address";
+    /// The guest has announced an address that is not its own by ARP.
+    ArpSpoof = 50, Drop, "arp_spoof";
+    /// The neighbour discovery message announces another's address, came from beyond the link, or is in pieces.
+    NeighborSpoof = 51, Drop, "neighbor_spoof";
+    /// The guest plays DHCP server.
+    DhcpServer = 52, Drop, "dhcp_server";
+    /// The router advertisement is the guest's own, or of a router that is not configured.
+    RouterAdvertisement = 53, Drop, "router_advertisement";
+    /// The packet says which way it wants to be routed.
+    SourceRoute = 54, Drop, "source_route";
 }
 
 /// Which kind of rule admitted a new flow.
@@ -88,29 +118,79 @@ pub enum AdmittedBy {
 }
 
 /// The answer for one packet. Throwing it away would let the packet through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// One word, so that it is returned in a register: reason, [`AdmittedBy`], state and policy. A struct in memory would be
+/// copied with its padding, which may have held a pointer; the verifier refuses that.
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[must_use = "a verdict that nobody acts on is a packet that passes"]
-pub struct Verdict {
-    pub reason: Reason,
-    pub admitted_by: AdmittedBy,
-    /// [`crate::conntrack::State`] after the packet, 0 without a flow.
-    pub state: u8,
-    /// The policy that decided, or that once admitted the flow.
-    pub policy: u32,
-}
+pub struct Verdict(u64);
 
 impl Verdict {
+    #[inline(always)]
+    pub const fn new(reason: Reason, admitted_by: AdmittedBy, state: u8, policy: u32) -> Self {
+        Self(reason as u64 | ((admitted_by as u64) << 8) | ((state as u64) << 16) | ((policy as u64) << 32))
+    }
+
     /// A verdict that neither rules nor flows had a part in.
     #[inline(always)]
     pub const fn of(reason: Reason) -> Self {
-        Self { reason, admitted_by: AdmittedBy::Nothing, state: 0, policy: 0 }
+        Self::new(reason, AdmittedBy::Nothing, 0, 0)
     }
 
+    /// As [`Self::of`], from the reason's number.
+    #[inline(always)]
+    pub(crate) const fn of_number(reason: u8) -> Self {
+        Self(reason as u64)
+    }
+
+    /// The number of the [`Reason`].
+    #[inline(always)]
+    pub const fn reason_number(self) -> u32 {
+        (self.0 & 0xff) as u32
+    }
+
+    pub const fn reason(self) -> Option<Reason> {
+        Reason::from_number(self.reason_number())
+    }
+
+    /// `AdmittedBy as u32`.
+    #[inline(always)]
+    pub const fn admitted_by(self) -> u32 {
+        (self.0 >> 8 & 0xff) as u32
+    }
+
+    /// [`crate::conntrack::State`] after the packet, 0 without a flow.
+    #[inline(always)]
+    pub const fn state(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    /// The policy that decided, or that once admitted the flow.
+    #[inline(always)]
+    pub const fn policy(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Reasons to drop are numbered from [`FIRST_DROP`] on.
     #[inline(always)]
     pub const fn action(self) -> Action {
-        self.reason.action()
+        if self.reason_number() < FIRST_DROP { Action::Allow } else { Action::Drop }
     }
 }
+
+impl core::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Verdict")
+            .field("reason", &self.reason())
+            .field("admitted_by", &self.admitted_by())
+            .field("state", &self.state())
+            .field("policy", &self.policy())
+            .finish()
+    }
+}
+
+/// The lowest number of a reason to drop.
+pub const FIRST_DROP: u32 = 32;
 
 #[cfg(test)]
 mod tests {
@@ -122,6 +202,7 @@ mod tests {
             assert_eq!(Reason::from_number(reason as u32), Some(reason));
             assert!((reason as u32) < crate::abi::REASON_SLOTS);
             assert!(reason.text().ends_with('.'), "{}", reason.name());
+            assert_eq!(Verdict::of(reason).action(), reason.action(), "{}", reason.name());
         }
         assert_eq!(Reason::from_number(63), None);
     }

@@ -1,29 +1,61 @@
 //! Packets as XDP and TC hand them over.
 
-use core::mem::MaybeUninit;
+use core::hint::black_box;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sg_common::packet::{Header, Packet};
+
+/// `ETH_P_IP` in network order, as `__sk_buff.protocol` has it.
+const IPV4: u32 = 0x0800u16.to_be() as u32;
 
 /// Offsets beyond this are no header's; the bound lets the verifier follow the arithmetic.
 const MAX_OFFSET: u32 = 0x3fff;
 
+/// Where a packet's first buffer begins and ends. The context has these as 32-bit fields, which the verifier takes for
+/// pointers of 64: read once and kept as words, they are never spilled in half.
+struct Linear {
+    start: usize,
+    end: usize,
+}
+
+impl Linear {
+    #[inline(always)]
+    fn new(start: usize, end: usize) -> Self {
+        Self { start: black_box(start), end: black_box(end) }
+    }
+
+    #[inline(always)]
+    fn read<H: Header>(&self, offset: u32) -> Option<H> {
+        read_linear(self.start, self.end, offset)
+    }
+}
+
 /// A frame in an XDP program. Drivers keep the headers in the first buffer, so only that one is read.
-pub struct XdpPacket<'a>(pub &'a XdpContext);
+pub struct XdpPacket<'a> {
+    context: &'a XdpContext,
+    linear: Linear,
+}
+
+impl<'a> XdpPacket<'a> {
+    #[inline(always)]
+    pub fn new(context: &'a XdpContext) -> Self {
+        Self { context, linear: Linear::new(context.data(), context.data_end()) }
+    }
+}
 
 impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn len(&self) -> u32 {
         // SAFETY: the context is the one that the kernel passed.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
+        unsafe { bpf_xdp_get_buff_len(self.context.ctx) as u32 }
     }
 
     #[inline(always)]
     fn read<H: Header>(&self, offset: u32) -> Option<H> {
-        read_linear(self.0.data(), self.0.data_end(), offset)
+        self.linear.read(offset)
     }
 
     #[inline(always)]
@@ -33,13 +65,38 @@ impl Packet for XdpPacket<'_> {
     }
 }
 
-/// A socket buffer in a TC program.
-pub struct TcPacket<'a>(pub &'a TcContext);
+/// A socket buffer in a TC program, with the headers in its first buffer.
+pub struct TcPacket<'a> {
+    context: &'a TcContext,
+    linear: Linear,
+}
 
-impl TcPacket<'_> {
+/// Ethernet with a VLAN tag, IPv6, and TCP without options.
+const USUAL_HEADERS: usize = 14 + 4 + 40 + 20;
+/// Ethernet, IPv4 and TCP without options.
+const SHORT_HEADERS: usize = 14 + 20 + 20;
+/// What is moved to the first buffer if even the usual headers are not all there.
+const PULL: u32 = 256;
+
+impl<'a> TcPacket<'a> {
+    #[inline(always)]
+    pub fn new(context: &'a TcContext) -> Self {
+        let linear = Linear::new(context.data(), context.data_end());
+        // SAFETY: the context is the one that the kernel passed.
+        let ipv4 = unsafe { (*context.as_ptr().cast::<__sk_buff>()).protocol } == IPV4;
+        let enough = if ipv4 { SHORT_HEADERS } else { USUAL_HEADERS };
+        if linear.start + enough <= linear.end {
+            return Self { context, linear };
+        }
+        // Data in page fragments: stacks put headers in front, but nobody has to. A failure leaves the packet as it was,
+        // too short for its headers, and it is dropped.
+        let _ = context.pull_data(if context.len() < PULL { context.len() } else { PULL });
+        Self { context, linear: Linear::new(context.data(), context.data_end()) }
+    }
+
     #[inline(always)]
     pub fn skb(&self) -> *mut __sk_buff {
-        self.0.as_ptr().cast()
+        self.context.as_ptr().cast()
     }
 
     #[inline(always)]
@@ -52,22 +109,12 @@ impl TcPacket<'_> {
 impl Packet for TcPacket<'_> {
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.0.len()
+        self.context.len()
     }
 
     #[inline(always)]
     fn read<H: Header>(&self, offset: u32) -> Option<H> {
-        if let Some(header) = read_linear(self.0.data(), self.0.data_end(), offset) {
-            return Some(header);
-        }
-        // The header may lie in a page fragment.
-        let mut header = MaybeUninit::<H>::uninit();
-        // SAFETY: the buffer has the size that is passed.
-        let result = unsafe {
-            bpf_skb_load_bytes(self.skb().cast(), offset, header.as_mut_ptr().cast(), size_of::<H>() as u32)
-        };
-        // SAFETY: on success the helper has written every byte, and any bytes are a header.
-        if result == 0 { Some(unsafe { header.assume_init() }) } else { None }
+        self.linear.read(offset)
     }
 
     #[inline(always)]
@@ -79,10 +126,15 @@ impl Packet for TcPacket<'_> {
 
 #[inline(always)]
 fn read_linear<H: Header>(data: usize, data_end: usize, offset: u32) -> Option<H> {
+    // Small headers are read in loops over options and extensions, where the compiler would check one copy of the offset
+    // or of the address and use another, which the verifier does not follow.
+    let in_loop = size_of::<H>() <= 4;
+    let offset = if in_loop { black_box(offset) } else { offset };
     if offset > MAX_OFFSET {
         return None;
     }
     let start = data + offset as usize;
+    let start = if in_loop { black_box(start) } else { start };
     if start + size_of::<H>() > data_end {
         return None;
     }

@@ -1,7 +1,13 @@
 //! The entry points of the filter: they hand the packet to `sg-common`, count the verdict and act on it.
 //!
 //! On the host, where only tools that look at the whole workspace build it, this is an empty program.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    no_std,
+    no_main,
+    feature(core_intrinsics),
+    expect(internal_features, reason = "atomic_xadd")
+)]
 
 #[cfg(target_arch = "bpf")]
 mod context;

@@ -6,14 +6,15 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use sg_common::abi::{
-    ClassKeyV4, ClassKeyV6, Control, Counter, Flow, FlowKeyV4, FlowKeyV6, INTERFACE_SLOTS, Interface,
-    MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets, PORT_SET_BYTES, PairKey, REASON_SLOTS, Row,
+    ClassKeyV4, ClassKeyV6, Control, Counter, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4,
+    FragmentKeyV6, INTERFACE_SLOTS, Interface, MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets,
+    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, REASON_SLOTS, Row, Share,
 };
-use sg_common::conntrack::FlowRef;
+use sg_common::conntrack::{FlowRef, Insertion};
 use sg_common::family::{Family, V4, V6};
-use sg_common::judge::{Environment, Moment, Tables};
+use sg_common::judge::{Environment, Moment, Scratch, Tables};
 
 /// Daemon writes through a memory mapping, programs read. Never full.
 #[map]
@@ -52,7 +53,7 @@ static PAIRS: HashMap<PairKey, Row> = HashMap::with_max_entries(262_144, BPF_F_N
 #[map]
 static PORT_SETS: Array<[u64; PORT_SET_BYTES / 8]> = Array::with_max_entries(1024, 0);
 
-/// Programs write, the daemon reads and deletes. Full: new flows are dropped and counted, live ones stay.
+/// The live flows. Programs write, the daemon reads and deletes. Full: no further flow becomes live; that is counted.
 #[map]
 static FLOWS_V4: HashMap<FlowKeyV4, Flow> = HashMap::with_max_entries(262_144, 0);
 
@@ -60,10 +61,55 @@ static FLOWS_V4: HashMap<FlowKeyV4, Flow> = HashMap::with_max_entries(262_144, 0
 #[map]
 static FLOWS_V6: HashMap<FlowKeyV6, Flow> = HashMap::with_max_entries(131_072, 0);
 
+/// The half-open flows. Programs write, the daemon reads and deletes. As many as places in the ring, so full only while
+/// the interfaces' shares of the ring change.
+#[map]
+static HALF_V4: HashMap<FlowKeyV4, Flow> = HashMap::with_max_entries(131_072, 0);
+
+/// As `HALF_V4`.
+#[map]
+static HALF_V6: HashMap<FlowKeyV6, Flow> = HashMap::with_max_entries(65_536, 0);
+
+/// In each interface's part, the keys of its half-open flows in the order in which they began. Programs only.
+#[map]
+static RING_V4: Array<FlowKeyV4> = Array::with_max_entries(131_072, 0);
+
+/// As `RING_V4`.
+#[map]
+static RING_V6: Array<FlowKeyV6> = Array::with_max_entries(65_536, 0);
+
+/// Programs only. Full: the datagram that was not heard of for longest is forgotten, and its later pieces are dropped.
+#[map]
+static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, Datagram> = LruHashMap::with_max_entries(16_384, 0);
+
+/// As `FRAGMENTS_V4`.
+#[map]
+static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, Datagram> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Daemon writes before the guard is in force, programs read. Full: the daemon refuses the policy.
+#[map]
+static OWN_V4: HashMap<OwnKeyV4, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// As `OWN_V4`.
+#[map]
+static OWN_V6: HashMap<OwnKeyV6, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Programs add atomically, the daemon reads. Never full.
+#[map]
+static SHARES: Array<Share> = Array::with_max_entries(MAX_INTERFACES + 1, 0);
+
 /// Programs write, the daemon reads. Never full.
 #[map]
 static COUNTERS: PerCpuArray<Counter> =
     PerCpuArray::with_max_entries((MAX_INTERFACES + 1) * 2 * REASON_SLOTS, 0);
+
+/// Each CPU's own, for the packet at hand.
+#[map]
+static SCRATCH_V4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// As `SCRATCH_V4`.
+#[map]
+static SCRATCH_V6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(1, 0);
 
 /// The maps as the decisions see them. `DRY_RUN` makes the type that changes nothing.
 pub struct Kernel<const DRY_RUN: bool>;
@@ -117,11 +163,38 @@ impl<const DRY_RUN: bool> Environment for Kernel<DRY_RUN> {
         let Some(word) = words.get(usize::from(number >> 6)) else { return false };
         (word >> (number & 63)) & 1 == 1
     }
+
+    #[inline(always)]
+    fn add_live(&self, row: u32, change: i64) -> u64 {
+        let Some(share) = SHARES.get_ptr_mut(row) else { return u64::MAX };
+        // SAFETY: a look-up's pointer is valid until the program ends, and the word is only ever changed like this.
+        unsafe { fetch_add(&raw mut (*share).live, change as u64) }
+    }
+}
+
+/// Adds to a word that other CPUs add to as well; returns what it was.
+///
+/// # Safety
+///
+/// `word` must be valid and aligned.
+#[inline(always)]
+unsafe fn fetch_add(word: *mut u64, change: u64) -> u64 {
+    // `core::sync::atomic` has no read-modify-write on this target; the instruction is there from `v3` on.
+    // SAFETY: as promised.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(word, change)
+    }
 }
 
 macro_rules! tables {
-    ($family:ty, $classes:ident, $members:ident, $flows:ident) => {
+    ($family:ty, $classes:ident, $members:ident, $own:ident, $live:ident, $half:ident, $ring:ident, $begun:ident, $fragments:ident, $scratch:ident) => {
         impl<const DRY_RUN: bool> Tables<$family> for Kernel<DRY_RUN> {
+            #[inline(always)]
+            fn scratch(&self) -> Option<&mut Scratch<$family>> {
+                // SAFETY: each CPU has its own, programs run with soft interrupts disabled, and each takes it once.
+                $scratch.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+            }
+
             #[inline(always)]
             fn class(&self, key: &<$family as Family>::ClassKey) -> Option<&Row> {
                 $classes.get(Key::new(<$family as Family>::CLASS_BITS, *key))
@@ -134,27 +207,94 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn flow(&self, key: &<$family as Family>::FlowKey) -> Option<FlowRef<'_>> {
-                let flow = NonNull::new($flows.get_ptr_mut(key)?)?;
+            fn owns(&self, key: &<$family as Family>::OwnKey) -> bool {
+                $own.get_ptr(key).is_some()
+            }
+
+            #[inline(always)]
+            fn live(&self, key: &<$family as Family>::FlowKey) -> Option<FlowRef<'_>> {
+                let flow = NonNull::new($live.get_ptr_mut(key)?)?;
                 // SAFETY: a look-up's pointer is valid until the program ends, and nobody makes references to flows.
                 Some(unsafe { FlowRef::new(flow) })
             }
 
             #[inline(always)]
-            fn insert_flow(&self, key: &<$family as Family>::FlowKey, flow: &Flow, replace: bool) -> bool {
-                let flags = if replace { BPF_ANY } else { BPF_NOEXIST };
-                match $flows.insert(key, flow, u64::from(flags)) {
-                    Ok(()) => true,
-                    // Another CPU was faster with a packet of the same flow.
-                    Err(error) => error == -17,
+            fn insert_live(&self, key: &<$family as Family>::FlowKey, flow: &Flow) -> Insertion {
+                match $live.insert(key, flow, u64::from(BPF_NOEXIST)) {
+                    Ok(()) => Insertion::Done,
+                    Err(EEXIST) => Insertion::Exists,
+                    Err(_) => Insertion::Full,
                 }
+            }
+
+            #[inline(always)]
+            fn remove_live(&self, key: &<$family as Family>::FlowKey) -> bool {
+                $live.remove(key).is_ok()
+            }
+
+            #[inline(always)]
+            fn half_open(&self, key: &<$family as Family>::FlowKey) -> Option<FlowRef<'_>> {
+                let flow = NonNull::new($half.get_ptr_mut(key)?)?;
+                // SAFETY: as for live flows. The entry may be given to another half-open flow meanwhile: what is then
+                // stored is a state, a time or flags that a flow of the table may have, and all of them were admitted.
+                Some(unsafe { FlowRef::new(flow) })
+            }
+
+            #[inline(always)]
+            fn insert_half_open(&self, key: &<$family as Family>::FlowKey, flow: &Flow) -> bool {
+                $half.insert(key, flow, u64::from(BPF_ANY)).is_ok()
+            }
+
+            #[inline(always)]
+            fn remove_half_open(&self, key: &<$family as Family>::FlowKey) {
+                // It may be gone already, which is as good.
+                let _ = $half.remove(key);
+            }
+
+            #[inline(always)]
+            fn next_half_open(&self, row: u32) -> u64 {
+                let Some(share) = SHARES.get_ptr_mut(row) else { return 0 };
+                // SAFETY: as for `live`.
+                unsafe { fetch_add(&raw mut (*share).$begun, 1) }
+            }
+
+            #[inline(always)]
+            fn take_place(
+                &self,
+                place: u32,
+                key: &<$family as Family>::FlowKey,
+            ) -> Option<<$family as Family>::FlowKey> {
+                let slot = $ring.get_ptr_mut(place)?;
+                // SAFETY: a look-up's pointer is valid until the program ends. Two CPUs are at one place only if one
+                // began a whole ring of flows while the other was here; a key of two halves then finds no flow.
+                unsafe {
+                    let oldest = slot.read_volatile();
+                    slot.write_volatile(*key);
+                    Some(oldest)
+                }
+            }
+
+            #[inline(always)]
+            fn datagram(&self, key: &<$family as Family>::FragmentKey) -> Option<Datagram> {
+                let datagram = $fragments.get_ptr(key)?;
+                // SAFETY: a look-up's pointer is valid until the program ends.
+                Some(unsafe { datagram.read_volatile() })
+            }
+
+            #[inline(always)]
+            fn store_datagram(&self, key: &<$family as Family>::FragmentKey, datagram: &Datagram) {
+                // An LRU map is never full; if the kernel is out of memory, later pieces are dropped.
+                let _ = $fragments.insert(key, datagram, u64::from(BPF_ANY));
             }
         }
     };
 }
 
-tables!(V4, CLASSES_V4, MEMBERS_V4, FLOWS_V4);
-tables!(V6, CLASSES_V6, MEMBERS_V6, FLOWS_V6);
+/// `EEXIST`, include/uapi/asm-generic/errno-base.h.
+const EEXIST: i32 = -17;
+
+tables!(V4, CLASSES_V4, MEMBERS_V4, OWN_V4, FLOWS_V4, HALF_V4, RING_V4, half_v4, FRAGMENTS_V4, SCRATCH_V4);
+tables!(V6, CLASSES_V6, MEMBERS_V6, OWN_V6, FLOWS_V6, HALF_V6, RING_V6, half_v6, FRAGMENTS_V6, SCRATCH_V6);
 
 /// Adds one packet to a counter.
 #[inline(always)]
@@ -168,7 +308,12 @@ pub fn count(index: u32, bytes: u32) {
     }
 }
 
-/// The tables of flows, for the collector.
-pub fn flow_tables() -> [*mut core::ffi::c_void; 2] {
-    [(&raw const FLOWS_V4).cast_mut().cast(), (&raw const FLOWS_V6).cast_mut().cast()]
+/// The tables of flows, for the collector: those of live flows, then those of half-open ones.
+pub fn flow_tables() -> [*mut core::ffi::c_void; 4] {
+    [
+        (&raw const FLOWS_V4).cast_mut().cast(),
+        (&raw const FLOWS_V6).cast_mut().cast(),
+        (&raw const HALF_V4).cast_mut().cast(),
+        (&raw const HALF_V6).cast_mut().cast(),
+    ]
 }

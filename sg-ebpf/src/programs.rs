@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_jiffies64, bpf_map_delete_elem};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use sg_common::abi::{Flow, Hook, counter_index, explain};
+use sg_common::abi::{FLOW_HALF_OPEN, Flow, Hook, counter_index, explain};
 use sg_common::judge::{Environment as _, judge};
 use sg_common::packet::Packet;
 use sg_common::verdict::Action;
@@ -17,7 +17,7 @@ use crate::maps::{Kernel, count, flow_tables};
 
 #[xdp(frags)]
 pub fn sgd_xdp_ingress(ctx: XdpContext) -> u32 {
-    match filter(&XdpPacket(&ctx), ctx.ingress_ifindex() as u32, Hook::Ingress) {
+    match filter(&XdpPacket::new(&ctx), ctx.ingress_ifindex() as u32, Hook::Ingress) {
         Action::Allow => XDP_PASS,
         Action::Drop => XDP_DROP,
     }
@@ -38,7 +38,7 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 
 #[inline(always)]
 fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
-    let packet = TcPacket(ctx);
+    let packet = TcPacket::new(ctx);
     match filter(&packet, packet.ifindex(), hook) {
         Action::Allow => NEXT,
         Action::Drop => TC_ACT_SHOT as i32,
@@ -48,25 +48,25 @@ fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn filter<P: Packet>(packet: &P, ifindex: u32, hook: Hook) -> Action {
     let judgement = judge(packet, &Kernel::<false>, ifindex, hook);
-    let reason = judgement.verdict.reason;
-    count(counter_index(judgement.counters, judgement.direction, reason), packet.len());
+    let reason = judgement.verdict.reason_number();
+    count(counter_index(judgement.row, judgement.direction, reason), packet.len());
     judgement.verdict.action()
 }
 
 /// Never attached: the daemon test-runs it to ask what the filter would say. It changes nothing and counts nothing.
 #[classifier]
 pub fn sgd_explain(ctx: TcContext) -> i32 {
-    let packet = TcPacket(&ctx);
+    let packet = TcPacket::new(&ctx);
     let skb = packet.skb();
     // SAFETY: the context is the one that the kernel passed, here and below.
     let question = unsafe { (*skb).cb[explain::CB_HOOK_REASON] };
     let hook = if question == explain::HOOK_EGRESS { Hook::Egress } else { Hook::Ingress };
     let verdict = judge(&packet, &Kernel::<true>, packet.ifindex(), hook).verdict;
     unsafe {
-        (*skb).cb[explain::CB_HOOK_REASON] = verdict.reason as u32;
-        (*skb).cb[explain::CB_ADMITTED] = verdict.admitted_by as u32;
-        (*skb).cb[explain::CB_STATE] = u32::from(verdict.state);
-        (*skb).cb[explain::CB_POLICY] = verdict.policy;
+        (*skb).cb[explain::CB_HOOK_REASON] = verdict.reason_number();
+        (*skb).cb[explain::CB_ADMITTED] = verdict.admitted_by();
+        (*skb).cb[explain::CB_STATE] = u32::from(verdict.state());
+        (*skb).cb[explain::CB_POLICY] = verdict.policy();
     }
     match verdict.action() {
         Action::Allow => 0,
@@ -77,7 +77,7 @@ pub fn sgd_explain(ctx: TcContext) -> i32 {
 /// Never attached: the daemon test-runs it to learn the kernel's jiffies, which it tells in `cb[0]` and `cb[1]`.
 #[classifier]
 pub fn sgd_clock(ctx: TcContext) -> i32 {
-    let skb = TcPacket(&ctx).skb();
+    let skb = TcPacket::new(&ctx).skb();
     // SAFETY: the helper has no preconditions; the context is the one that the kernel passed.
     unsafe {
         let jiffies = bpf_jiffies64();
@@ -90,22 +90,25 @@ pub fn sgd_clock(ctx: TcContext) -> i32 {
 /// What the collector's callback knows and tells.
 #[repr(C)]
 struct Collection {
-    /// Entries that expired before this are deleted.
+    /// Entries that expired before this are deleted …
     before: u64,
-    deleted: u64,
+    /// … and all entries of this zone, unless it is 0.
+    zone: u32,
+    deleted: u32,
 }
 
 /// Never attached: the daemon test-runs it to delete flows that are over. Returns how many there were.
 ///
 /// An entry that expired this very moment is left alone for another `cb[0]` jiffies: a packet of the same 5-tuple may be
-/// about to put a new flow in its place.
+/// about to put a new flow in its place. `cb[1]` is a zone to empty, or 0.
 #[classifier]
 pub fn sgd_collect(ctx: TcContext) -> i32 {
-    let packet = TcPacket(&ctx);
+    let packet = TcPacket::new(&ctx);
     // SAFETY: the context is the one that the kernel passed.
-    let grace = unsafe { (*packet.skb()).cb[0] };
+    let (grace, zone) = unsafe { ((*packet.skb()).cb[0], (*packet.skb()).cb[1]) };
     let Some(moment) = Kernel::<true>.moment() else { return 0 };
-    let mut collection = Collection { before: moment.now.saturating_sub(u64::from(grace)), deleted: 0 };
+    let before = moment.now.saturating_sub(u64::from(grace));
+    let mut collection = Collection { before, zone, deleted: 0 };
     for table in flow_tables() {
         // SAFETY: the callback has the signature that the kernel calls, and the context outlives the call.
         unsafe {
@@ -117,16 +120,22 @@ pub fn sgd_collect(ctx: TcContext) -> i32 {
 
 unsafe extern "C" fn collect_one(
     table: *mut c_void,
-    key: *const c_void,
+    key: *const u32,
     flow: *const Flow,
     collection: *mut Collection,
 ) -> i64 {
-    // SAFETY: the kernel passes an element of the table and the context that `sgd_collect` gave it.
+    // SAFETY: the kernel passes an element of the table and the context that `sgd_collect` gave it. Keys of both
+    // families begin with `zone << 8 | protocol`.
     unsafe {
-        if (&raw const (*flow).expires).read_volatile() < (*collection).before
-            && bpf_map_delete_elem(table, key) == 0
-        {
+        let expired = (&raw const (*flow).expires).read_volatile() < (*collection).before;
+        let purged = (*collection).zone != 0 && key.read() >> 8 == (*collection).zone;
+        let half_open = (&raw const (*flow).flags).read_volatile() & FLOW_HALF_OPEN != 0;
+        let row = (&raw const (*flow).place).read_volatile();
+        if (expired || purged) && bpf_map_delete_elem(table, key.cast()) == 0 {
             (*collection).deleted += 1;
+            if !half_open {
+                Kernel::<true>.add_live(row, -1);
+            }
         }
     }
     0

@@ -143,6 +143,8 @@ pub struct Interface {
     pub role: Role,
     pub hook: HookChoice,
     pub mac: Option<[u8; 6]>,
+    /// Frames may carry VLAN tags; what is inside is judged all the same.
+    pub trunk: bool,
     pub addresses: Vec<IpAddr>,
     pub allowed_addresses: Vec<IpAddr>,
     /// In the order written, each once. Empty only for [`Kind::BareMetal`] (K3).
@@ -198,6 +200,7 @@ pub struct Settings {
     pub managed: Vec<String>,
     /// Rules that always hold on `role: host` interfaces (D26).
     pub failsafe: Failsafe,
+    pub guest_baseline: GuestBaseline,
 }
 
 impl Default for Settings {
@@ -210,8 +213,73 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             managed: Vec::new(),
             failsafe: Failsafe::Standard,
+            guest_baseline: GuestBaseline::default(),
         }
     }
+}
+
+/// What a guest may not do whatever its rules say (SPEC section 6). Each guard can be switched off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestBaseline {
+    /// Only the interface's `mac`, where the policy gives it.
+    pub source_mac: bool,
+    /// Only the interface's `addresses` and `allowed_addresses`, in each family in which it has one.
+    pub source_address: bool,
+    /// ARP only about its own addresses.
+    pub arp: bool,
+    /// Neighbour discovery only about its own addresses, from the link itself, in one piece.
+    pub neighbor_discovery: bool,
+    /// No DHCP server.
+    pub dhcp_server: bool,
+    /// No router advertisements from the guest.
+    pub router_advertisements: bool,
+    /// No ICMP redirects, either way.
+    pub redirects: bool,
+    /// No VLAN tags, but on trunks.
+    pub vlan: bool,
+    /// No source routes.
+    pub source_routing: bool,
+    /// EtherTypes that pass beside IPv4, IPv6 and ARP.
+    pub ether_types: EtherTypes,
+    /// Which link-local addresses are a guest's own.
+    pub link_local: LinkLocal,
+    /// Whose router advertisements a guest may see; empty: anybody's.
+    pub routers: Vec<std::net::Ipv6Addr>,
+}
+
+impl Default for GuestBaseline {
+    fn default() -> Self {
+        Self {
+            source_mac: true,
+            source_address: true,
+            arp: true,
+            neighbor_discovery: true,
+            dhcp_server: true,
+            router_advertisements: true,
+            redirects: true,
+            vlan: true,
+            source_routing: true,
+            ether_types: EtherTypes::Listed(Vec::new()),
+            link_local: LinkLocal::Any,
+            routers: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EtherTypes {
+    Any,
+    /// At most eight, each at least 0x0600.
+    Listed(Vec<u16>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkLocal {
+    /// The one that follows from the hardware address (RFC 4291, appendix A), and those listed as its addresses.
+    Derived,
+    /// Any: guests make private ones (RFC 7217) that nobody else knows.
+    Any,
 }
 
 /// What the tuple (169.254.169.0/24, TCP, 80) means (K27).

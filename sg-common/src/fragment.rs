@@ -1,0 +1,239 @@
+//! Datagrams in pieces (SPEC D14). Nothing is held back and nothing is put together: the first fragment has the ports and
+//! is judged like any packet, and what became of it is remembered for the others.
+//!
+//! A piece that comes before its first fragment can be neither judged nor kept. It passes if some rule, of either
+//! direction, lets its protocol and remote pass at all, because then a connection may well exist; without its first
+//! fragment nobody can do anything with it. If that one is dropped, so is everything that comes after.
+//!
+//! Overlaps are dropped (RFC 5722 for IPv6; for IPv4 receivers differ in what they make of them, which is why they are
+//! sent: RFC 1858). As the later piece never arrives, receivers see each byte once.
+
+use crate::abi::{DATAGRAM_ALLOW, DATAGRAM_DROP, DATAGRAM_EARLY, Datagram, Direction};
+use crate::classify::touches;
+use crate::family::Family;
+use crate::judge::{At, Scratch, Tables};
+use crate::packet::{Ip, ReadIp, protocol};
+use crate::verdict::{Action, Reason, Verdict};
+
+/// How long the pieces of a datagram may take, in jiffies, as a multiple of [`InterfaceHalf::granularity`] (a sixteenth
+/// of a second): 30 seconds, as Linux waits (net.ipv4.ipfrag_time).
+const PATIENCE: u64 = 30 * 16;
+
+/// The ranges of 8 bytes that a piece covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Range {
+    pub start: u32,
+    pub end: u32,
+}
+
+impl Range {
+    /// What a piece with `bytes` of data covers.
+    ///
+    /// # Errors
+    ///
+    /// If it is a piece that no datagram has: longer than one can be, empty, or not the last and odd.
+    #[inline(always)]
+    pub fn of<F: Family>(ip: &Ip<F>) -> Result<Self, Reason> {
+        let bytes = ip.end - ip.transport;
+        let start = u32::from(ip.piece.offset);
+        if bytes == 0 || (ip.piece.more && bytes % 8 != 0) || start * 8 + bytes > 0xffff {
+            return Err(Reason::Malformed);
+        }
+        Ok(Self { start, end: start + bytes.div_ceil(8) })
+    }
+}
+
+/// Adds a range to what has passed, joined to its neighbours.
+///
+/// What changes from one round to the next is in memory and accessed as such: kept in registers, the verifier would follow
+/// each of the rounds' outcomes through all later rounds.
+///
+/// # Errors
+///
+/// If it overlaps what has passed, or there are too many gaps. The datagram is then no longer of use.
+#[inline(always)]
+pub fn add(datagram: &mut Datagram, joined: &mut Range, free: &mut u32, range: Range) -> Result<(), Reason> {
+    store(joined, range);
+    store(free, NO_PLACE);
+    let mut index = 0;
+    while let Some(slot) = datagram.ranges.get_mut(index as usize) {
+        let (taken, so_far) = (load(slot), load(joined));
+        let (start, end) = (taken >> 16, taken & 0xffff);
+        if taken == 0 {
+            store(free, index);
+        } else if range.start < end && start < range.end {
+            return Err(Reason::FragmentOverlap);
+        } else if end == so_far.start || so_far.end == start {
+            store(joined, Range { start: min(start, so_far.start), end: max(end, so_far.end) });
+            store(slot, 0);
+            store(free, index);
+        }
+        index += 1;
+    }
+    let place = load(free) as usize;
+    let joined = load(joined);
+    let Some(slot) = datagram.ranges.get_mut(place) else { return Err(Reason::FragmentLimit) };
+    store(slot, (joined.start << 16) | joined.end);
+    Ok(())
+}
+
+/// No free place among the ranges.
+const NO_PLACE: u32 = u32::MAX;
+
+#[inline(always)]
+fn load<T: Copy>(from: &T) -> T {
+    // SAFETY: a reference is valid and aligned.
+    unsafe { core::ptr::from_ref(from).read_volatile() }
+}
+
+#[inline(always)]
+fn store<T: Copy>(to: &mut T, value: T) {
+    // SAFETY: a mutable reference is valid, aligned and ours alone.
+    unsafe { core::ptr::from_mut(to).write_volatile(value) }
+}
+
+#[inline(always)]
+const fn min(a: u32, b: u32) -> u32 {
+    if a < b { a } else { b }
+}
+
+#[inline(always)]
+const fn max(a: u32, b: u32) -> u32 {
+    if a > b { a } else { b }
+}
+
+/// Judges a piece that is not the first.
+#[inline(never)]
+pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Reason {
+    let Scratch { ip, datagram, joined, free, .. } = scratch;
+    let remote = match at.direction {
+        Direction::Inbound => ip.source,
+        Direction::Outbound => ip.destination,
+    };
+    // The second 8 bytes of a TCP header are its flags: with an offset of 1 they could be written anew (RFC 3128).
+    if ip.protocol == protocol::TCP && ip.piece.offset == 1 {
+        return Reason::TinyFragment;
+    }
+    let range = match Range::of(ip) {
+        Ok(range) => range,
+        Err(reason) => return reason,
+    };
+    let key = key_of(at, at.direction, ip);
+    recall::<F, T>(tables, at, &key, datagram);
+    if datagram.verdict == DATAGRAM_DROP {
+        return Reason::FragmentOfDropped;
+    }
+    if datagram.verdict == DATAGRAM_EARLY && !touches::<F, T>(tables, at, remote, ip.protocol) {
+        return Reason::FragmentLimit;
+    }
+    if let Err(reason) = add(datagram, joined, free, range) {
+        return reason;
+    }
+    if !T::DRY_RUN {
+        tables.store_datagram(&key, datagram);
+    }
+    if datagram.verdict == DATAGRAM_ALLOW { Reason::Fragment } else { Reason::EarlyFragment }
+}
+
+/// Whether a datagram's first fragment has passed, so that an ICMP error about a later one is about a flow.
+#[inline(always)]
+pub fn has_passed<F: ReadIp, T: Tables<F>>(
+    tables: &T,
+    at: &At<'_>,
+    direction: Direction,
+    ip: &Ip<F>,
+) -> bool {
+    let known = tables.datagram(&key_of(at, direction, ip)).filter(|datagram| datagram.expires > at.now);
+    known.is_some_and(|datagram| datagram.verdict == DATAGRAM_ALLOW)
+}
+
+/// Remembers what became of a first fragment. An overlap with what came earlier drops it.
+#[inline(never)]
+pub fn first<F: ReadIp, T: Tables<F>>(
+    tables: &T,
+    at: &At<'_>,
+    scratch: &mut Scratch<F>,
+    verdict: Verdict,
+) -> Verdict {
+    let Scratch { ip, datagram, joined, free, .. } = scratch;
+    let key = key_of(at, at.direction, ip);
+    recall::<F, T>(tables, at, &key, datagram);
+    let mut verdict = verdict;
+    if matches!(verdict.action(), Action::Allow) {
+        match Range::of(ip).and_then(|range| add(datagram, joined, free, range)) {
+            Ok(()) => datagram.verdict = DATAGRAM_ALLOW,
+            Err(reason) => verdict = Verdict::of(reason),
+        }
+    } else if datagram.verdict != DATAGRAM_ALLOW {
+        // A forged first fragment must not spoil a datagram that passes.
+        datagram.verdict = DATAGRAM_DROP;
+    }
+    if !T::DRY_RUN {
+        tables.store_datagram(&key, datagram);
+    }
+    verdict
+}
+
+/// What is known of a datagram, or a new one of which nothing is.
+#[inline(always)]
+fn recall<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FragmentKey, datagram: &mut Datagram) {
+    *datagram = match tables.datagram(key) {
+        Some(known) if known.expires > at.now => known,
+        _ => Datagram {
+            expires: at.now + u64::from(at.half.granularity) * PATIENCE,
+            verdict: DATAGRAM_EARLY,
+            used: 0,
+            ranges: [0; 8],
+        },
+    };
+}
+
+#[inline(always)]
+fn key_of<F: Family>(at: &At<'_>, direction: Direction, ip: &Ip<F>) -> F::FragmentKey {
+    F::fragment_key(at.zone_protocol(ip.protocol), ip.source, ip.destination, ip.piece.id, direction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datagram(parts: &[(u32, u32)]) -> Result<Datagram, Reason> {
+        let mut datagram = Datagram { expires: 0, verdict: 0, used: 0, ranges: [0; 8] };
+        for &(start, end) in parts {
+            let (mut joined, mut free) = (Range { start: 0, end: 0 }, 0);
+            add(&mut datagram, &mut joined, &mut free, Range { start, end })?;
+        }
+        Ok(datagram)
+    }
+
+    #[test]
+    fn spec_d14_pieces_in_any_order_join() {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0], [0, 2, 1], [2, 0, 1]] {
+            let parts = order.map(|n| (n * 10, n * 10 + 10));
+            let joined = datagram(&parts).unwrap();
+            assert!(joined.ranges.iter().filter(|&&range| range != 0).count() <= 2, "{order:?} {joined:?}");
+        }
+    }
+
+    #[test]
+    fn spec_d14_overlaps_are_told() {
+        for parts in [
+            [(0, 10), (9, 12)],
+            [(10, 20), (5, 11)],
+            [(0, 10), (0, 10)],
+            [(5, 6), (0, 20)],
+            [(0, 20), (5, 6)],
+        ] {
+            assert_eq!(datagram(&parts), Err(Reason::FragmentOverlap), "{parts:?}");
+        }
+        assert!(datagram(&[(0, 10), (10, 20), (20, 21)]).is_ok());
+    }
+
+    #[test]
+    fn spec_d14_too_many_gaps_are_dropped() {
+        let parts: [(u32, u32); 9] = core::array::from_fn(|n| (n as u32 * 4, n as u32 * 4 + 2));
+        assert!(datagram(&parts[..8]).is_ok());
+        assert_eq!(datagram(&parts), Err(Reason::FragmentLimit));
+    }
+}
