@@ -86,7 +86,9 @@ map_types! {
         pub next_policy: u32,
         pub next_set: u32,
         pub next_vpc: u32,
-        pub reserved: [u64; 4],
+        pub next_guard: u32,
+        pub padding: u32,
+        pub reserved: [u64; 3],
     }
 
     /// `INTERFACES`, an array that is probed from `ifindex % len` on, [`INTERFACE_PROBES`] entries far.

@@ -343,7 +343,11 @@ impl ReadIp for V4 {
     ) -> Result<(), Reason> {
         let Some(header) = packet.read::<Ipv4>(network) else { return Err(Reason::Malformed) };
         let header_bytes = u32::from(header.version_ihl & 0x0f) * 4;
-        let total = u32::from(u16::from_be(header.total_length));
+        let mut total = u32::from(u16::from_be(header.total_length));
+        if total == 0 && packet.len() > 0xffff {
+            // A super-packet longer than the field can tell (net/ipv4/af_inet.c, BIG TCP).
+            total = packet.len() - network;
+        }
         if header.version_ihl >> 4 != 4 || header_bytes < 20 || total < header_bytes {
             return Err(Reason::Malformed);
         }
@@ -415,7 +419,12 @@ impl ReadIp for V6 {
         position: Opaque<'_>,
     ) -> Result<(), Reason> {
         let Some(header) = packet.read::<Ipv6>(network) else { return Err(Reason::Malformed) };
-        let end = network + 40 + u32::from(u16::from_be(header.payload_length));
+        let mut payload = u32::from(u16::from_be(header.payload_length));
+        if payload == 0 && packet.len() > 0xffff {
+            // A super-packet longer than the field can tell; its hop-by-hop option does not matter here (RFC 2675).
+            payload = packet.len() - network - 40;
+        }
+        let end = network + 40 + payload;
         if u32::from_be(header.version_class_flow) >> 28 != 6 || end > packet.len() {
             return Err(Reason::Malformed);
         }
@@ -584,6 +593,11 @@ pub fn read_transport<F: Family, P: Packet>(
             return Err(too_short(ip));
         }
         let Some(udp) = packet.read::<Udp>(ip.transport) else { return Err(Reason::Malformed) };
+        let length = u32::from(u16::from_be(udp.length));
+        // A first fragment has only a part of what the length counts.
+        if length < 8 || (length > bytes && ip.piece.is_whole()) {
+            return Err(Reason::Malformed);
+        }
         transport.kind = Kind::Udp;
         transport.set_ports(udp.source, udp.destination, direction);
     } else if ip.protocol == F::ICMP {

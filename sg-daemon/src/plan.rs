@@ -12,16 +12,36 @@ use ipnet::IpNet;
 use sg_common::abi::{Direction, PairKey, PolicyDirection, PortSet, Row};
 use sg_common::family::{Family, V4, V6};
 
-use crate::compile::image::{Cells, Image, PolicyImage, SetName, VpcName};
+use crate::compile::image::{Cells, GuardImage, Image, PolicyImage, SetName, VpcName};
 use crate::compile::ranges::Ranges;
 
 /// One entry of a map whose entries are never changed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
-    PortTable { index: u32, ranges: Ranges },
-    Class { policy: PolicyDirection, net: IpNet, row: Row },
-    Pair { key: PairKey, row: Row },
-    Member { vpc: u32, address: IpAddr, slot: u32 },
+    PortTable {
+        index: u32,
+        ranges: Ranges,
+    },
+    Class {
+        policy: PolicyDirection,
+        net: IpNet,
+        row: Row,
+    },
+    Pair {
+        key: PairKey,
+        row: Row,
+    },
+    Member {
+        vpc: u32,
+        address: IpAddr,
+        slot: u32,
+    },
+    /// An address that a guest may use, or with `router` one whose advertisements it may see.
+    Own {
+        guard: u32,
+        address: IpAddr,
+        router: bool,
+    },
 }
 
 /// Ids never used so far.
@@ -30,6 +50,7 @@ pub struct NextIds {
     pub policy: u32,
     pub set: u32,
     pub vpc: u32,
+    pub guard: u32,
 }
 
 /// How much fits.
@@ -78,6 +99,7 @@ pub struct Resident {
     vpcs: HashMap<VpcName, u32>,
     members: BTreeMap<(u32, IpAddr), Member>,
     pairs: HashMap<PairKey, Row>,
+    guards: HashMap<Arc<GuardImage>, u32>,
     port_tables: HashMap<Ranges, u32>,
     slots: Pool,
     table_indexes: Pool,
@@ -103,6 +125,7 @@ impl Resident {
             vpcs: HashMap::new(),
             members: BTreeMap::new(),
             pairs: HashMap::new(),
+            guards: HashMap::new(),
             port_tables: HashMap::new(),
             slots: pool_around(&slots_in_use),
             table_indexes: pool_around(tables_in_use),
@@ -144,6 +167,7 @@ pub struct Plan {
     /// The kernel's id of each of [`Image::policies`].
     pub policy_ids: Vec<u32>,
     pub vpc_ids: HashMap<VpcName, u32>,
+    pub guard_ids: HashMap<Arc<GuardImage>, u32>,
     /// To delete after the swap, when no packet sees the old policy any more.
     pub delete: Vec<Entry>,
     /// What is in the kernel when all of this is done.
@@ -174,6 +198,7 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
     let (policy_ids, gone_policies) = work.policies(image, now)?;
     let sets = work.sets(image)?;
     let gone_pairs = work.pairs(image, now, &policy_ids, &sets)?;
+    let (guard_ids, gone_guards) = work.guards(image, now)?;
     let (stage_members, gone_members) = work.members(image, now, &vpc_ids, &sets)?;
 
     let Work { mut next, mut write, tables, .. } = work;
@@ -185,6 +210,7 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
         delete.extend(class_entries(&policy, id, |_| Some(PortSet::EMPTY)));
     }
     delete.extend(gone_pairs);
+    delete.extend(gone_guards);
     for entry in &gone_members {
         if let Entry::Member { slot, .. } = entry {
             next.slots.give_back(*slot);
@@ -193,7 +219,7 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
     delete.extend(gone_members);
     release_inherited(&now.inherited, &mut next);
     next.release_tables();
-    Ok(Plan { write, stage_members, policy_ids, vpc_ids, delete, resident: next })
+    Ok(Plan { write, stage_members, policy_ids, vpc_ids, guard_ids, delete, resident: next })
 }
 
 fn release_inherited(inherited: &[Entry], next: &mut Resident) {
@@ -203,7 +229,7 @@ fn release_inherited(inherited: &[Entry], next: &mut Resident) {
             Entry::Class { row, .. } | Entry::Pair { row, .. } => {
                 table_indexes(row).for_each(|index| next.table_indexes.give_back(index));
             }
-            Entry::PortTable { .. } => {}
+            Entry::PortTable { .. } | Entry::Own { .. } => {}
         }
     }
 }
@@ -370,6 +396,34 @@ impl Work {
         Ok(gone)
     }
 
+    /// Ids for the addresses that guests may use; returns the entries that are over.
+    #[expect(clippy::type_complexity, reason = "a map and a list")]
+    fn guards(
+        &mut self,
+        image: &Image,
+        now: &Resident,
+    ) -> Result<(HashMap<Arc<GuardImage>, u32>, Vec<Entry>), PlanError> {
+        let mut ids = HashMap::new();
+        for interface in &image.interfaces {
+            if ids.contains_key(&interface.guard) {
+                continue;
+            }
+            let id = match now.guards.get(&interface.guard) {
+                Some(&id) => id,
+                None => {
+                    let id = fresh(&mut self.next.next.guard, sg_common::abi::GUARD_ROUTER, "guards")?;
+                    self.write.extend(own_entries(&interface.guard, id));
+                    id
+                }
+            };
+            ids.insert(Arc::clone(&interface.guard), id);
+        }
+        let gone = now.guards.iter().filter(|(guard, _)| !ids.contains_key(*guard));
+        let gone = gone.flat_map(|(guard, &id)| own_entries(guard, id)).collect();
+        self.next.guards.clone_from(&ids);
+        Ok((ids, gone))
+    }
+
     /// Stages the sets of addresses; returns what to stage and the entries that are over.
     #[expect(clippy::type_complexity, reason = "two plain lists")]
     fn members(
@@ -460,6 +514,12 @@ fn class_entries(
         }
     }
     entries
+}
+
+fn own_entries(guard: &GuardImage, id: u32) -> impl Iterator<Item = Entry> {
+    let own = guard.own.iter().map(move |&address| Entry::Own { guard: id, address, router: false });
+    let routers = guard.routers.iter();
+    own.chain(routers.map(move |&router| Entry::Own { guard: id, address: router.into(), router: true }))
 }
 
 fn fresh(next: &mut u32, limit: u32, what: &'static str) -> Result<u32, PlanError> {

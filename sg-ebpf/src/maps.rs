@@ -94,9 +94,9 @@ static OWN_V4: HashMap<OwnKeyV4, u32> = HashMap::with_max_entries(65_536, BPF_F_
 #[map]
 static OWN_V6: HashMap<OwnKeyV6, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
-/// Programs add atomically, the daemon reads. Never full.
+/// Programs and the daemon, through a memory mapping, add atomically. Never full.
 #[map]
-static SHARES: Array<Share> = Array::with_max_entries(MAX_INTERFACES + 1, 0);
+static SHARES: Array<Share> = Array::with_max_entries(MAX_INTERFACES + 1, BPF_F_MMAPABLE);
 
 /// Programs write, the daemon reads. Never full.
 #[map]

@@ -37,6 +37,19 @@ pub struct InterfaceImage {
     pub hook: HookChoice,
     pub strict_tcp: bool,
     pub timeouts: Timeouts,
+    pub mac: Option<[u8; 6]>,
+    pub guard: Arc<GuardImage>,
+    /// What is switched on of the guest baseline: `GUARD_*` and `FLAG_*` of `sg_common::abi`.
+    pub guards: u32,
+    /// EtherTypes that pass beside IP and ARP, zeros behind them.
+    pub ether_types: [u16; 8],
+}
+
+/// Whose addresses a guest may use, and whose advertisements it may see.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct GuardImage {
+    pub own: BTreeSet<IpAddr>,
+    pub routers: BTreeSet<std::net::Ipv6Addr>,
 }
 
 /// The rules that interfaces with the same groups share.

@@ -13,12 +13,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use sg_common::abi::Direction;
+use sg_common::abi::{self, Direction};
 
-use self::image::{Cells, DirectionImage, GroupCells, Image, InterfaceImage, PolicyImage, SetName, VpcName};
+use self::image::{
+    Cells, DirectionImage, GroupCells, GuardImage, Image, InterfaceImage, PolicyImage, SetName, VpcName,
+};
 use self::ranges::Ranges;
 use self::rules::{Effective, METADATA_PORT, METADATA_RANGE};
-use crate::policy::model::{GroupId, Kind, Match, Model, Protocol, Remote, Role, VpcId};
+use crate::policy::model::{
+    EtherTypes, GroupId, Interface, Kind, LinkLocal, Match, Model, Protocol, Remote, Role, VpcId,
+};
 
 /// Compiles a checked policy.
 pub fn compile(model: &Model) -> Image {
@@ -41,6 +45,15 @@ pub fn compile(model: &Model) -> Image {
             hook: interface.hook,
             strict_tcp: model.settings.strict_tcp,
             timeouts: interface.timeouts,
+            mac: interface.mac,
+            guard: Arc::new(guard_image(model, interface)),
+            guards: guards(model, interface),
+            ether_types: match &model.settings.guest_baseline.ether_types {
+                EtherTypes::Any => [0; 8],
+                EtherTypes::Listed(listed) => {
+                    std::array::from_fn(|index| listed.get(index).copied().unwrap_or(0))
+                }
+            },
         });
     }
     Image {
@@ -49,6 +62,43 @@ pub fn compile(model: &Model) -> Image {
         interfaces,
         on_rule_change: model.settings.on_rule_change,
     }
+}
+
+fn guard_image(model: &Model, interface: &Interface) -> GuardImage {
+    GuardImage {
+        own: interface.addresses.iter().chain(&interface.allowed_addresses).copied().collect(),
+        routers: model.settings.guest_baseline.routers.iter().copied().collect(),
+    }
+}
+
+/// The flags of the guest baseline (SPEC section 6), which is for guests only (D26).
+fn guards(model: &Model, interface: &Interface) -> u32 {
+    if interface.role == Role::Host {
+        return 0;
+    }
+    let baseline = &model.settings.guest_baseline;
+    let own = || interface.addresses.iter().chain(&interface.allowed_addresses);
+    let (has_v4, has_v6) = (own().any(|own| own.is_ipv4()), own().any(|own| own.is_ipv6()));
+    // A guest whose addresses nobody has told cannot be held to them.
+    [
+        (baseline.source_mac && interface.mac.is_some(), abi::GUARD_MAC),
+        (baseline.source_address && has_v4, abi::GUARD_IPV4),
+        (baseline.source_address && has_v6, abi::GUARD_IPV6),
+        (baseline.arp && has_v4, abi::GUARD_ARP),
+        (baseline.neighbor_discovery, abi::GUARD_ND),
+        (baseline.dhcp_server, abi::GUARD_DHCP_SERVER),
+        (baseline.router_advertisements, abi::GUARD_ROUTER_ADVERTISEMENT),
+        (!baseline.routers.is_empty(), abi::GUARD_ROUTERS),
+        (baseline.redirects, abi::GUARD_REDIRECT),
+        (baseline.vlan && !interface.trunk, abi::GUARD_VLAN),
+        (baseline.ether_types != EtherTypes::Any, abi::GUARD_ETHER_TYPE),
+        (baseline.source_routing, abi::GUARD_SOURCE_ROUTE),
+        // Without a hardware address nothing follows from it.
+        (baseline.link_local == LinkLocal::Any || interface.mac.is_none(), abi::FLAG_ANY_LINK_LOCAL),
+    ]
+    .into_iter()
+    .filter(|(on, _)| *on)
+    .fold(0, |flags, (_, flag)| flags | flag)
 }
 
 /// Policies made so far, each once.
@@ -60,7 +110,7 @@ struct Policies<'a> {
 }
 
 impl Policies<'_> {
-    fn of(&mut self, interface: &crate::policy::model::Interface, vpc: &VpcName) -> usize {
+    fn of(&mut self, interface: &Interface, vpc: &VpcName) -> usize {
         let key = (interface.vpc, interface.groups.iter().copied().collect(), interface.role);
         if let Some(&index) = self.by_groups.get(&key) {
             return index;

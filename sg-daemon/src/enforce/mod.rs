@@ -11,15 +11,18 @@
 
 pub mod links;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use sg_common::abi::{Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, InterfaceHalf};
+use sg_common::abi::{
+    Be32, Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, GUARD_ETHER_TYPE, GUARD_VLAN, InterfaceHalf,
+};
 
 use crate::compile::compile;
-use crate::compile::image::{Image, InterfaceImage};
+use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TcMode};
 use crate::plan::{Plan, PlanError, Resident, plan};
 use crate::policy::model::{HookChoice, Kind, Model, OnRuleChange, Role, Timeouts};
@@ -54,7 +57,28 @@ pub struct Active {
     pub image: Image,
     /// The kernel's id of each of the image's policies.
     pub policy_ids: Vec<u32>,
-    vpc_ids: std::collections::HashMap<crate::compile::image::VpcName, u32>,
+    vpc_ids: HashMap<VpcName, u32>,
+    guard_ids: HashMap<Arc<GuardImage>, u32>,
+}
+
+/// The kernel's ids of what an image names.
+#[derive(Clone, Copy)]
+struct Ids<'a> {
+    policies: &'a [u32],
+    vpcs: &'a HashMap<VpcName, u32>,
+    guards: &'a HashMap<Arc<GuardImage>, u32>,
+}
+
+impl<'a> From<&'a Plan> for Ids<'a> {
+    fn from(plan: &'a Plan) -> Self {
+        Self { policies: &plan.policy_ids, vpcs: &plan.vpc_ids, guards: &plan.guard_ids }
+    }
+}
+
+impl<'a> From<&'a Active> for Ids<'a> {
+    fn from(active: &'a Active) -> Self {
+        Self { policies: &active.policy_ids, vpcs: &active.vpc_ids, guards: &active.guard_ids }
+    }
 }
 
 /// What an application of a policy did.
@@ -175,7 +199,13 @@ impl Enforcer {
             revoked: 0,
         };
         self.resident = plan.resident;
-        self.active = Some(Active { model, image, policy_ids: plan.policy_ids, vpc_ids: plan.vpc_ids });
+        self.active = Some(Active {
+            model,
+            image,
+            policy_ids: plan.policy_ids,
+            vpc_ids: plan.vpc_ids,
+            guard_ids: plan.guard_ids,
+        });
         if revoke {
             applied.revoked = self.revoke()?;
         }
@@ -224,7 +254,7 @@ impl Enforcer {
         }
         for target in targets {
             // A device that is filtered already keeps its half until the swap.
-            let closed = self.half(target.role, false, 0, 0, &Timeouts::default());
+            let closed = self.closed(target.role, &Timeouts::default());
             self.attach(target, closed, undo)?;
         }
         Ok(())
@@ -319,8 +349,8 @@ impl Enforcer {
         let wanted = targets.iter().filter_map(|target| {
             let slot = self.devices.get(&target.name)?.slot;
             let half = match target.interface.and_then(|index| image.interfaces.get(index)) {
-                Some(interface) => self.half_of(interface, &plan.policy_ids, &plan.vpc_ids),
-                None => self.half(target.role, false, 0, 0, &Timeouts::default()),
+                Some(interface) => self.half_of(interface, plan.into()),
+                None => self.closed(target.role, &Timeouts::default()),
             };
             Some((slot, half))
         });
@@ -335,34 +365,53 @@ impl Enforcer {
     fn half_in_force(&self, target: &Target) -> InterfaceHalf {
         let interface = self.active.as_ref().and_then(|active| {
             let interface = active.image.interfaces.get(target.interface?)?;
-            Some(self.half_of(interface, &active.policy_ids, &active.vpc_ids))
+            Some(self.half_of(interface, active.into()))
         });
-        interface.unwrap_or_else(|| self.half(target.role, false, 0, 0, &Timeouts::default()))
+        interface.unwrap_or_else(|| self.closed(target.role, &Timeouts::default()))
     }
 
-    fn half_of(
-        &self,
-        interface: &InterfaceImage,
-        policy_ids: &[u32],
-        vpc_ids: &std::collections::HashMap<crate::compile::image::VpcName, u32>,
-    ) -> InterfaceHalf {
-        let policy = interface.policy.and_then(|index| policy_ids.get(index)).copied().unwrap_or(0);
-        let vpc = vpc_ids.get(&interface.vpc).copied().unwrap_or(0);
-        self.half(interface.role, interface.strict_tcp, policy, vpc, &interface.timeouts)
+    fn half_of(&self, interface: &InterfaceImage, ids: Ids<'_>) -> InterfaceHalf {
+        let policy = interface.policy.and_then(|index| ids.policies.get(index)).copied().unwrap_or(0);
+        let first_v4 = interface.guard.own.iter().find_map(|own| match own {
+            IpAddr::V4(address) => Some(Be32::from_host(address.to_bits())),
+            IpAddr::V6(_) => None,
+        });
+        let first_v6 = interface.guard.own.iter().find_map(|own| match own {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(crate::kernel::words_of(*address)),
+        });
+        let strict = if interface.strict_tcp { FLAG_STRICT_TCP } else { 0 };
+        let closed = self.closed(interface.role, &interface.timeouts);
+        InterfaceHalf {
+            policy,
+            vpc: ids.vpcs.get(&interface.vpc).copied().unwrap_or(0),
+            flags: closed.flags | strict | interface.guards,
+            mac: interface.mac.unwrap_or_default(),
+            guard: ids.guards.get(&interface.guard).copied().unwrap_or(0),
+            own_v4: first_v4.unwrap_or_default(),
+            own_v6: first_v6.unwrap_or_default(),
+            ether_types: interface.ether_types,
+            ..closed
+        }
     }
 
-    fn half(
-        &self,
-        role: Role,
-        strict_tcp: bool,
-        policy: u32,
-        vpc: u32,
-        timeouts: &Timeouts,
-    ) -> InterfaceHalf {
+    /// No rule, no member: everything but the baseline is dropped.
+    fn closed(&self, role: Role, timeouts: &Timeouts) -> InterfaceHalf {
         let (timeouts, granularity) = self.kernel.timeouts(timeouts);
-        let host = if role == Role::Host { FLAG_ROLE_HOST } else { 0 };
-        let strict = if strict_tcp { FLAG_STRICT_TCP } else { 0 };
-        InterfaceHalf { policy, vpc, flags: host | strict, granularity, timeouts }
+        InterfaceHalf {
+            policy: 0,
+            vpc: 0,
+            flags: if role == Role::Host { FLAG_ROLE_HOST } else { GUARD_VLAN | GUARD_ETHER_TYPE },
+            granularity,
+            timeouts,
+            mac: [0; 6],
+            reserved: 0,
+            guard: 0,
+            own_v4: Be32(0),
+            own_v6: [Be32(0); 4],
+            ether_types: [0; 8],
+            reserved_too: [0; 4],
+        }
     }
 
     /// Sets the halves that are not in force.
@@ -392,7 +441,7 @@ impl Enforcer {
             })
             .collect();
         for flow in &refused {
-            self.kernel.delete_flow(&flow.key)?;
+            self.kernel.delete_flow(flow)?;
         }
         Ok(refused.len())
     }

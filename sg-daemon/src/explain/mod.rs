@@ -189,7 +189,9 @@ impl Fit {
             Match::Any => true,
             Match::Ports(ports) => ports.range().contains(&asked.port),
             Match::Icmp { kind, code } => {
-                asked.icmp.0 == *kind && code.is_none_or(|code| asked.icmp.1 == code)
+                asked.protocol == icmp_of(asked.remote)
+                    && asked.icmp.0 == *kind
+                    && code.is_none_or(|code| asked.icmp.1 == code)
             }
         };
         Self { protocol, remote, matches, reaches: rule.reaches_metadata || !asked.is_metadata() }

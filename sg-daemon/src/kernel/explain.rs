@@ -130,6 +130,12 @@ impl Kernel {
         Ok(self.test_run(program::COLLECT, 0, &[0; 64], [grace, 0, 0, 0, 0])?.0)
     }
 
+    /// Deletes every flow of a zone.
+    pub(super) fn purge(&mut self, zone: u32) -> Result<u32, KernelError> {
+        let grace = self.hz();
+        Ok(self.test_run(program::COLLECT, 0, &[0; 64], [grace, zone, 0, 0, 0])?.0)
+    }
+
     pub(super) fn raw_jiffies(&mut self) -> Result<u64, KernelError> {
         let (_, cb) = self.test_run(program::CLOCK, 0, &[0; 64], [0; 5])?;
         Ok(u64::from(cb[0]) | (u64::from(cb[1]) << 32))

@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::Pod;
-use sg_common::abi::{Direction, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, map};
+use sg_common::abi::{
+    CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6,
+    map,
+};
 use sg_common::conntrack::State;
 
 use super::tables::v6_of;
@@ -31,6 +34,10 @@ pub struct FlowEntry {
     pub remote_port: u16,
     pub origin: Direction,
     pub replied: bool,
+    /// It may be pushed out by newer ones of its interface.
+    pub half_open: bool,
+    /// A live flow's interface, as its row in `SHARES`.
+    row: u32,
     pub state: State,
     /// Seconds until it expires, if no packet comes.
     pub expires_in: u64,
@@ -49,36 +56,40 @@ impl Kernel {
     pub fn flows(&mut self) -> Result<Vec<FlowEntry>, KernelError> {
         let (now, hz) = (self.now()?, u64::from(self.hz()));
         let mut flows = Vec::new();
-        let [v4, v6] = &self.tables.flow_fds;
-        batch(v4.as_fd(), |key: FlowKeyV4, flow| {
-            let local = IpAddr::V4(Ipv4Addr::from_bits(key.local.to_host()));
-            let remote = IpAddr::V4(Ipv4Addr::from_bits(key.remote.to_host()));
-            flows.extend(entry(
-                FlowKey::V4(key),
-                key.zone_protocol,
-                local,
-                remote,
-                key.ports,
-                &flow,
-                now,
-                hz,
-            ));
-        })
-        .map_err(|source| KernelError::Io { name: map::FLOWS_V4, source })?;
-        batch(v6.as_fd(), |key: FlowKeyV6, flow| {
-            let (local, remote) = (v6_of(key.local).into(), v6_of(key.remote).into());
-            flows.extend(entry(
-                FlowKey::V6(key),
-                key.zone_protocol,
-                local,
-                remote,
-                key.ports,
-                &flow,
-                now,
-                hz,
-            ));
-        })
-        .map_err(|source| KernelError::Io { name: map::FLOWS_V6, source })?;
+        let [live_v4, half_v4, live_v6, half_v6] = &self.tables.flow_fds;
+        for (fd, name) in [(live_v4, map::FLOWS_V4), (half_v4, map::HALF_V4)] {
+            batch(fd.as_fd(), |key: FlowKeyV4, flow| {
+                let local = IpAddr::V4(Ipv4Addr::from_bits(key.local.to_host()));
+                let remote = IpAddr::V4(Ipv4Addr::from_bits(key.remote.to_host()));
+                flows.extend(entry(
+                    FlowKey::V4(key),
+                    key.zone_protocol,
+                    local,
+                    remote,
+                    key.ports,
+                    &flow,
+                    now,
+                    hz,
+                ));
+            })
+            .map_err(|source| KernelError::Io { name, source })?;
+        }
+        for (fd, name) in [(live_v6, map::FLOWS_V6), (half_v6, map::HALF_V6)] {
+            batch(fd.as_fd(), |key: FlowKeyV6, flow| {
+                let (local, remote) = (v6_of(key.local).into(), v6_of(key.remote).into());
+                flows.extend(entry(
+                    FlowKey::V6(key),
+                    key.zone_protocol,
+                    local,
+                    remote,
+                    key.ports,
+                    &flow,
+                    now,
+                    hz,
+                ));
+            })
+            .map_err(|source| KernelError::Io { name, source })?;
+        }
         Ok(flows)
     }
 
@@ -87,11 +98,18 @@ impl Kernel {
     /// # Errors
     ///
     /// If the kernel refuses; a flow that is gone is no error.
-    pub fn delete_flow(&mut self, key: &FlowKey) -> Result<(), KernelError> {
-        let (name, result) = match key {
-            FlowKey::V4(key) => (map::FLOWS_V4, self.tables.flows_v4.remove(key)),
-            FlowKey::V6(key) => (map::FLOWS_V6, self.tables.flows_v6.remove(key)),
+    pub fn delete_flow(&mut self, flow: &FlowEntry) -> Result<(), KernelError> {
+        let half_open = flow.half_open;
+        let (name, result) = match &flow.key {
+            FlowKey::V4(key) if half_open => (map::HALF_V4, self.tables.half_v4.remove(key)),
+            FlowKey::V4(key) => (map::FLOWS_V4, self.tables.live_v4.remove(key)),
+            FlowKey::V6(key) if half_open => (map::HALF_V6, self.tables.half_v6.remove(key)),
+            FlowKey::V6(key) => (map::FLOWS_V6, self.tables.live_v6.remove(key)),
         };
+        // Whoever deletes a live flow counts it.
+        if result.is_ok() && !half_open {
+            self.shares.one_live_less(flow.row);
+        }
         super::tables::gone(name, result)
     }
 }
@@ -118,9 +136,11 @@ fn entry(
         remote_port: ports.remote,
         origin: if flow.flags & FLOW_ORIGIN_OUTBOUND == 0 { Direction::Inbound } else { Direction::Outbound },
         replied: flow.flags & FLOW_REPLIED != 0,
+        half_open: flow.flags & FLOW_HALF_OPEN != 0,
+        row: flow.place,
         state,
         expires_in: (flow.expires - now) / hz,
-        age: now.saturating_sub(flow.created) / hz,
+        age: (now.saturating_sub(u64::from(flow.created) * CREATED_UNIT)) / hz,
         policy: flow.policy,
     })
 }

@@ -4,10 +4,11 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use aya::Pod;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use sg_common::abi::Share;
 
 /// All elements of an array map that was made with `BPF_F_MMAPABLE`.
 ///
@@ -75,6 +76,16 @@ impl<T: Pod> Mapped<T> {
         unsafe { element.byte_add(offset).cast::<F>().write_volatile(value) };
         fence(Ordering::SeqCst);
         true
+    }
+}
+
+impl Mapped<Share> {
+    /// Takes one off the number of an interface's live flows, as programs do.
+    pub fn one_live_less(&self, row: u32) {
+        let Some(share) = self.element(row) else { return };
+        // SAFETY: the word lies in the mapping, is aligned, and is only ever changed atomically.
+        let live = unsafe { AtomicU64::from_ptr(&raw mut (*share.as_ptr()).live) };
+        live.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

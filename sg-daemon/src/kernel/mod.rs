@@ -19,7 +19,7 @@ use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
     Control, Counter, Direction, INTERFACE_PROBES, INTERFACE_SLOTS, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, map, program,
+    MAX_ZONES, MemberSets, Share, map, program,
 };
 use sg_common::verdict::Reason;
 
@@ -29,6 +29,7 @@ pub use self::flows::{FlowEntry, FlowKey};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
 use self::tables::TableMaps;
+pub use self::tables::words_of;
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 
@@ -87,6 +88,7 @@ pub struct Kernel {
     control: Mapped<Control>,
     interfaces: Mapped<Interface>,
     member_sets: Mapped<MemberSets>,
+    shares: Mapped<Share>,
     tc_mode: TcMode,
     hz: u32,
 }
@@ -120,8 +122,10 @@ impl Kernel {
         let interfaces = mapped(&mut ebpf, map::INTERFACES, INTERFACE_SLOTS)?;
         let slots = max_entries(&ebpf, map::MEMBER_SETS)?;
         let member_sets = mapped(&mut ebpf, map::MEMBER_SETS, slots)?;
+        let shares = mapped(&mut ebpf, map::SHARES, MAX_INTERFACES + 1)?;
         let tables = TableMaps::new(&mut ebpf)?;
-        let mut kernel = Self { ebpf, pins, tables, control, interfaces, member_sets, tc_mode, hz: 0 };
+        let mut kernel =
+            Self { ebpf, pins, tables, control, interfaces, member_sets, shares, tc_mode, hz: 0 };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
         Ok(kernel)
@@ -146,6 +150,7 @@ impl Kernel {
             policy: control.next_policy.max(1),
             set: control.next_set.max(1),
             vpc: control.next_vpc.max(1),
+            guard: control.next_guard.max(1),
         });
         self.control.store(0, offset_of!(Control, next_zone), control.next_zone.max(1));
     }
@@ -159,7 +164,9 @@ impl Kernel {
             next_policy: 1,
             next_set: 1,
             next_vpc: 1,
-            reserved: [0; 4],
+            next_guard: 1,
+            padding: 0,
+            reserved: [0; 3],
         })
     }
 
@@ -189,7 +196,12 @@ impl Kernel {
     /// If a map cannot be read.
     pub fn inherit(&self) -> Result<Resident, KernelError> {
         let control = self.control();
-        let next = NextIds { policy: control.next_policy, set: control.next_set, vpc: control.next_vpc };
+        let next = NextIds {
+            policy: control.next_policy,
+            set: control.next_set,
+            vpc: control.next_vpc,
+            guard: control.next_guard,
+        };
         let (entries, tables) = self.tables.entries()?;
         Ok(Resident::inherit(next, entries, &tables))
     }
@@ -199,6 +211,7 @@ impl Kernel {
         self.control.store(0, offset_of!(Control, next_policy), next.policy);
         self.control.store(0, offset_of!(Control, next_set), next.set);
         self.control.store(0, offset_of!(Control, next_vpc), next.vpc);
+        self.control.store(0, offset_of!(Control, next_guard), next.guard);
     }
 
     /// Adds an entry. Nothing in force refers to it yet.
@@ -272,26 +285,70 @@ impl Kernel {
         }
         let limit = MAX_INTERFACES;
         let index = free.ok_or(KernelError::TooManyInterfaces { limit })?;
-        let rows: BTreeSet<u32> = self.entries().map(|(_, interface)| interface.counters).collect();
-        let counters =
+        let rows: BTreeSet<u32> = self.entries().map(|(_, interface)| interface.row).collect();
+        let row =
             (1..=limit).find(|row| !rows.contains(row)).ok_or(KernelError::TooManyInterfaces { limit })?;
         let zone = self.control().next_zone;
         if zone >= MAX_ZONES {
             return Err(KernelError::ZonesUsedUp);
         }
-        self.tables.clear_counters(counters)?;
+        self.tables.clear_counters(row)?;
+        self.shares.set(row, Share { live: 0, half_v4: 0, half_v6: 0, reserved: [0; 5] });
         self.control.store(0, offset_of!(Control, next_zone), zone + 1);
-        let entry = Interface { ifindex: 0, zone, counters, reserved: [0; 13], halves: [half; 2] };
+        let entry = Interface {
+            ifindex: 0,
+            zone,
+            row,
+            live_limit: 0,
+            half_limit_v4: 0,
+            half_base_v4: 0,
+            half_limit_v6: 0,
+            half_base_v6: 0,
+            reserved: [0; 8],
+            halves: [half; 2],
+        };
         self.interfaces.set(index, entry);
         // Last, as programs look for it.
         self.interfaces.store(index, offset_of!(Interface, ifindex), ifindex);
+        self.share_out();
         Ok(Slot(index))
     }
 
-    /// Frees the entry of a device that no program is attached to any more. Its zone is never used again.
+    /// Gives every interface an equal part of the connection tables, so that none can take another's (SPEC D16). Parts
+    /// are sized for the next power of two of interfaces, 16 at least, so they rarely change; flows beyond a part that
+    /// shrinks stay until they are over.
+    fn share_out(&mut self) {
+        let rows: Vec<(Slot, u32)> = self.entries().map(|(slot, interface)| (slot, interface.row)).collect();
+        let highest = rows.iter().map(|(_, row)| *row).max().unwrap_or(0);
+        let parts = highest.next_power_of_two().max(16);
+        let [live, half_v4, half_v6] = self.tables.flow_room.map(|room| room / parts);
+        for (slot, row) in rows {
+            for (offset, value) in [
+                (offset_of!(Interface, live_limit), live),
+                (offset_of!(Interface, half_limit_v4), half_v4),
+                (offset_of!(Interface, half_base_v4), half_v4 * (row - 1)),
+                (offset_of!(Interface, half_limit_v6), half_v6),
+                (offset_of!(Interface, half_base_v6), half_v6 * (row - 1)),
+            ] {
+                self.interfaces.store(slot.0, offset, value);
+            }
+        }
+    }
+
+    /// Frees the entry of a device that no program is attached to any more, and its flows. Its zone is never used again.
     pub fn release(&mut self, slot: Slot) {
+        let zone = self.zone(slot).unwrap_or(0);
         self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
         grace();
+        if let Err(error) = self.purge(zone) {
+            tracing::warn!(%error, "flows of a device that is gone stay until they are over");
+        }
+    }
+
+    /// How many live flows an interface has, and how many it may have.
+    pub fn live_flows(&self, slot: Slot) -> (u64, u32) {
+        let Some(interface) = self.interfaces.get(slot.0) else { return (0, 0) };
+        (self.shares.get(interface.row).map_or(0, |share| share.live), interface.live_limit)
     }
 
     /// Every device that has an entry: its index and its entry.
@@ -323,7 +380,7 @@ impl Kernel {
     ///
     /// If the map cannot be read.
     pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
-        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.counters);
+        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
         self.tables.counters(row)
     }
 

@@ -94,7 +94,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
 }
 
-const SHAPES: [Shape; 12] = [
+const SHAPES: [Shape; 21] = [
     shape::<u32, abi::Control>(map::CONTROL, MapType::Array),
     shape::<u32, abi::Interface>(map::INTERFACES, MapType::Array),
     shape::<[u8; 12], abi::Row>(map::CLASSES_V4, MapType::LpmTrie),
@@ -106,6 +106,15 @@ const SHAPES: [Shape; 12] = [
     shape::<u32, [u8; abi::PORT_SET_BYTES]>(map::PORT_SETS, MapType::Array),
     shape::<abi::FlowKeyV4, abi::Flow>(map::FLOWS_V4, MapType::Hash),
     shape::<abi::FlowKeyV6, abi::Flow>(map::FLOWS_V6, MapType::Hash),
+    shape::<abi::FlowKeyV4, abi::Flow>(map::HALF_V4, MapType::Hash),
+    shape::<abi::FlowKeyV6, abi::Flow>(map::HALF_V6, MapType::Hash),
+    shape::<u32, abi::FlowKeyV4>(map::RING_V4, MapType::Array),
+    shape::<u32, abi::FlowKeyV6>(map::RING_V6, MapType::Array),
+    shape::<abi::FragmentKeyV4, abi::Datagram>(map::FRAGMENTS_V4, MapType::LruHash),
+    shape::<abi::FragmentKeyV6, abi::Datagram>(map::FRAGMENTS_V6, MapType::LruHash),
+    shape::<abi::OwnKeyV4, u32>(map::OWN_V4, MapType::Hash),
+    shape::<abi::OwnKeyV6, u32>(map::OWN_V6, MapType::Hash),
+    shape::<u32, abi::Share>(map::SHARES, MapType::Array),
     shape::<u32, abi::Counter>(map::COUNTERS, MapType::PerCpuArray),
 ];
 

@@ -9,8 +9,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValue
 use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
-    Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, MemberKeyV4, MemberKeyV6,
-    PORT_SET_BYTES, PairKey, PolicyDirection, Row, counter_index, map,
+    Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, GUARD_ROUTER, MemberKeyV4,
+    MemberKeyV6, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, Row, counter_index, map,
 };
 use sg_common::verdict::Reason;
 
@@ -30,12 +30,18 @@ pub struct TableMaps {
     members_v4: HashMap<MapData, MemberKeyV4, u32>,
     members_v6: HashMap<MapData, MemberKeyV6, u32>,
     pairs: HashMap<MapData, PairKey, Row>,
+    own_v4: HashMap<MapData, OwnKeyV4, u32>,
+    own_v6: HashMap<MapData, OwnKeyV6, u32>,
     port_sets: Array<MapData, PortTable>,
     counters: PerCpuArray<MapData, Counter>,
-    pub(super) flows_v4: HashMap<MapData, FlowKeyV4, Flow>,
-    pub(super) flows_v6: HashMap<MapData, FlowKeyV6, Flow>,
-    /// The same two, for batches, which aya does not know.
-    pub(super) flow_fds: [OwnedFd; 2],
+    pub(super) live_v4: HashMap<MapData, FlowKeyV4, Flow>,
+    pub(super) live_v6: HashMap<MapData, FlowKeyV6, Flow>,
+    pub(super) half_v4: HashMap<MapData, FlowKeyV4, Flow>,
+    pub(super) half_v6: HashMap<MapData, FlowKeyV6, Flow>,
+    /// The same: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
+    pub(super) flow_fds: [OwnedFd; 4],
+    /// How many flows fit: live ones of both families together, half-open ones of each.
+    pub(super) flow_room: [u32; 3],
     cpus: usize,
 }
 
@@ -50,18 +56,31 @@ impl TableMaps {
                     .map_err(KernelError::map($name))?
             };
         }
-        let flow_fds = [flow_fd(ebpf, map::FLOWS_V4)?, flow_fd(ebpf, map::FLOWS_V6)?];
+        let flow_fds = [
+            flow_fd(ebpf, map::FLOWS_V4)?,
+            flow_fd(ebpf, map::HALF_V4)?,
+            flow_fd(ebpf, map::FLOWS_V6)?,
+            flow_fd(ebpf, map::HALF_V6)?,
+        ];
+        let room = |name| max_entries(ebpf, name);
+        let flow_room =
+            [room(map::FLOWS_V4)?.min(room(map::FLOWS_V6)?), room(map::HALF_V4)?, room(map::HALF_V6)?];
         Ok(Self {
             flow_fds,
+            flow_room,
             classes_v4: take!(map::CLASSES_V4),
             classes_v6: take!(map::CLASSES_V6),
             members_v4: take!(map::MEMBERS_V4),
             members_v6: take!(map::MEMBERS_V6),
             pairs: take!(map::PAIRS),
+            own_v4: take!(map::OWN_V4),
+            own_v6: take!(map::OWN_V6),
             port_sets: take!(map::PORT_SETS),
             counters: take!(map::COUNTERS),
-            flows_v4: take!(map::FLOWS_V4),
-            flows_v6: take!(map::FLOWS_V6),
+            live_v4: take!(map::FLOWS_V4),
+            live_v6: take!(map::FLOWS_V6),
+            half_v4: take!(map::HALF_V4),
+            half_v6: take!(map::HALF_V6),
             cpus: aya::util::nr_cpus()
                 .map_err(|(_, source)| KernelError::Io { name: map::COUNTERS, source })?,
         })
@@ -89,6 +108,12 @@ impl TableMaps {
             Entry::Member { vpc, address: IpAddr::V4(address), slot } => {
                 self.members_v4.insert(member_v4(*vpc, *address), slot, 0).map_err(full(map::MEMBERS_V4))
             }
+            Entry::Own { guard, address: IpAddr::V4(address), .. } => {
+                self.own_v4.insert(own_v4(*guard, *address), 1, 0).map_err(full(map::OWN_V4))
+            }
+            Entry::Own { guard, address: IpAddr::V6(address), router } => {
+                self.own_v6.insert(own_v6(*guard, *address, *router), 1, 0).map_err(full(map::OWN_V6))
+            }
             Entry::Member { vpc, address: IpAddr::V6(address), slot } => {
                 self.members_v6.insert(member_v6(*vpc, *address), slot, 0).map_err(full(map::MEMBERS_V6))
             }
@@ -106,6 +131,12 @@ impl TableMaps {
                 gone(map::CLASSES_V6, self.classes_v6.remove(&class_v6(*policy, *net)))
             }
             Entry::Pair { key, .. } => gone(map::PAIRS, self.pairs.remove(key)),
+            Entry::Own { guard, address: IpAddr::V4(address), .. } => {
+                gone(map::OWN_V4, self.own_v4.remove(&own_v4(*guard, *address)))
+            }
+            Entry::Own { guard, address: IpAddr::V6(address), router } => {
+                gone(map::OWN_V6, self.own_v6.remove(&own_v6(*guard, *address, *router)))
+            }
             Entry::Member { vpc, address: IpAddr::V4(address), .. } => {
                 gone(map::MEMBERS_V4, self.members_v4.remove(&member_v4(*vpc, *address)))
             }
@@ -152,6 +183,16 @@ impl TableMaps {
             let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V6))?;
             entries.push(Entry::Member { vpc: key.vpc, address: v6_of(key.address).into(), slot });
         }
+        for item in &self.own_v4 {
+            let (key, _) = item.map_err(KernelError::map(map::OWN_V4))?;
+            let address = Ipv4Addr::from_bits(key.address.to_host()).into();
+            entries.push(Entry::Own { guard: key.guard, address, router: false });
+        }
+        for item in &self.own_v6 {
+            let (key, _) = item.map_err(KernelError::map(map::OWN_V6))?;
+            let (guard, router) = (key.guard & !GUARD_ROUTER, key.guard & GUARD_ROUTER != 0);
+            entries.push(Entry::Own { guard, address: v6_of(key.address).into(), router });
+        }
         Ok((entries, tables))
     }
 
@@ -162,7 +203,7 @@ impl TableMaps {
                 let values = PerCpuValues::try_from(zero.clone())
                     .map_err(|source| KernelError::Io { name: map::COUNTERS, source })?;
                 self.counters
-                    .set(counter_index(row, direction, reason), values, 0)
+                    .set(counter_index(row, direction, reason as u32), values, 0)
                     .map_err(KernelError::map(map::COUNTERS))?;
             }
         }
@@ -173,7 +214,7 @@ impl TableMaps {
         let mut counters = Vec::new();
         for direction in [Direction::Inbound, Direction::Outbound] {
             for &reason in Reason::EVERY {
-                let index = counter_index(row, direction, reason);
+                let index = counter_index(row, direction, reason as u32);
                 let values = self.counters.get(&index, 0).map_err(KernelError::map(map::COUNTERS))?;
                 let sum = values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
                     packets: sum.packets + counter.packets,
@@ -186,6 +227,11 @@ impl TableMaps {
         }
         Ok(counters)
     }
+}
+
+fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
+    let Some(Map::HashMap(data)) = ebpf.map(name) else { return Err(KernelError::Missing { name }) };
+    Ok(data.info().map_err(KernelError::map(name))?.max_entries())
 }
 
 fn flow_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
@@ -212,6 +258,14 @@ fn member_v4(vpc: u32, address: Ipv4Addr) -> MemberKeyV4 {
 
 fn member_v6(vpc: u32, address: Ipv6Addr) -> MemberKeyV6 {
     MemberKeyV6 { vpc, address: words_of(address) }
+}
+
+fn own_v4(guard: u32, address: Ipv4Addr) -> OwnKeyV4 {
+    OwnKeyV4 { guard, address: Be32::from_host(address.to_bits()) }
+}
+
+fn own_v6(guard: u32, address: Ipv6Addr, router: bool) -> OwnKeyV6 {
+    OwnKeyV6 { guard: if router { guard | GUARD_ROUTER } else { guard }, address: words_of(address) }
 }
 
 /// An IPv6 address as the maps have it.
