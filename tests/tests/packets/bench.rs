@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use serde_json::{Value, json};
@@ -57,7 +57,8 @@ pub struct Bench {
     counted: Option<Counts>,
     /// Row 0 of the counters, from before the last reset.
     unknown: Counts,
-    directory: PathBuf,
+    /// Scratch, named like the lab.
+    pub directory: PathBuf,
     // Last: goes after what is pinned in it.
     _pins: Pins,
 }
@@ -108,7 +109,7 @@ pub fn on_both_hooks(test: impl Fn(&mut Bench) + Sync) {
     Bench::run(Ingress::Xdp, &DEVICES, |bench| {
         for ingress in [Ingress::Xdp, Ingress::Tc] {
             println!("hook {}", ingress.name());
-            bench.ingress = ingress;
+            bench.set_ingress(ingress);
             test(bench);
             bench.reset();
         }
@@ -124,7 +125,7 @@ impl Bench {
         let netns = lab.netns("bench").unwrap();
         plug(&netns, devices);
         let work = || {
-            let mut bench = Self::open(ingress, &lab, devices);
+            let mut bench = Self::open(ingress, lab.name(), lab.directory(), devices);
             let result = work(&mut bench);
             bench.enforcer.detach_everything().unwrap();
             result
@@ -132,10 +133,9 @@ impl Bench {
         netns.run(work).unwrap()
     }
 
-    /// To be called inside of the namespace.
-    fn open(ingress: Ingress, lab: &Lab, devices: &[&str]) -> Self {
-        // The lab's name, so that its sweep knows what a test that was killed has left.
-        let pins = Pins(Path::new("/sys/fs/bpf").join(lab.name()));
+    /// To be called inside of the namespace. The name is the lab's, so that its sweep knows what a test that was killed has left.
+    pub fn open(ingress: Ingress, name: &str, directory: &Path, devices: &[&str]) -> Self {
+        let pins = Pins(Path::new("/sys/fs/bpf").join(name));
         let enforcer = Enforcer::open(&pins.0, TcMode::Auto).unwrap();
         let counters = pins.0.join(format!("v{}/maps/COUNTERS", abi::ABI_VERSION));
         let counters = Map::PerCpuArray(MapData::from_pin(counters).unwrap()).try_into().unwrap();
@@ -150,7 +150,7 @@ impl Bench {
             counters,
             counted: None,
             unknown: Counts::new(),
-            directory: lab.directory().to_owned(),
+            directory: directory.to_owned(),
             _pins: pins,
         }
     }
@@ -158,8 +158,7 @@ impl Bench {
     /// As if nothing had happened.
     fn reset(&mut self) {
         self.apply(&[json!({ "version": 1, "project": "shop", "vpc": "main" })]);
-        self.advance(LONGEST + 2);
-        self.enforcer.kernel().collect().unwrap();
+        self.forget();
         assert_eq!(self.flows().len(), 0);
         // Devices get new counters; those of unknown devices are never cleared.
         self.unknown = self.unknown_counts();
@@ -167,6 +166,17 @@ impl Bench {
 
     pub fn ingress(&self) -> Ingress {
         self.ingress
+    }
+
+    /// Which program stands for ingress from now on. For XDP, the device must be filtered by it.
+    pub fn set_ingress(&mut self, ingress: Ingress) {
+        self.ingress = ingress;
+    }
+
+    /// Lets every flow end.
+    pub fn forget(&mut self) {
+        self.advance(LONGEST + 2);
+        self.enforcer.kernel().collect().unwrap();
     }
 
     pub fn enforcer(&mut self) -> &mut Enforcer {
@@ -309,19 +319,18 @@ impl Bench {
         Sender { socket, index }
     }
 
-    /// Waits until this many packets are counted, or none has come for a while. Says how many are.
+    /// Waits until this many packets are counted, or none has come for a second. Says how many are.
     pub fn wait_for_packets(&mut self, packets: u64) -> u64 {
-        let mut before = 0;
+        let (mut before, mut last_came) = (0, Instant::now());
         loop {
             let now = self.packets();
-            if now >= packets {
+            if now != before {
+                (before, last_came) = (now, Instant::now());
+            }
+            if now >= packets || last_came.elapsed() > Duration::from_secs(1) {
                 return now;
             }
-            std::thread::sleep(Duration::from_millis(200));
-            if now == before && before > 0 {
-                return now;
-            }
-            before = now;
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
