@@ -193,3 +193,23 @@ fn spec_d26_nobody_is_locked_out_of_a_host_unless_on_purpose() {
     daemon.apply(&on(json!({}), nothing)).unwrap();
     expect(&host.map(|host| allowed(Probe::tcp(there, (host, 22)))));
 }
+
+/// A rename is no way out of the filter.
+#[test]
+fn spec_d23_a_renamed_device_stays_filtered_if_it_is_managed() {
+    let world = World::new(1);
+    let text = policy(json!({
+        "settings": { "managed": ["tap*"] },
+        "security_groups": [{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", 80)] }],
+        "interfaces": [interface(world.guest(0), &["webs"])],
+    }));
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    world.expect(&[allowed(world.tcp(outside::ADMIN, world.guest(0).v4, 80))]);
+    world.site.host.ip("link set tap0 down\nlink set tap0 name tap7\nlink set tap7 up").unwrap();
+    wait("tap7 is closed", || {
+        let status = daemon.status().unwrap();
+        let interfaces = status["interfaces"].as_array().unwrap();
+        interfaces.iter().any(|found| found["name"] == "tap7" && found["state"] == "closed")
+    });
+    world.expect(&[denied(world.tcp(outside::ADMIN, world.guest(0).v4, 80))]);
+}
