@@ -188,7 +188,7 @@ impl Packet {
         let mut packet = vec![0x40 | (length / 4) as u8, 0];
         packet.extend(((length + payload.len()) as u16).to_be_bytes());
         packet.extend(identification.to_be_bytes());
-        packet.extend((offset / 8 | u16::from(more) << 13).to_be_bytes());
+        packet.extend(((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         packet.extend([self.hop_limit, self.protocol, 0, 0]);
         packet.extend(source.octets());
         packet.extend(destination.octets());

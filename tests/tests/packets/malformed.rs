@@ -5,7 +5,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 use sg_common::verdict::Action;
 use sg_common::verdict::Reason::{
-    self, Arp, Dhcp, Established, ExtensionHeaders, Fragment, Malformed, NeighborDiscovery, NewFlow, RuleOnly,
+    self, Arp, Dhcp, Established, ExtensionHeaders, Fragment, Malformed, NeighborDiscovery, NewFlow,
+    RuleOnly, TcpState,
 };
 
 use crate::bench::{Bench, DEVICES, Ingress, Way, ip, on_both_hooks};
@@ -266,11 +267,20 @@ fn whatever_the_bytes_a_closed_interface_passes_only_its_baseline() {
 }
 
 #[test]
-fn a_frame_as_long_as_they_come_is_read_like_any_other() {
-    Bench::run(Ingress::Tc, &["sg0"], |bench| {
-        bench.apply(&[open(bench)]);
-        let packet = Packet::tcp(at(GUEST[0], 40_000), at(OTHER[0], 443), SYN).data(&[0; 1400]);
-        assert_eq!(bench.sends(&packet), NewFlow);
-        assert_eq!(bench.receives(&packet.answer(SYN | ACK)), Established);
-    });
+fn frames_of_several_buffers_are_read_like_any_other() {
+    // A page is one buffer; XDP reads the headers in the first.
+    for (ingress, size) in [(Ingress::Xdp, 9000), (Ingress::Xdp, 20_000), (Ingress::Tc, 1460)] {
+        Bench::run(ingress, &["sg0"], |bench| {
+            bench.apply(&[open(bench)]);
+            for family in [0, 1] {
+                let (here, there) = (at(GUEST[family], 40_000), at(OTHER[family], 443));
+                let packet = Packet::tcp(here, there, SYN).data(&vec![0; size]);
+                assert_eq!(bench.sends(&packet), NewFlow, "{size} bytes");
+                assert_eq!(bench.sends(&packet.then(ACK)), TcpState, "{size} bytes");
+                let mut short = packet.bare();
+                short.pop();
+                assert_eq!(bench.run_at("sg0", Way::Ingress, &short), Malformed, "{size} bytes");
+            }
+        });
+    }
 }
