@@ -11,7 +11,14 @@
     reason = "a test program: a panic is how it says what is wrong"
 )]
 
+#[path = "../packets/bench.rs"]
+#[expect(dead_code, reason = "the packet tests use the rest")]
+mod bench;
 mod compiled;
+#[path = "../packets/frame.rs"]
+#[expect(dead_code, reason = "the packet tests use the rest")]
+mod frame;
+mod loaded;
 mod naive;
 mod world;
 

@@ -223,7 +223,6 @@ fn covers(rule: &Value, question: &Question) -> bool {
             is(&rule["icmp_type"], kind) && is(&rule["icmp_code"], code)
         }
         // A packet that is not its family's ICMP has no type.
-        Transport::Other(1 | 58) => true,
         Transport::Other(_) => rule["icmp_type"].is_null(),
     }
 }

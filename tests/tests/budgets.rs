@@ -1,0 +1,77 @@
+//! How large the programs may be: a packet's price, and the distance to what the verifier takes at all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapInfo;
+use aya::programs::loaded_programs;
+use sg_common::abi::program;
+use sg_daemon::kernel::{Kernel, TcMode};
+use sg_tests::Lab;
+
+/// What a program may take. `instructions`: after the verifier's rewriting, before the compiler to machine code; what a
+/// packet runs through is a part of it. `verified`: instructions that the verifier walked on all paths together (it
+/// gives up at 1,000,000; kernel/bpf/verifier.c, `BPF_COMPLEXITY_LIMIT_INSNS`), which also is how long loading takes.
+struct Budget {
+    name: &'static str,
+    instructions: u32,
+    verified: u32,
+}
+
+/// About a tenth above what was measured on Linux 6.18. A test that fails here is a question: is what was added worth it?
+/// If so, set the number to a tenth above what the failure shows, in the change that needs it, and say why there. If a
+/// program has become much smaller, lower its budget: a budget that is never met protects nothing.
+const BUDGETS: [Budget; 5] = [
+    Budget { name: program::XDP_INGRESS, instructions: 2_250, verified: 48_000 },
+    Budget { name: program::TC_INGRESS, instructions: 2_620, verified: 70_000 },
+    Budget { name: program::TC_EGRESS, instructions: 2_580, verified: 52_500 },
+    Budget { name: program::EXPLAIN, instructions: 2_360, verified: 17_200 },
+    Budget { name: program::COLLECT, instructions: 70, verified: 135 },
+];
+
+/// An instruction's size, `struct bpf_insn` in include/uapi/linux/bpf.h.
+const INSTRUCTION_BYTES: u32 = 8;
+
+struct Pins(PathBuf);
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn every_program_stays_within_its_budget() {
+    let lab = Lab::new().unwrap();
+    let pins = Pins(Path::new("/sys/fs/bpf").join(lab.name()));
+    let kernel = Kernel::open(&pins.0, TcMode::Auto).unwrap();
+    let maps: Vec<u32> = fs::read_dir(kernel.pins().maps())
+        .unwrap()
+        .map(|entry| MapInfo::from_pin(entry.unwrap().path()).unwrap().id())
+        .collect();
+    // Other programs of these names may be loaded; ours are those that use our maps.
+    let mut found = BTreeMap::new();
+    for info in loaded_programs().flatten() {
+        let ours = info.map_ids().ok().flatten().is_some_and(|ids| ids.iter().any(|id| maps.contains(id)));
+        if ours {
+            let name = info.name_as_str().unwrap_or_default().to_owned();
+            let instructions = info.size_translated().unwrap() / INSTRUCTION_BYTES;
+            found.insert(name, (instructions, info.verified_instruction_count().unwrap()));
+        }
+    }
+    let mut over = Vec::new();
+    for Budget { name, instructions, verified } in BUDGETS {
+        let &(has, walked) = found.get(name).unwrap_or_else(|| panic!("{name} is not loaded: {found:?}"));
+        println!("{name}: {has} of {instructions} instructions, {walked} of {verified} verified");
+        for (what, has, budget) in [("instructions", has, instructions), ("verified", walked, verified)] {
+            if has > budget {
+                over.push(format!("{name}: {has} {what}, the budget is {budget}"));
+            }
+        }
+    }
+    assert!(over.is_empty(), "over budget:\n{}", over.join("\n"));
+    // Whatever is loaded has a budget.
+    let budgeted = |name: &str| BUDGETS.iter().any(|budget| budget.name == name) || name == program::CLOCK;
+    assert!(found.keys().all(|name| budgeted(name)), "{found:?}");
+}

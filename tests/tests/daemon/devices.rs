@@ -1,0 +1,215 @@
+//! Devices that come and go, and those of the host itself.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde_json::{Value, json};
+use sg_tests::{Daemon, Guest, Probe, outside};
+
+use crate::world::{
+    World, allowed, ask, denied, expect, interface, must_refuse, plug, policy, refused, status_of, tcp_from,
+    wait,
+};
+
+fn named(name: &str, address: &str) -> Value {
+    json!({ "name": name, "instance": name, "addresses": [address], "security_groups": ["webs"] })
+}
+
+/// TCP from the administrator to a port of a guest that the site does not know.
+fn to(world: &World, guest: &Guest, port: u16) -> Probe {
+    Probe::tcp(&world.site.outside, (guest.v4, port)).source(outside::ADMIN)
+}
+
+#[test]
+fn spec_d23_a_managed_device_is_closed_unless_a_policy_names_it() {
+    let world = World::new(2);
+    let webs = json!([{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", 80)] }]);
+    let on = |interfaces: Value| {
+        policy(json!({
+            "settings": { "managed": ["tap*", "vnet?"] }, "security_groups": webs, "interfaces": interfaces,
+        }))
+    };
+    let named_ones = json!([interface(world.guest(0), &["webs"]), named("tap8", "10.0.0.28")]);
+    let daemon = Daemon::start(&world.site, &on(named_ones.clone())).unwrap();
+    assert_eq!(status_of(&daemon, "tap8")["state"], "absent");
+    // tap1 was there before the daemon and is in no policy.
+    assert_eq!(status_of(&daemon, "tap1")["state"], "closed");
+    let other = world.guest(1);
+    world.expect(&[
+        denied(world.tcp(outside::ADMIN, other.v4, 80)),
+        denied(world.ping(outside::ADMIN_V6, other.v6)),
+        denied(world.tcp(other.v4, outside::DNS, 80)),
+        denied(world.udp(other.v6, outside::DNS_V6, 53)),
+    ]);
+
+    let late = [("vnet5", 25), ("tap8", 28), ("free0", 29)]
+        .map(|(device, number)| plug(&world.site, device, number));
+    let _servers = late
+        .each_ref()
+        .map(|guest| guest.netns.serve_tcp(&[(guest.v4, 80).into(), (guest.v4, 81).into()]).unwrap());
+    wait("vnet5 is closed", || {
+        daemon.status().unwrap()["interfaces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|i| i["name"] == "vnet5" && i["state"] == "closed")
+    });
+    wait("tap8 is enforced", || status_of(&daemon, "tap8")["state"] == "enforced");
+    let [vnet, tap, free] = &late;
+    expect(&[
+        denied(to(&world, vnet, 80)),
+        denied(Probe::tcp(&vnet.netns, (outside::DNS, 80))),
+        allowed(to(&world, tap, 80)),
+        denied(to(&world, tap, 81)),
+        allowed(to(&world, free, 80)),
+        allowed(to(&world, free, 81)),
+    ]);
+
+    // Named, it opens as the rules say; no longer named, it closes again.
+    let mut three = named_ones.as_array().unwrap().clone();
+    three.push(named("vnet5", "10.0.0.25"));
+    daemon.apply(&on(three.into())).unwrap();
+    expect(&[allowed(to(&world, vnet, 80)), denied(to(&world, vnet, 81))]);
+    daemon.apply(&on(named_ones)).unwrap();
+    expect(&[denied(to(&world, vnet, 80)), denied(to(&world, vnet, 81))]);
+
+    // Another device of the same name is filtered like the first.
+    world.site.host.ip("link delete tap8").unwrap();
+    wait("tap8 is gone", || status_of(&daemon, "tap8")["state"] == "absent");
+    let again = plug(&world.site, "tap8", 38);
+    let _server = again.netns.serve_tcp(&[(again.v4, 80).into(), (again.v4, 81).into()]).unwrap();
+    wait("the new tap8 is enforced", || status_of(&daemon, "tap8")["state"] == "enforced");
+    expect(&[allowed(to(&world, &again, 80)), denied(to(&world, &again, 81))]);
+}
+
+#[test]
+fn spec_d21_a_device_that_cannot_be_filtered_refuses_the_policy_and_changes_nothing() {
+    let world = World::new(1);
+    let guest = world.guest(0);
+    world.site.host.ip("link add lan0 type bridge\nlink set lan0 up").unwrap();
+    let on = |port: u16, more: &[Value]| {
+        let mut interfaces = vec![interface(guest, &["webs"])];
+        interfaces.extend_from_slice(more);
+        policy(json!({
+            "security_groups": [{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", port)] }], "interfaces": interfaces,
+        }))
+    };
+    let daemon = Daemon::start(&world.site, &on(80, &[])).unwrap();
+    let rows =
+        [allowed(world.tcp(outside::ADMIN, guest.v4, 80)), denied(world.tcp(outside::ADMIN, guest.v4, 81))];
+    world.expect(&rows);
+    // A bridge has no native XDP.
+    let mut xdp = named("lan0", "10.0.0.77");
+    xdp["hook"] = "xdp".into();
+    must_refuse(&daemon, &on(81, &[xdp]), &["lan0", "\"hook\""]);
+    world.expect(&rows);
+    assert_eq!(daemon.status().unwrap()["interfaces"].as_array().unwrap().len(), 1);
+    daemon.apply(&on(81, &[named("lan0", "10.0.0.77")])).unwrap();
+    assert_eq!(refused(&daemon), None);
+    world.expect(&[
+        denied(world.tcp(outside::ADMIN, guest.v4, 80)),
+        allowed(world.tcp(outside::ADMIN, guest.v4, 81)),
+    ]);
+}
+
+#[test]
+fn spec_d26_nobody_is_locked_out_of_a_host_unless_on_purpose() {
+    let world = World::new(0);
+    let host: [IpAddr; 2] =
+        [Ipv4Addr::new(192, 0, 2, 1).into(), "2001:db8:c::1".parse::<Ipv6Addr>().unwrap().into()];
+    let far: [IpAddr; 2] =
+        [Ipv4Addr::new(192, 0, 2, 2).into(), "2001:db8:c::2".parse::<Ipv6Addr>().unwrap().into()];
+    let (here, there) = (&world.site.host, &world.site.outside);
+    here.ip(&format!(
+        "link add adm0 type veth peer name adm1 netns {}\nlink set adm0 up\n\
+         address add 192.0.2.1/24 dev adm0\naddress add 2001:db8:c::1/64 dev adm0 nodad",
+        there.name()
+    ))
+    .unwrap();
+    there
+        .ip("link set adm1 up\naddress add 192.0.2.2/24 dev adm1\naddress add 2001:db8:c::2/64 dev adm1 nodad")
+        .unwrap();
+    let on = |settings: Value, group: Value| {
+        policy(json!({
+            "settings": settings, "security_groups": [group],
+            "interfaces": [{
+                "name": "adm0", "instance": "hypervisor", "role": "host", "addresses": host, "security_groups": ["admin"],
+            }],
+        }))
+    };
+    let nothing = json!({ "name": "admin", "inbound": [], "outbound": [] });
+    let web = json!({ "name": "admin", "inbound": [tcp_from("192.0.2.0/24", 80)], "outbound": [] });
+    let daemon = Daemon::start(&world.site, &on(json!({}), nothing.clone())).unwrap();
+    let ports = |address: IpAddr| [22, 53, 80, 443].map(|port| (address, port).into());
+    let _servers: Vec<_> = [(here, host), (there, far)]
+        .into_iter()
+        .flat_map(|(netns, ends)| ends.map(|end| (netns, end)))
+        .flat_map(|(netns, end)| {
+            [netns.serve_tcp(&ports(end)).unwrap(), netns.serve_udp(&ports(end)).unwrap()]
+        })
+        .collect();
+    for (host, far) in host.into_iter().zip(far) {
+        expect(&[
+            allowed(Probe::tcp(there, (host, 22))),
+            denied(Probe::tcp(there, (host, 80))),
+            denied(Probe::udp(there, (host, 22))),
+            denied(Probe::ping(there, host)),
+            allowed(Probe::udp(here, (far, 53))),
+            allowed(Probe::tcp(here, (far, 53))),
+            denied(Probe::tcp(here, (far, 443))),
+            denied(Probe::tcp(here, (far, 22))),
+        ]);
+    }
+    let question = |port| {
+        let arguments = ["explain", "--json", "--interface", "adm0", "--direction", "inbound"];
+        ask(
+            &daemon,
+            &[&arguments[..], &["--protocol", "tcp", "--remote", "192.0.2.2", "--port", port]].concat(),
+            &[0, 1],
+        )
+    };
+    let answer = question("22");
+    assert_eq!(
+        (&answer["verdict"], &answer["rules"][0]["rule"]),
+        (&json!("allow"), &json!("settings.failsafe"))
+    );
+
+    // Rules count as on any interface.
+    daemon.apply(&on(json!({}), web.clone())).unwrap();
+    expect(&[
+        allowed(Probe::tcp(there, (host[0], 80))),
+        denied(Probe::tcp(there, (host[1], 80))),
+        allowed(Probe::tcp(there, (host[1], 22))),
+    ]);
+    daemon.apply(&on(json!({ "failsafe": { "inbound": [], "outbound": [] } }), web)).unwrap();
+    for (host, far) in host.into_iter().zip(far) {
+        expect(&[
+            denied(Probe::tcp(there, (host, 22))),
+            denied(Probe::udp(here, (far, 53))),
+            denied(Probe::tcp(here, (far, 53))),
+        ]);
+    }
+    expect(&[allowed(Probe::tcp(there, (host[0], 80)))]);
+    assert_eq!(question("22")["verdict"], "drop");
+    daemon.apply(&on(json!({}), nothing)).unwrap();
+    expect(&host.map(|host| allowed(Probe::tcp(there, (host, 22)))));
+}
+
+/// A rename is no way out of the filter.
+#[test]
+fn spec_d23_a_renamed_device_stays_filtered_if_it_is_managed() {
+    let world = World::new(1);
+    let text = policy(json!({
+        "settings": { "managed": ["tap*"] },
+        "security_groups": [{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", 80)] }],
+        "interfaces": [interface(world.guest(0), &["webs"])],
+    }));
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    world.expect(&[allowed(world.tcp(outside::ADMIN, world.guest(0).v4, 80))]);
+    world.site.host.ip("link set tap0 down\nlink set tap0 name tap7\nlink set tap7 up").unwrap();
+    wait("tap7 is closed", || {
+        let status = daemon.status().unwrap();
+        let interfaces = status["interfaces"].as_array().unwrap();
+        interfaces.iter().any(|found| found["name"] == "tap7" && found["state"] == "closed")
+    });
+    world.expect(&[denied(world.tcp(outside::ADMIN, world.guest(0).v4, 80))]);
+}

@@ -1,0 +1,268 @@
+//! `sgctl explain` says what happens, and why, and changes nothing (SPEC section 8).
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use sg_tests::{Daemon, Outcome, Probe, Transport, outside};
+
+use crate::world::{Row, World, ask, interface, ping_from, policy, status_of, tcp_from, udp_from, with};
+
+fn question(
+    interface: &str,
+    direction: &str,
+    protocol: &str,
+    remote: IpAddr,
+    port: Option<u16>,
+) -> Vec<String> {
+    let mut words: Vec<String> = [
+        "explain",
+        "--interface",
+        interface,
+        "--direction",
+        direction,
+        "--protocol",
+        protocol,
+        "--remote",
+        &remote.to_string(),
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.extend(port.into_iter().flat_map(|port| ["--port".to_owned(), port.to_string()]));
+    words
+}
+
+fn explain(daemon: &Daemon, words: &[String]) -> Value {
+    let words: Vec<&str> = words.iter().map(String::as_str).chain(["--json"]).collect();
+    ask(daemon, &words, &[0, 1])
+}
+
+#[test]
+fn spec_k27_explain_says_why_the_metadata_service_is_denied_and_what_to_add() {
+    let world = World::new(1);
+    let on = |group: Value| {
+        policy(json!({ "security_groups": [group], "interfaces": [interface(world.guest(0), &["webs"])] }))
+    };
+    let daemon = Daemon::start(&world.site, &on(json!({ "name": "webs" }))).unwrap();
+    let words =
+        "explain --interface tap0 --direction outbound --protocol tcp --remote 169.254.169.254 --port 80";
+    let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    let output = daemon.sgctl(&words.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("denied"), "{text}");
+    assert!(text.contains("reserved") && text.contains("\"webs\""), "{text}");
+    assert!(text.contains("169.254.169.0/24"), "{text}");
+
+    // Adding exactly that rule is enough, with what the absent list meant.
+    let answer = explain(&daemon, &words);
+    assert_eq!((&answer["verdict"], &answer["add"]["group"]), (&json!("drop"), &json!("webs")), "{answer:#}");
+    assert_eq!(answer["add"]["list"], "outbound");
+    let rule = answer["add"]["rule"].clone();
+    let probe = world.tcp(world.guest(0).v4, outside::METADATA, 80);
+    world.expect(&[crate::world::denied(probe.clone())]);
+    daemon.apply(&on(json!({ "name": "webs", "outbound": [rule] }))).unwrap();
+    world.expect(&[crate::world::allowed(probe)]);
+    let answer = explain(&daemon, &words);
+    assert_eq!(
+        (&answer["verdict"], &answer["rules"][0]["group"]),
+        (&json!("allow"), &json!("webs")),
+        "{answer:#}"
+    );
+}
+
+#[test]
+fn explain_names_group_rule_file_and_line_or_the_nearest_rule() {
+    let world = World::new(1);
+    let text = policy(json!({
+        "security_groups": [
+            { "name": "webs", "inbound": [tcp_from("0.0.0.0/0", 80), tcp_from("203.0.113.0/24", 22)] },
+            { "name": "other", "inbound": [tcp_from("@friends", 22)], "outbound": [] },
+            { "name": "friends" },
+        ],
+        "interfaces": [interface(world.guest(0), &["webs", "other"])],
+        "peers": [{ "address": "10.7.0.1", "security_groups": ["friends"] }],
+    }));
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    let file = daemon.policy_path();
+    let line = |nth: usize| {
+        let rules = text.lines().zip(1..).filter(|(line, _)| line.contains("\"protocol\""));
+        rules.map(|(_, number)| number - 1).nth(nth).unwrap()
+    };
+    let ask = |remote: &str, port: u16| {
+        explain(&daemon, &question("tap0", "inbound", "tcp", remote.parse().unwrap(), Some(port)))
+    };
+    for (remote, port, group, rule, nth) in [
+        ("198.51.100.7", 80, "webs", "inbound[0]", 0),
+        ("203.0.113.10", 22, "webs", "inbound[1]", 1),
+        ("10.7.0.1", 22, "other", "inbound[0]", 2),
+    ] {
+        let answer = ask(remote, port);
+        assert_eq!(
+            (&answer["verdict"], &answer["reason"]),
+            (&json!("allow"), &json!("new_flow")),
+            "{answer:#}"
+        );
+        let [found] = &answer["rules"].as_array().unwrap()[..] else { panic!("{answer:#}") };
+        assert_eq!((&found["group"], &found["rule"]), (&json!(group), &json!(rule)), "{answer:#}");
+        assert_eq!((&found["file"], &found["line"]), (&json!(file), &json!(line(nth))), "{answer:#}\n{text}");
+    }
+    let answer = ask("203.0.113.10", 23);
+    assert_eq!((&answer["verdict"], &answer["reason"]), (&json!("drop"), &json!("no_rule")), "{answer:#}");
+    assert_eq!(answer["nearest"]["group"], "webs");
+    assert!(answer["nearest"]["because"].as_str().unwrap().contains("port 23"), "{answer:#}");
+    // The nearest rule for a stranger's SSH is one for port 22 or one for strangers, and says what does not fit.
+    let answer = ask("198.51.100.7", 22);
+    assert_eq!(answer["verdict"], "drop");
+    assert!(answer["nearest"]["line"].is_u64() && answer["nearest"]["because"].is_string(), "{answer:#}");
+    // An implied rule has no line.
+    let answer = explain(&daemon, &question("tap0", "outbound", "udp", outside::DNS.into(), Some(53)));
+    assert_eq!(
+        (&answer["verdict"], &answer["rules"][0]["group"]),
+        (&json!("allow"), &json!("webs")),
+        "{answer:#}"
+    );
+}
+
+#[test]
+fn explain_knows_live_connections_and_those_whose_rule_is_gone() {
+    let world = World::new(1);
+    let guest = world.guest(0);
+    let on = |rules: Value| {
+        policy(json!({
+            "security_groups": [{ "name": "webs", "inbound": rules, "outbound": [] }],
+            "interfaces": [interface(guest, &["webs"])],
+        }))
+    };
+    let daemon = Daemon::start(&world.site, &on(json!([tcp_from("203.0.113.0/24", 80)]))).unwrap();
+    let mut held = world.hold(&world.tcp(outside::ADMIN, guest.v4, 80));
+    let flows = ask(&daemon, &["flows", "--json"], &[0]);
+    let port = flows[0]["remote_port"].to_string();
+    let mut words = question("tap0", "inbound", "tcp", outside::ADMIN.into(), Some(80));
+    words.extend(["--source-port".to_owned(), port]);
+    assert_eq!(explain(&daemon, &words)["reason"], "established");
+    daemon.apply(&on(json!([]))).unwrap();
+    let answer = explain(&daemon, &words);
+    assert_eq!(
+        (&answer["verdict"], &answer["reason"]),
+        (&json!("allow"), &json!("established")),
+        "{answer:#}"
+    );
+    assert!(answer["notes"].to_string().contains("until it times out"), "{answer:#}");
+    let new = question("tap0", "inbound", "tcp", outside::ADMIN.into(), Some(80));
+    assert_eq!(explain(&daemon, &new)["reason"], "no_rule");
+    crate::world::alive(&mut held);
+}
+
+/// Pseudo-random numbers, the same in every run (xorshift64).
+struct Random(u64);
+
+impl Random {
+    fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        values[(self.0 % values.len() as u64) as usize]
+    }
+}
+
+#[test]
+fn explain_agrees_with_real_packets_and_changes_nothing() {
+    let world = World::new(2);
+    let (a, b) = (world.guest(0), world.guest(1));
+    let all = |destination: &str| json!({ "protocol": "ALL", "destination": destination, "port": "ALL" });
+    let text = policy(json!({
+        "ipv6": true,
+        "security_groups": [
+            { "name": "webs",
+              "inbound": [
+                  json!({ "protocol": "TCP", "source": "0.0.0.0/0", "port": "80-443" }), tcp_from("2001:db8:a::/64", 22),
+                  udp_from("198.51.100.0/24", 53), ping_from("203.0.113.0/24"), tcp_from("@apps", 8080) ],
+              "outbound": [
+                  json!({ "protocol": "TCP", "destination": "8.8.8.8/32", "port": "ALL" }), all("2001:db8:53::/64"),
+                  json!({ "protocol": "UDP", "destination": "0.0.0.0/0", "port": "53" }), all("@apps") ] },
+            { "name": "apps", "inbound": [
+                  tcp_from("@webs", 80), json!({ "protocol": "UDP", "source": "@webs", "port": "ALL" }),
+                  ping_from("2001:db8:bad::/64"), tcp_from("203.0.113.10/32", 8080), tcp_from("169.254.0.0/16", 22) ] },
+        ],
+        "interfaces": [with(interface(a, &["webs"]), "hook", "xdp"), with(interface(b, &["apps"]), "hook", "tc")],
+    }));
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let remotes: [IpAddr; 8] = [
+        outside::ADMIN.into(),
+        outside::STRANGER.into(),
+        outside::METADATA.into(),
+        outside::DNS.into(),
+        outside::SQL_SERVER.into(),
+        outside::ADMIN_V6.into(),
+        outside::STRANGER_V6.into(),
+        outside::DNS_V6.into(),
+    ];
+    // Every tuple once; between the guests both ends have their say.
+    let mut tuples = std::collections::BTreeSet::new();
+    while tuples.len() < 110 {
+        let guest = random.one_of(&[0, 1]);
+        let remote =
+            random.one_of(&[&remotes[..], &[world.guest(1 - guest).v4, world.guest(1 - guest).v6]].concat());
+        let inbound = random.one_of(&[true, false]);
+        let transport = random.one_of(&[Transport::Tcp, Transport::Tcp, Transport::Udp, Transport::Icmp]);
+        let port = if transport == Transport::Icmp { 0 } else { random.one_of(&[22, 53, 80, 443, 8080]) };
+        tuples.insert((guest, remote, inbound, transport, port));
+    }
+    // Opens a few flows, which the questions must leave alone.
+    let _held = [world.hold(&world.tcp(outside::ADMIN, a.v4, 80)), world.hold(&world.tcp(a.v4, b.v4, 80))];
+    let before = state(&daemon);
+    let tuples: Vec<_> = tuples.into_iter().collect();
+    let passes = |guest: usize, inbound: bool, transport: Transport, remote: IpAddr, port: u16| {
+        let protocol = match transport {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+            Transport::Icmp => "icmp",
+        };
+        let direction = if inbound { "inbound" } else { "outbound" };
+        let port = (transport != Transport::Icmp).then_some(port);
+        let answer = explain(&daemon, &question(&format!("tap{guest}"), direction, protocol, remote, port));
+        assert!(!answer["notes"].to_string().contains("disagree"), "{answer:#}");
+        answer["verdict"] == "allow"
+    };
+    let mut rows: Vec<Row> = Vec::new();
+    for &(guest, remote, inbound, transport, port) in &tuples {
+        let own = world.guest(guest);
+        let local = if remote.is_ipv4() { own.v4 } else { own.v6 };
+        let (from, to) = if inbound { (remote, local) } else { (local, remote) };
+        let mut pass = passes(guest, inbound, transport, remote, port);
+        let other = 1 - guest;
+        if [world.guest(other).v4, world.guest(other).v6].contains(&remote) {
+            pass &= passes(other, !inbound, transport, local, port);
+        }
+        let probe: Probe = match transport {
+            Transport::Tcp => world.tcp(from, to, port),
+            Transport::Udp => world.udp(from, to, port),
+            Transport::Icmp => world.ping(from, to),
+        };
+        rows.push((probe, if pass { Outcome::Answered } else { Outcome::TimedOut }));
+    }
+    assert_eq!(state(&daemon), before, "asking changes nothing");
+    let pass = rows.iter().filter(|(_, outcome)| outcome.answered()).count();
+    assert!((10..100).contains(&pass), "{pass} of {} pass: too one-sided to mean much", rows.len());
+    world.expect(&rows);
+    assert_ne!(state(&daemon), before, "packets do");
+}
+
+/// The flows and the counters, without what the neighbours' own chatter changes.
+fn state(daemon: &Daemon) -> Value {
+    let mut flows = ask(daemon, &["flows", "--json"], &[0]);
+    for flow in flows.as_array_mut().unwrap() {
+        let flow = flow.as_object_mut().unwrap();
+        flow.retain(|field, _| field != "age" && field != "expires_in");
+    }
+    let counters = ["tap0", "tap1"].map(|tap| {
+        let status = status_of(daemon, tap);
+        ["inbound", "outbound"].map(|direction| {
+            let reasons = status[direction]["reasons"].as_array().unwrap().iter();
+            let chatter = ["arp", "neighbor_discovery"].map(Value::from);
+            reasons.filter(|reason| !chatter.contains(&reason["reason"])).cloned().collect::<Vec<_>>()
+        })
+    });
+    json!([flows, counters])
+}

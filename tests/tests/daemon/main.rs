@@ -1,0 +1,22 @@
+//! The daemon in force: a real `sgd` on the host of a private site, real sockets on both sides of it.
+//! Test names begin with the line of the specification they hold to, where there is one.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod counters;
+mod ctl;
+mod devices;
+mod enforce;
+mod explain;
+mod files;
+mod flows;
+mod hooks;
+mod life;
+mod metadata;
+mod packets;
+mod swap;
+mod world;

@@ -1,0 +1,152 @@
+//! SPEC D24: every packet is counted once, under one verdict or drop reason, and the counters add up.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use aya::maps::{HashMap, Map, MapData};
+use serde_json::json;
+use sg_common::abi::{self, Be32, Direction, Flow, FlowKeyV6, FlowPorts};
+use sg_common::verdict::Action;
+use sg_common::verdict::Reason::{self, *};
+
+use crate::bench::{Bench, DEVICES, Ingress, Way, ip, on_both_hooks};
+use crate::frame::{ACK, DESTINATION_OPTIONS, Packet, RST, SYN, arp, ethernet, tagged};
+use crate::{GUEST, OTHER, at, everything, with_rules};
+
+/// Makes the IPv6 connection table full.
+fn fill(pins: &Path, expires: u64) {
+    let map = MapData::from_pin(pins.join(abi::map::FLOWS_V6)).unwrap();
+    let capacity = map.info().unwrap().max_entries();
+    let mut flows: HashMap<MapData, FlowKeyV6, Flow> = Map::HashMap(map).try_into().unwrap();
+    let flow = Flow { expires, created: 0, policy: 0, state: 12, flags: 0, reserved: 0, sequence: [0; 6] };
+    for number in 0..capacity {
+        let key = FlowKeyV6 {
+            zone_protocol: u32::MAX,
+            local: [Be32(number); 4],
+            remote: [Be32(0); 4],
+            ports: FlowPorts { local: 0, remote: 0 },
+        };
+        // What the test itself has begun takes room too.
+        if flows.insert(key, flow, 0).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn spec_d24_each_reason_moves_one_counter_by_one_and_the_sum_is_the_packets() {
+    on_both_hooks(|bench| {
+        let mut open = with_rules(bench.ingress(), &everything("source"), &everything("destination"));
+        let mut strict = with_rules(bench.ingress(), &json!([]), &everything("destination"));
+        open["interfaces"][0]["timeouts"] = json!({ "udp": 30 });
+        strict["settings"] = json!({ "strict_tcp": true });
+        let (here, there) = (at(GUEST[0], 40_000), at(OTHER[0], 443));
+        let (here6, there6) = (at(GUEST[1], 40_000), at(OTHER[1], 443));
+        let tcp = Packet::tcp(here, there, SYN);
+        let mut chain = Packet::udp(here6, there6, b"");
+        for _ in 0..7 {
+            chain = chain.extension(DESTINATION_OPTIONS, &[0; 6]);
+        }
+        let mut seen = BTreeSet::new();
+        let mut packets = 0;
+        // `run_at` holds the whole of the counters to one step; the sum is held at the end.
+        let mut expect = |bench: &mut Bench, way, frame: &[u8], reason: Reason| {
+            assert_eq!(bench.run_at("sg0", way, frame), reason);
+            seen.insert(reason);
+            packets += 1;
+        };
+
+        bench.apply(&[open]);
+        let (out, into) = (Way::Ingress, Way::Egress);
+        expect(bench, out, &tcp.frame(), NewFlow);
+        expect(bench, out, &tcp.then(ACK).frame(), TcpState);
+        expect(bench, into, &tcp.answer(SYN | ACK).frame(), Established);
+        expect(bench, out, &tcp.then(0).frame(), TcpFlags);
+        expect(bench, out, &Packet::tcp(here, at(OTHER[0], 444), RST).frame(), RuleOnly);
+        expect(bench, out, &arp([10, 0, 0, 5].into(), [10, 0, 0, 1].into()), Arp);
+        let solicitation = Packet::icmp(ip(GUEST[1]), ip("ff02::1"), 135, 0, 0).hop_limit(255);
+        expect(bench, out, &solicitation.frame(), NeighborDiscovery);
+        expect(bench, out, &Packet::udp(at("0.0.0.0", 68), at("255.255.255.255", 67), b"").frame(), Dhcp);
+        expect(bench, into, &tcp.bare()[..40], Malformed);
+        expect(bench, into, &ethernet(0x88cc, &[0; 46]), EtherType);
+        expect(bench, into, &tagged(&tcp.frame(), 0x8100, 1), Vlan);
+        expect(bench, into, &tcp.clone().fragment(8, true, 1).frame(), Fragment);
+        expect(bench, into, &chain.frame(), ExtensionHeaders);
+        bench.apply(&[strict]);
+        expect(bench, out, &Packet::tcp(here, at(OTHER[0], 445), ACK).frame(), StrictTcp);
+        expect(bench, into, &Packet::udp(there, here, b"").frame(), NoRule);
+        let pins = bench.enforcer().kernel().pins().maps();
+        let kernel = bench.enforcer().kernel();
+        let expires = kernel.now().unwrap() + kernel.jiffies(1000);
+        fill(&pins, expires);
+        expect(bench, out, &Packet::udp(here6, there6, b"").frame(), TableFull);
+
+        // A device that the filter was never told about.
+        let before = bench.counts();
+        assert_eq!(bench.raw(0, out, &tcp.frame()), Action::Drop);
+        let mut expected = before.clone();
+        let counter = (String::new(), Direction::Outbound, UnknownInterface);
+        expected.insert(counter, (1, tcp.frame().len() as u64));
+        assert_eq!(bench.counts(), expected);
+        seen.insert(UnknownInterface);
+        packets += 1;
+
+        assert_eq!(bench.packets(), packets);
+        assert_eq!(seen, Reason::EVERY.iter().copied().collect(), "every reason has its packet here");
+    });
+}
+
+#[test]
+fn spec_d24_the_filter_on_a_device_it_was_not_told_about_drops_everything() {
+    Bench::run(Ingress::Tc, &DEVICES, |bench| {
+        bench.apply(&[with_rules(bench.ingress(), &everything("source"), &everything("destination"))]);
+        for way in [Way::Ingress, Way::Egress] {
+            for frame in [
+                Packet::tcp(at(GUEST[0], 1), at(OTHER[0], 2), SYN).frame(),
+                Packet::ping(ip(GUEST[1]), ip(OTHER[1]), 1).frame(),
+                arp([10, 0, 0, 5].into(), [10, 0, 0, 1].into()),
+                ethernet(0x88cc, &[0; 46]),
+            ] {
+                assert_eq!(bench.run_at("sg2", way, &frame), UnknownInterface);
+            }
+        }
+        assert_eq!(bench.flows(), []);
+    });
+}
+
+#[test]
+fn spec_d24_directions_and_devices_are_counted_apart() {
+    on_both_hooks(|bench| {
+        let mut file = with_rules(bench.ingress(), &everything("source"), &everything("destination"));
+        let mut host = file["interfaces"][0].clone();
+        host["name"] = "sg1".into();
+        host["role"] = "host".into();
+        host["addresses"] = json!(["192.0.2.1"]);
+        file["interfaces"].as_array_mut().unwrap().push(host);
+        bench.apply(&[file]);
+        let frame = Packet::udp(at(GUEST[0], 1), at(OTHER[0], 2), b"").frame();
+        for (device, way, direction) in [
+            ("sg0", Way::Ingress, Direction::Outbound),
+            ("sg0", Way::Egress, Direction::Inbound),
+            // A host's own NIC: what comes in is inbound.
+            ("sg1", Way::Ingress, Direction::Inbound),
+            ("sg1", Way::Egress, Direction::Outbound),
+        ] {
+            assert_eq!(bench.run_at(device, way, &frame), NewFlow);
+            let counts = bench.counts();
+            assert_eq!(counts[&(device.to_owned(), direction, NewFlow)], (1, frame.len() as u64));
+        }
+    });
+}
+
+#[test]
+fn spec_d24_a_tag_that_the_device_took_out_of_the_frame_is_a_tag() {
+    on_both_hooks(|bench| {
+        bench.apply(&[with_rules(bench.ingress(), &everything("source"), &everything("destination"))]);
+        let packet = Packet::udp(at(GUEST[0], 1), at(OTHER[0], 2), b"").frame();
+        bench.transmit("sg0", &tagged(&packet, 0x8100, 7));
+        assert_eq!(bench.wait_for_packets(1), 1);
+        let counts = bench.counts();
+        assert!(counts.contains_key(&("sg0".to_owned(), Direction::Outbound, Vlan)), "{counts:?}");
+    });
+}
