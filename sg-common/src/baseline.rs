@@ -59,7 +59,10 @@ impl Guarded<'_> {
             ether_type::ARP => self.arp(packet, tables, network),
             ether_type::RARP => Ok(Reason::Arp),
             ether_type::VLAN | ether_type::PROVIDER_VLAN => Err(Reason::Vlan),
-            _ if !self.has(GUARD_ETHER_TYPE) || self.half.ether_types.contains(&kind) => Ok(Reason::RuleOnly),
+            // Zero fills up the list.
+            _ if !self.has(GUARD_ETHER_TYPE) || (kind != 0 && self.half.ether_types.contains(&kind)) => {
+                Ok(Reason::RuleOnly)
+            }
             _ => Err(Reason::EtherType),
         }
     }
