@@ -2,8 +2,16 @@
 
 pub(crate) const POLICY: &[&str] =
     &["version", "project", "vpc", "ipv6", "settings", "security_groups", "interfaces", "peers"];
-pub(crate) const SETTINGS: &[&str] =
-    &["metadata", "on_rule_change", "strict_tcp", "quotas", "timeouts", "managed", "failsafe"];
+pub(crate) const SETTINGS: &[&str] = &[
+    "metadata",
+    "on_rule_change",
+    "strict_tcp",
+    "quotas",
+    "timeouts",
+    "managed",
+    "failsafe",
+    "guest_baseline",
+];
 pub(crate) const QUOTAS: &[&str] = &["groups_per_project", "rules_per_group", "groups_per_interface"];
 pub(crate) const TIMEOUTS: &[&str] = &[
     "tcp_syn_sent",
@@ -20,6 +28,21 @@ pub(crate) const TIMEOUTS: &[&str] = &[
     "other",
 ];
 pub(crate) const FAILSAFE: &[&str] = &["inbound", "outbound"];
+/// The guards first.
+pub(crate) const GUEST_BASELINE: &[&str] = &[
+    "source_mac",
+    "source_address",
+    "arp",
+    "neighbor_discovery",
+    "dhcp_server",
+    "router_advertisements",
+    "redirects",
+    "vlan",
+    "source_routing",
+    "ether_types",
+    "link_local",
+    "routers",
+];
 pub(crate) const GROUP: &[&str] =
     &["name", "description", "include_allowed_addresses", "inbound", "outbound"];
 pub(crate) const INBOUND_RULE: &[&str] =
@@ -33,6 +56,7 @@ pub(crate) const INTERFACE: &[&str] = &[
     "role",
     "hook",
     "mac",
+    "trunk",
     "addresses",
     "allowed_addresses",
     "security_groups",

@@ -8,7 +8,9 @@
 //! | no metadata | an enforced interface that cannot reach 169.254.169.254:80 |
 //! | never matches | icmpv6 with an IPv4 network, ICMP number 1 with an IPv6 network |
 //! | no members | `@group` of a group without a member |
-//! | no address | a guest's interface without addresses: its groups gain no member |
+//! | no address | a guest's interface without addresses: its groups gain no member, its source addresses are free |
+//! | no hardware address (note) | a guest's interface without `mac`: its hardware address is free (section 6) |
+//! | trunk (note) | `trunk` on an interface with role `host` |
 //! | not enforced | groups on bare metal (K3) |
 //! | a peer at home | a peer's address that an interface of the same VPC has too |
 //! | closes every device | the pattern `*` in `managed` |
@@ -255,8 +257,14 @@ impl Lint<'_, '_> {
             }
             self.too_many_groups(interface, &field);
             if interface.addresses.is_empty() && interface.role == Role::Guest {
+                let guarded = self.model.settings.guest_baseline.source_address;
+                let unchecked = if guarded && interface.allowed_addresses.is_empty() {
+                    " and its source addresses are not checked"
+                } else {
+                    ""
+                };
                 let fault = Fault::warning(format!(
-                    "interface {name} has no address, so \"@group\" rules never mean it"
+                    "interface {name} has no address, so \"@group\" rules never mean it{unchecked}"
                 ))
                 .suggest("write its \"addresses\"");
                 self.report(interface.source, &format!("{field}.addresses"), fault);
@@ -269,11 +277,31 @@ impl Lint<'_, '_> {
                 .suggest(format!("add the rule {METADATA_RULE}"));
                 self.report(interface.source, &field, fault);
             }
+            self.guest_baseline(interface, &field);
             if interface.role == Role::Host {
                 let fault =
                     Fault::note(format!("failsafe of {name}: {}", failsafe(&self.model.settings.failsafe)));
                 self.report(interface.source, &format!("{field}.role"), fault);
             }
+        }
+    }
+
+    /// SPEC section 6.
+    fn guest_baseline(&mut self, interface: &Interface, field: &str) {
+        let name = quote(&interface.name);
+        let guarded = self.model.settings.guest_baseline.source_mac;
+        if guarded && interface.mac.is_none() && interface.role == Role::Guest {
+            let fault = Fault::note(format!(
+                "interface {name} has no \"mac\", so its hardware address is not checked"
+            ))
+            .suggest("write its \"mac\"");
+            self.report(interface.source, &format!("{field}.mac"), fault);
+        }
+        if interface.trunk && interface.role == Role::Host {
+            let fault = Fault::note(format!(
+                "interface {name} has role \"host\", where \"trunk\" has no effect: only guests are held to have no VLAN tags"
+            ));
+            self.report(interface.source, &format!("{field}.trunk"), fault);
         }
     }
 

@@ -2,11 +2,11 @@
 //!
 //! A part that was faulty is `None` (the fault is reported already), so that its neighbours are still checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::model::{HookChoice, Kind, Match, Metadata, OnRuleChange, Protocol, Role};
+use super::model::{EtherTypes, HookChoice, Kind, LinkLocal, Match, Metadata, OnRuleChange, Protocol, Role};
 use super::source::{Span, Spanned};
 
 #[derive(Debug)]
@@ -59,6 +59,7 @@ pub(crate) struct RawInterface {
     pub role: Role,
     pub hook: HookChoice,
     pub mac: Option<[u8; 6]>,
+    pub trunk: bool,
     pub addresses: Vec<Spanned<IpAddr>>,
     pub allowed_addresses: Vec<Spanned<IpAddr>>,
     pub groups: Vec<Spanned<String>>,
@@ -84,6 +85,7 @@ pub(crate) struct RawSettings {
     pub timeouts: RawTimeouts,
     pub managed: Option<Spanned<Vec<String>>>,
     pub failsafe: Option<Spanned<RawFailsafe>>,
+    pub guest_baseline: RawGuestBaseline,
 }
 
 /// In the order of [`super::fields::TIMEOUTS`].
@@ -93,4 +95,13 @@ pub(crate) type RawTimeouts = [Option<Spanned<u32>>; 12];
 pub(crate) struct RawFailsafe {
     pub inbound: Vec<RawRule>,
     pub outbound: Vec<RawRule>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct RawGuestBaseline {
+    /// In the order of [`super::fields::GUEST_BASELINE`], which begins with them.
+    pub guards: [Option<Spanned<bool>>; 9],
+    pub ether_types: Option<Spanned<EtherTypes>>,
+    pub link_local: Option<Spanned<LinkLocal>>,
+    pub routers: Option<Spanned<Vec<Ipv6Addr>>>,
 }

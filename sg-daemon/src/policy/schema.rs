@@ -56,6 +56,7 @@ pub struct Settings {
     #[schemars(inner(length(min = 1)))]
     pub managed: Option<Vec<String>>,
     pub failsafe: Option<Failsafe>,
+    pub guest_baseline: Option<GuestBaseline>,
 }
 
 /// explicit: only a rule of "default", or one whose own network lies in 169.254.0.0/16, reaches the service.
@@ -140,6 +141,65 @@ pub struct Timeouts {
 pub struct Failsafe {
     pub inbound: Vec<InboundRule>,
     pub outbound: Vec<OutboundRule>,
+}
+
+/// What a guest may not do whatever its rules say. Each guard is on unless it is switched off here.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct GuestBaseline {
+    /// Frames only from the interface's mac, where it is written. Default: true.
+    pub source_mac: Option<bool>,
+    /// Packets only from the interface's addresses and allowed_addresses, in each family in which it has one.
+    /// Default: true.
+    pub source_address: Option<bool>,
+    /// ARP only about its own addresses. Default: true.
+    pub arp: Option<bool>,
+    /// IPv6 neighbour discovery only about its own addresses, from the link itself, in one piece. Default: true.
+    pub neighbor_discovery: Option<bool>,
+    /// No DHCP or DHCPv6 server. Default: true.
+    pub dhcp_server: Option<bool>,
+    /// No IPv6 router advertisements from the guest. Default: true.
+    pub router_advertisements: Option<bool>,
+    /// No ICMP redirects, either way. Default: true.
+    pub redirects: Option<bool>,
+    /// No VLAN tags, except on interfaces with trunk. Default: true.
+    pub vlan: Option<bool>,
+    /// No source routes. Default: true.
+    pub source_routing: Option<bool>,
+    /// What passes beside IPv4, IPv6 and ARP. Default: an empty list.
+    pub ether_types: Option<EtherTypes>,
+    /// Which IPv6 link-local addresses are a guest's own. Default: any.
+    pub link_local: Option<LinkLocal>,
+    /// IPv6 addresses, usually link-local, of the routers whose advertisements guests may see. Default: an empty list,
+    /// which means anybody's.
+    #[schemars(inner(regex(pattern = r"^[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*$")))]
+    pub routers: Option<Vec<String>>,
+}
+
+/// any: every other EtherType. A list: these.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum EtherTypes {
+    Word(#[schemars(extend("const" = "any"))] String),
+    Listed(#[schemars(length(max = 8))] Vec<EtherType>),
+}
+
+/// What a frame carries, as a string of four hexadecimal digits ("0x88cc") or as a number. IPv4, IPv6, ARP and VLAN tags
+/// are handled by the filter itself.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged, transform = not_handled_already)]
+pub enum EtherType {
+    Number(#[schemars(range(min = 1536))] u16),
+    Text(#[schemars(regex(pattern = r"^0x(0[6-9A-Fa-f]|[1-9A-Fa-f][0-9A-Fa-f])[0-9A-Fa-f]{2}$"))] String),
+}
+
+/// derived: the one that follows from the interface's mac, and those among its addresses. any: every one; guests make
+/// private ones that nobody else knows.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+pub enum LinkLocal {
+    Derived,
+    Any,
 }
 
 /// A named list of what is allowed. There are no deny rules: what no rule allows is denied.
@@ -228,6 +288,8 @@ pub struct Interface {
     /// The instance's own MAC address.
     #[schemars(regex(pattern = r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$"))]
     pub mac: Option<String>,
+    /// Whether its frames may carry VLAN tags; what is inside is judged all the same. Default: false.
+    pub trunk: Option<bool>,
     /// The instance's own addresses: they make it a member of its groups.
     pub addresses: Option<Vec<String>>,
     /// Further addresses it may use, such as one that moves between instances.
@@ -304,6 +366,13 @@ fn port_where_it_belongs(schema: &mut Schema) {
     );
 }
 
+/// Section 6.
+fn not_handled_already(schema: &mut Schema) {
+    let text = json!({ "pattern": "^0x(0800|0806|8100|86[Dd]{2}|88[Aa]8)$", "type": "string" });
+    let number = json!({ "enum": [0x0800, 0x0806, 0x8100, 0x86dd, 0x88a8] });
+    schema.insert("not".to_owned(), json!({ "anyOf": [text, number] }));
+}
+
 /// K2, K3.
 fn a_group_unless_bare_metal(schema: &mut Schema) {
     let bare_metal = json!({ "properties": { "kind": { "const": "bare_metal" } }, "required": ["kind"] });
@@ -335,6 +404,7 @@ mod tests {
             (&definitions["Quotas"], fields::QUOTAS),
             (&definitions["Timeouts"], fields::TIMEOUTS),
             (&definitions["Failsafe"], fields::FAILSAFE),
+            (&definitions["GuestBaseline"], fields::GUEST_BASELINE),
             (&definitions["SecurityGroup"], fields::GROUP),
             (&definitions["InboundRule"], fields::INBOUND_RULE),
             (&definitions["OutboundRule"], fields::OUTBOUND_RULE),

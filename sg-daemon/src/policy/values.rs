@@ -2,6 +2,7 @@
 //! value and gives the value or what is wrong with it; none knows where the text stands.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -10,7 +11,7 @@ use super::model::{PortRange, Protocol};
 use super::names::did_you_mean;
 
 pub(crate) const DEFAULT_GROUP: &str = "default";
-pub(crate) const GROUP_NAME_CHARS: std::ops::RangeInclusive<usize> = 4..=250;
+pub(crate) const GROUP_NAME_CHARS: RangeInclusive<usize> = 4..=250;
 pub(crate) const GROUP_DESCRIPTION_CHARS: usize = 100;
 pub(crate) const RULE_DESCRIPTION_CHARS: usize = 50;
 pub(crate) const NAME_CHARS: usize = 250;
@@ -245,6 +246,77 @@ pub(crate) fn mac(text: &str) -> Result<[u8; 6], Fault> {
     }
 }
 
+/// A router that may advertise itself to guests.
+pub(crate) fn router(text: &str) -> Result<Ipv6Addr, Fault> {
+    const EXPECTED: &str = "an IPv6 address such as \"fe80::1\"";
+    let is_v4 = |address: IpAddr| address.is_ipv4() || unmapped(address).is_some();
+    match address(text) {
+        Ok(IpAddr::V6(router)) => Ok(router),
+        Err(fault) if !text.parse().is_ok_and(is_v4) => Err(fault.expected(EXPECTED)),
+        _ => Err(Fault::error(format!("{} is an IPv4 address", quote(text)))
+            .expected(format!("{EXPECTED}: routers advertise themselves in IPv6 only"))),
+    }
+}
+
+/// A smaller number in its place is the length of the frame (IEEE 802.3).
+pub(crate) const ETHER_TYPES: RangeInclusive<u64> = 0x0600..=0xffff;
+pub(crate) const ETHER_TYPE_EXPECTED: &str =
+    "an EtherType from \"0x0600\" to \"0xffff\", such as \"0x88cc\", or a number from 1536 to 65535";
+
+/// EtherTypes that no list has to let pass (IEEE 802 numbers).
+const HANDLED_ETHER_TYPES: &[(u16, &str)] = &[
+    (0x0800, "IPv4"),
+    (0x0806, "ARP"),
+    (VLAN, "VLAN tags"),
+    (0x86dd, "IPv6"),
+    (0x88a8, "service VLAN tags"),
+];
+const VLAN: u16 = 0x8100;
+
+pub(crate) fn ether_type(text: &str) -> Result<u16, Fault> {
+    let bad = |why: String| Fault::error(why).expected(ETHER_TYPE_EXPECTED);
+    let digits = |text: &str| -> Option<u16> {
+        let plain = text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if plain { u16::from_str_radix(text, 16).ok() } else { None }
+    };
+    let Some(number) = text.strip_prefix("0x").and_then(digits) else {
+        let bare = text.strip_prefix("0X").unwrap_or(text);
+        let meant = digits(bare)
+            .or_else(|| ether_type_name(text))
+            .filter(|&number| ETHER_TYPES.contains(&u64::from(number)) && ether_type_number(number).is_ok())
+            .map(|number| format!("write \"{number:#06x}\""));
+        return Err(bad(format!("{} is not an EtherType", quote(text))).suggest_opt(meant));
+    };
+    if !ETHER_TYPES.contains(&u64::from(number)) {
+        return Err(bad(format!("{} is the length of a frame, not an EtherType", quote(text))));
+    }
+    ether_type_number(number)
+}
+
+pub(crate) fn ether_type_number(number: u16) -> Result<u16, Fault> {
+    let Some((_, name)) = HANDLED_ETHER_TYPES.iter().find(|(handled, _)| *handled == number) else {
+        return Ok(number);
+    };
+    let fault = Fault::error(format!("EtherType {number:#06x} ({name}) is handled by the filter itself"))
+        .expected("EtherTypes beside IPv4, IPv6, ARP and VLAN tags");
+    Err(fault.suggest(if number == VLAN {
+        "remove it, and write \"trunk\": true on the interfaces whose frames may carry tags"
+    } else {
+        "remove it"
+    }))
+}
+
+/// An EtherType for a word that people write in its place.
+fn ether_type_name(text: &str) -> Option<u16> {
+    match text.to_ascii_lowercase().as_str() {
+        "lldp" => Some(0x88cc),
+        "eapol" | "802.1x" => Some(0x888e),
+        "mpls" => Some(0x8847),
+        "ptp" => Some(0x88f7),
+        _ => None,
+    }
+}
+
 /// What the kernel accepts as a device name (`dev_valid_name` in net/core/dev.c), without control characters.
 pub(crate) fn device_name(text: &str) -> Result<(), Fault> {
     let why = if text.is_empty() {
@@ -387,6 +459,45 @@ mod tests {
         assert!(told(address("::ffff:10.0.0.5")).contains("write \\\"10.0.0.5\\\""));
         for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "10.0.0", "x"] {
             assert!(address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn routers_are_ipv6_addresses() {
+        assert_eq!(router("fe80::1").unwrap().to_string(), "fe80::1");
+        assert!(router("2001:db8::1").is_ok());
+        assert!(told(router("fe80::1/64")).contains("write \\\"fe80::1\\\""));
+        for text in ["10.0.0.1", "::ffff:10.0.0.1"] {
+            assert!(told(router(text)).contains("routers advertise themselves in IPv6 only"), "{text}");
+        }
+        for text in ["::", "ff02::2", "fe80::1%eth0", ""] {
+            assert!(told(router(text)).contains("\\\"fe80::1\\\""), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn spec_section_6_ether_types_are_four_digits_and_no_length() {
+        for (text, want) in [("0x0600", 0x0600), ("0x88cc", 0x88cc), ("0x88CC", 0x88cc), ("0xffff", 0xffff)] {
+            assert_eq!(ether_type(text).unwrap(), want, "{text}");
+        }
+        for text in ["0x05ff", "0x0000", "0x600", "0x088cc", "0x10000", "0x+8cc", "0x88c ", "35020", "0x", ""]
+        {
+            assert!(ether_type(text).is_err(), "{text:?}");
+        }
+        for (text, hint) in [
+            ("88cc", "write \\\"0x88cc\\\""),
+            ("0X88cc", "write \\\"0x88cc\\\""),
+            ("LLDP", "write \\\"0x88cc\\\""),
+            ("0x05dc", "is the length of a frame"),
+            ("0x8100", "\\\"trunk\\\": true"),
+        ] {
+            assert!(told(ether_type(text)).contains(hint), "{text}: {}", told(ether_type(text)));
+        }
+        assert!(!told(ether_type("0800")).contains("write"));
+        for (number, _) in HANDLED_ETHER_TYPES {
+            let text = format!("{number:#06x}");
+            assert!(told(ether_type(&text)).contains("is handled by the filter itself"), "{text}");
+            assert!(ether_type_number(*number).is_err(), "{text}");
         }
     }
 

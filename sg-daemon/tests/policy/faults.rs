@@ -90,17 +90,17 @@ fn spec_k5_every_way_to_write_a_deny_rule_is_an_error_with_file_line_and_field()
 #[test]
 fn spec_k5_unknown_fields_are_errors_on_every_object() {
     let text = with(
-        r#""x1": 1, "settings": { "x2": 1, "quotas": { "x3": 1 }, "timeouts": { "x4": 1 }, "failsafe": { "inbound": [], "outbound": [], "x5": 1 } },
+        r#""x1": 1, "settings": { "x2": 1, "quotas": { "x3": 1 }, "timeouts": { "x4": 1 }, "failsafe": { "inbound": [], "outbound": [], "x5": 1 }, "guest_baseline": { "x12": 1 } },
 "security_groups": [{ "name": "group", "x6": 1, "inbound": [{ "protocol": "ALL", "source": "::/0", "x7": 1 }], "outbound": [{ "protocol": "ALL", "destination": "::/0", "x8": 1 }] }],
 "interfaces": [{ "name": "tap0", "security_groups": ["group"], "x9": 1, "timeouts": { "x10": 1 } }],
 "peers": [{ "address": "10.0.0.1", "security_groups": ["group"], "x11": 1 }]"#,
     );
     let found = faults(&text);
-    for n in 1..=11 {
+    for n in 1..=12 {
         let want = format!("unknown field \"x{n}\"");
         assert_eq!(found.iter().filter(|fault| fault.ends_with(&want)).count(), 1, "{want}: {found:#?}");
     }
-    assert_eq!(found.len(), 11, "{found:#?}");
+    assert_eq!(found.len(), 12, "{found:#?}");
 }
 
 #[test]

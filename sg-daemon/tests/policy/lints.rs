@@ -1,5 +1,7 @@
 //! Advice: each kind given where it is due and not given where it is not.
 
+use sg_daemon::policy::Severity;
+
 use crate::{good, inbound, policy as with, short};
 
 fn lints(text: &str) -> Vec<String> {
@@ -69,7 +71,7 @@ fn spec_k19_too_many_groups() {
         let groups: Vec<String> = names.iter().map(|name| format!("{{ \"name\": {name} }}")).collect();
         lints(&with(&format!(
             r#""settings": {{ "metadata": "exempt", "quotas": {{ "groups_per_interface": {quota} }} }}, "security_groups": [{}],
-            "interfaces": [{{ "name": "tap0", "addresses": ["10.0.0.1"], "security_groups": [{}] }}]"#,
+            "interfaces": [{{ "name": "tap0", "mac": "52:54:00:12:34:56", "addresses": ["10.0.0.1"], "security_groups": [{}] }}]"#,
             groups.join(","),
             names.join(",")
         )))
@@ -94,7 +96,7 @@ fn d1_a_group_without_members_matches_nothing() {
         ["3:51 security_groups[0].inbound[0]: \"@used\" has no member: this rule matches nothing"]
     );
     assert!(lints(&text(r#"{ "address": "10.0.0.1", "security_groups": ["used"] }"#)).is_empty());
-    let no_address = text("").replace("\"peers\": []", r#""settings": { "metadata": "exempt" }, "interfaces": [{ "name": "tap0", "security_groups": ["used"] }]"#);
+    let no_address = text("").replace("\"peers\": []", r#""settings": { "metadata": "exempt" }, "interfaces": [{ "name": "tap0", "mac": "52:54:00:12:34:56", "security_groups": ["used"] }]"#);
     assert_eq!(
         lints(&no_address).len(),
         2,
@@ -203,6 +205,78 @@ fn spec_d26_the_failsafe_of_host_interfaces_is_shown() {
     );
 }
 
+/// What `check` says of the guest baseline: messages by severity.
+fn of_baseline(baseline: &str, interface: &str) -> Vec<(Severity, String)> {
+    let text = with(&format!(
+        r#""settings": {{ "guest_baseline": {{ {baseline} }} }},
+"interfaces": [{{ "name": "tap0", "security_groups": ["default"]{interface} }}]"#
+    ));
+    let lints = good(&text).lints;
+    lints
+        .into_iter()
+        .inspect(|lint| assert_eq!((lint.line, lint.column), (Some(4), Some(16))))
+        .filter(|lint| lint.field != "interfaces[0].role")
+        .map(|lint| (lint.severity, format!("{}: {}", lint.field, lint.message)))
+        .collect()
+}
+
+#[test]
+fn spec_section_6_check_says_whose_hardware_address_is_not_checked() {
+    let address = r#", "addresses": ["10.0.0.1"]"#;
+    let with_mac = format!(r#"{address}, "mac": "52:54:00:12:34:56""#);
+    assert_eq!(
+        of_baseline("", address),
+        [(
+            Severity::Note,
+            "interfaces[0].mac: interface \"tap0\" has no \"mac\", so its hardware address is not checked"
+                .to_owned()
+        )]
+    );
+    assert_eq!(of_baseline("", &format!(r#"{address}, "kind": "container""#)).len(), 1);
+    for (baseline, interface) in [
+        ("", with_mac),
+        (r#""source_mac": false"#, address.to_owned()),
+        ("", format!(r#"{address}, "role": "host""#)),
+        ("", r#", "kind": "bare_metal""#.to_owned()),
+    ] {
+        let found = of_baseline(baseline, &interface);
+        assert!(found.iter().all(|(severity, _)| *severity != Severity::Note), "{interface}: {found:?}");
+    }
+}
+
+#[test]
+fn spec_section_6_check_says_whose_source_addresses_are_not_checked() {
+    let message = |baseline: &str, addresses: &str| {
+        let found = of_baseline(baseline, &format!(r#", "mac": "52:54:00:12:34:56"{addresses}"#));
+        assert!(found.len() <= 1, "{found:?}");
+        found.into_iter().next()
+    };
+    let no_member =
+        "interfaces[0].addresses: interface \"tap0\" has no address, so \"@group\" rules never mean it";
+    let unchecked = format!("{no_member} and its source addresses are not checked");
+    assert_eq!(message("", ""), Some((Severity::Warning, unchecked)));
+    let no_member = Some((Severity::Warning, no_member.to_owned()));
+    assert_eq!(message(r#""source_address": false"#, ""), no_member);
+    assert_eq!(message("", r#", "allowed_addresses": ["10.0.0.1"]"#), no_member);
+    // One family is enough.
+    assert_eq!(message("", r#", "addresses": ["10.0.0.1"]"#), None);
+    assert_eq!(message("", r#", "addresses": ["2001:db8::1"]"#), None);
+}
+
+#[test]
+fn spec_section_6_check_says_that_a_host_is_no_trunk() {
+    let trunk = r#", "mac": "52:54:00:12:34:56", "addresses": ["10.0.0.1"], "trunk": true"#;
+    assert_eq!(of_baseline("", trunk), []);
+    assert_eq!(
+        of_baseline("", &format!(r#"{trunk}, "role": "host""#)),
+        [(
+            Severity::Note,
+            "interfaces[0].trunk: interface \"tap0\" has role \"host\", where \"trunk\" has no effect: only guests are held to have no VLAN tags".to_owned()
+        )]
+    );
+    assert_eq!(of_baseline("", &format!(r#"{trunk}, "role": "host""#).replace("true", "false")), []);
+}
+
 #[test]
 fn spec_k3_rules_on_bare_metal_are_not_enforced() {
     let text =
@@ -223,7 +297,7 @@ fn a_managed_pattern_for_everything_and_a_peer_at_home_are_pointed_out() {
     );
     assert!(lints(&with(r#""settings": { "managed": ["tap*"] }"#)).is_empty());
     let text = with(
-        r#""interfaces": [{ "name": "tap0", "addresses": ["10.0.0.1"], "security_groups": ["default"] }],
+        r#""interfaces": [{ "name": "tap0", "mac": "52:54:00:12:34:56", "addresses": ["10.0.0.1"], "security_groups": ["default"] }],
 "peers": [{ "address": "10.0.0.1", "security_groups": ["default"] }]"#,
     );
     assert_eq!(

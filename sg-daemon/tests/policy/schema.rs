@@ -46,6 +46,7 @@ fn what_is_broken_in_form_is_invalid_for_schema_and_loader() {
     let validator = validator();
     let rule = |fields: &str| inbound(&format!("{{ {fields} }}"));
     let device = |fields: &str| with(&format!("\"interfaces\": [{{ {fields} }}]"));
+    let baseline = |fields: &str| with(&format!("\"settings\": {{ \"guest_baseline\": {{ {fields} }} }}"));
     let broken = [
         "[]".to_owned(),
         "{}".to_owned(),
@@ -75,6 +76,26 @@ fn what_is_broken_in_form_is_invalid_for_schema_and_loader() {
         with(r#""settings": { "timeouts": { "tcp_established": 59 } }"#),
         with(r#""settings": { "metadata": "none" }"#),
         with(r#""settings": { "failsafe": { "inbound": [] } }"#),
+        device(r#""name": "tap0", "trunk": "yes", "security_groups": ["default"]"#),
+        with(r#""settings": { "guest_baseline": [] }"#),
+        baseline(r#""unknown": true"#),
+        baseline(r#""source_mac": "on""#),
+        baseline(r#""ether_types": "none""#),
+        baseline(r#""ether_types": ["any"]"#),
+        baseline(r#""ether_types": ["88cc"]"#),
+        baseline(r#""ether_types": ["0x05ff"]"#),
+        baseline(r#""ether_types": [1535]"#),
+        baseline(r#""ether_types": [65536]"#),
+        baseline(r#""ether_types": ["0x0800"]"#),
+        baseline(r#""ether_types": ["0x86DD"]"#),
+        baseline(r#""ether_types": [2054]"#),
+        baseline(r#""ether_types": [33024]"#),
+        baseline(r#""ether_types": ["0x88A8"]"#),
+        baseline(r#""ether_types": [2000, 2001, 2002, 2003, 2004, 2005, 2006, 2007, 2008]"#),
+        baseline(r#""link_local": "none""#),
+        baseline(r#""routers": "fe80::1""#),
+        baseline(r#""routers": ["10.0.0.1"]"#),
+        baseline(r#""routers": ["fe80::1/64"]"#),
     ];
     for text in broken {
         let value: Value = serde_json::from_str(&text).unwrap();
@@ -95,6 +116,14 @@ fn what_is_unusual_but_right_is_valid_for_both() {
         with(r#""interfaces": [{ "name": "eth0", "kind": "bare_metal" }]"#),
         with(r#""security_groups": [{ "name": "default", "inbound": [], "outbound": [] }]"#),
         with(r#""settings": { "failsafe": { "inbound": [], "outbound": [] }, "managed": [] }"#),
+        with(r#""settings": { "guest_baseline": {} }"#),
+        with(
+            r#""settings": { "guest_baseline": { "arp": false, "ether_types": ["0x88CC", 1536, "0xffff"], "link_local": "derived", "routers": ["FE80::1"] } }"#,
+        ),
+        with(r#""settings": { "guest_baseline": { "ether_types": "any", "routers": [] } }"#),
+        with(
+            r#""interfaces": [{ "name": "eth0", "role": "host", "trunk": true, "security_groups": ["default"] }]"#,
+        ),
     ] {
         let value: Value = serde_json::from_str(&text).unwrap();
         let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();

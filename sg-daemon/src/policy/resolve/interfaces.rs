@@ -72,7 +72,7 @@ impl Resolver<'_, '_> {
             role: raw.role,
             hook: raw.hook,
             mac: raw.mac,
-            trunk: false,
+            trunk: raw.trunk,
             addresses: raw.addresses.iter().map(|address| address.value).collect(),
             allowed_addresses: raw.allowed_addresses.iter().map(|address| address.value).collect(),
             groups,

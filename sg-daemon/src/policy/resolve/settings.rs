@@ -3,7 +3,7 @@
 use super::Resolver;
 use crate::policy::diagnostic::Fault;
 use crate::policy::fields;
-use crate::policy::model::{Failsafe, Remote, Rule, Settings, Timeouts};
+use crate::policy::model::{EtherTypes, Failsafe, GuestBaseline, Remote, Rule, Settings, Timeouts};
 use crate::policy::raw::{RawFailsafe, RawFile, RawRemote, RawRule, RawSettings, RawTimeouts};
 use crate::policy::source::Spanned;
 
@@ -53,7 +53,54 @@ impl Resolver<'_, '_> {
                 outbound: self.failsafe_rules(&failsafe.outbound),
             };
         }
+        settings.guest_baseline = self.guest_baseline(files);
         settings
+    }
+
+    fn guest_baseline(&mut self, files: &[RawFile]) -> GuestBaseline {
+        let mut baseline = GuestBaseline::default();
+        // The order of fields::GUEST_BASELINE.
+        let guards = [
+            &mut baseline.source_mac,
+            &mut baseline.source_address,
+            &mut baseline.arp,
+            &mut baseline.neighbor_discovery,
+            &mut baseline.dhcp_server,
+            &mut baseline.router_advertisements,
+            &mut baseline.redirects,
+            &mut baseline.vlan,
+            &mut baseline.source_routing,
+        ];
+        for (index, (slot, name)) in guards.into_iter().zip(fields::GUEST_BASELINE).enumerate() {
+            let field = format!("guest_baseline.{name}");
+            if let Some(guard) = self.agreed(
+                files,
+                &field,
+                |raw| raw.guest_baseline.guards.get(index)?.as_ref(),
+                |a, b| a == b,
+            ) {
+                *slot = *guard;
+            }
+        }
+        let field = "guest_baseline.ether_types";
+        if let Some(types) =
+            self.agreed(files, field, |raw| raw.guest_baseline.ether_types.as_ref(), same_ether_types)
+        {
+            baseline.ether_types.clone_from(types);
+        }
+        let field = "guest_baseline.link_local";
+        if let Some(link_local) =
+            self.agreed(files, field, |raw| raw.guest_baseline.link_local.as_ref(), |a, b| a == b)
+        {
+            baseline.link_local = *link_local;
+        }
+        let field = "guest_baseline.routers";
+        if let Some(routers) =
+            self.agreed(files, field, |raw| raw.guest_baseline.routers.as_ref(), |a, b| same_set(a, b))
+        {
+            baseline.routers.clone_from(routers);
+        }
+        baseline
     }
 
     /// The first value written, after reporting every file that contradicts it.
@@ -87,8 +134,16 @@ impl Resolver<'_, '_> {
     }
 }
 
-fn same_set(a: &[String], b: &[String]) -> bool {
-    a.len() == b.len() && a.iter().all(|pattern| b.contains(pattern))
+/// Each element stands in its list once.
+fn same_set<T: PartialEq>(a: &[T], b: &[T]) -> bool {
+    a.len() == b.len() && a.iter().all(|element| b.contains(element))
+}
+
+fn same_ether_types(a: &EtherTypes, b: &EtherTypes) -> bool {
+    match (a, b) {
+        (EtherTypes::Listed(a), EtherTypes::Listed(b)) => same_set(a, b),
+        _ => a == b,
+    }
 }
 
 fn same_failsafe(a: &RawFailsafe, b: &RawFailsafe) -> bool {

@@ -62,6 +62,7 @@ impl Walk<'_, '_> {
             role: self.word(object, path, "role", ROLES).map_or(Role::Guest, |role| role.value),
             hook: self.word(object, path, "hook", HOOKS).map_or(HookChoice::Auto, |hook| hook.value),
             mac,
+            trunk: self.boolean(object, path, "trunk").is_some_and(|trunk| trunk.value),
             addresses,
             allowed_addresses,
             groups: groups.unwrap_or_default(),

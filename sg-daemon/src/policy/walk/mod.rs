@@ -3,6 +3,7 @@
 //! A function that meets a fault reports it and returns `None`; its caller goes on with the rest, so one run tells a
 //! person all there is to repair.
 
+mod baseline;
 mod document;
 mod group;
 mod interface;
@@ -11,6 +12,7 @@ mod settings;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::ops::RangeInclusive;
 
 use jsonc_parser::ast::{Object, Value};
@@ -213,6 +215,31 @@ impl Walk<'_, '_> {
             return None;
         };
         Some(&array.elements)
+    }
+
+    /// What the elements of a list say, after reporting those that say the same as one before.
+    fn each_once<T: Eq + Hash + Clone>(
+        &mut self,
+        values: &[Value<'_>],
+        path: &Path<'_>,
+        one: impl Fn(&mut Self, &Value<'_>, &Path<'_>) -> Option<T>,
+        name: impl Fn(&T) -> String,
+    ) -> Vec<T> {
+        let mut all = Vec::new();
+        let mut seen = HashMap::new();
+        for (index, value) in values.iter().enumerate() {
+            let path = path.index(index);
+            let Some(found) = one(self, value, &path) else { continue };
+            if let Some(&first) = seen.get(&found) {
+                let fault = Fault::error(format!("{} is listed twice", name(&found)))
+                    .related(first, "first listed here");
+                self.report(value.range(), &path, fault);
+                continue;
+            }
+            seen.insert(found.clone(), self.span(value.range()));
+            all.push(found);
+        }
+        all
     }
 
     /// One of a few words, exactly as written here.

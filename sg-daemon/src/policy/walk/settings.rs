@@ -1,10 +1,8 @@
 //! Daemon-wide settings.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use jsonc_parser::ast::{Object, Value};
-use jsonc_parser::common::Ranged;
 
 use super::rule::Direction;
 use super::{Path, Walk, field};
@@ -40,6 +38,7 @@ impl Walk<'_, '_> {
             },
             managed: self.managed(object, path),
             failsafe: self.failsafe(object, path),
+            guest_baseline: self.guest_baseline(object, path),
         }
     }
 
@@ -69,23 +68,13 @@ impl Walk<'_, '_> {
     fn managed(&mut self, object: &Object<'_>, path: &Path<'_>) -> Option<Spanned<Vec<String>>> {
         let value = field(object, "managed")?;
         let values = self.list(object, path, "managed", "device patterns")?;
-        let path = path.field("managed");
-        let mut patterns = Vec::new();
-        let mut seen = HashMap::new();
-        for (index, value) in values.iter().enumerate() {
-            let path = path.index(index);
-            let Some(pattern) = self.string(value, &path, "a device pattern") else { continue };
-            self.check(value, &path, values::device_pattern(pattern));
-            let span = self.span(value.range());
-            if let Some(&first) = seen.get(pattern) {
-                let fault = Fault::error(format!("pattern {} is listed twice", quote(pattern)))
-                    .related(first, "first listed here");
-                self.report(value.range(), &path, fault);
-                continue;
-            }
-            seen.insert(pattern, span);
-            patterns.push(pattern.to_owned());
-        }
+        let pattern = |walk: &mut Self, value: &Value<'_>, path: &Path<'_>| {
+            let pattern = walk.string(value, path, "a device pattern")?;
+            walk.check(value, path, values::device_pattern(pattern));
+            Some(pattern.to_owned())
+        };
+        let name = |pattern: &String| format!("pattern {}", quote(pattern));
+        let patterns = self.each_once(values, &path.field("managed"), pattern, name);
         Some(self.spanned(patterns, value))
     }
 
