@@ -266,16 +266,17 @@ where
         Direction::Outbound => (ip.source, ip.destination),
     };
     scratch.key = F::flow_key(at.zone_protocol(ip.protocol), local, remote, transport.ports);
-    let Scratch { ip, transport, key, .. } = &*scratch;
+    let Scratch { ip, transport, key, free, .. } = &mut *scratch;
+    let (ip, transport, key) = (&*ip, &*transport, &*key);
     let live = tables.live(key);
     if let Some(flow) = live {
-        let known = known_word(T::DRY_RUN, flow, at, transport);
+        let known = known_word(T::DRY_RUN, flow, at, transport).forgotten(Opaque(free));
         if !known.is_over() {
             return known.verdict(&flow);
         }
     }
     if let Some(flow) = tables.half_open(key) {
-        let known = known_word(T::DRY_RUN, flow, at, transport);
+        let known = known_word(T::DRY_RUN, flow, at, transport).forgotten(Opaque(free));
         if known.is_live_from_now_on() && !T::DRY_RUN {
             if live.is_some() {
                 remove_live::<F, T>(tables, at, key);
@@ -328,6 +329,13 @@ impl KnownWord {
             Known::Pass { state, now_live: false } => Self::PASS | ((*state as u32) << 8),
             Known::Pass { state, now_live: true } => Self::PASS | ((*state as u32) << 8) | Self::LIVE,
         })
+    }
+
+    /// The same word, of which the verifier does not know the value: else it would follow each separately.
+    #[inline(always)]
+    fn forgotten(self, mut memory: Opaque<'_>) -> Self {
+        memory.set(self.0);
+        Self(memory.get())
     }
 
     #[inline(always)]

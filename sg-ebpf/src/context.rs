@@ -34,23 +34,25 @@ impl Linear {
 }
 
 /// A frame in an XDP program. Drivers keep the headers in the first buffer, so only that one is read.
-pub struct XdpPacket<'a> {
-    context: &'a XdpContext,
+pub struct XdpPacket {
     linear: Linear,
+    /// With all its buffers.
+    bytes: u32,
 }
 
-impl<'a> XdpPacket<'a> {
+impl XdpPacket {
     #[inline(always)]
-    pub fn new(context: &'a XdpContext) -> Self {
-        Self { context, linear: Linear::new(context.data(), context.data_end()) }
+    pub fn new(context: &XdpContext) -> Self {
+        // SAFETY: the context is the one that the kernel passed.
+        let bytes = unsafe { bpf_xdp_get_buff_len(context.ctx) as u32 };
+        Self { linear: Linear::new(context.data(), context.data_end()), bytes }
     }
 }
 
-impl Packet for XdpPacket<'_> {
+impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> u32 {
-        // SAFETY: the context is the one that the kernel passed.
-        unsafe { bpf_xdp_get_buff_len(self.context.ctx) as u32 }
+        self.bytes
     }
 
     #[inline(always)]
