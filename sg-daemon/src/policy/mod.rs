@@ -31,6 +31,7 @@ pub use lint::{METADATA_RULE, reaches_metadata};
 use model::{FileId, Model};
 use raw::RawFile;
 use read::Files;
+pub(crate) use read::is_policy_name;
 
 /// A policy that may be enforced, and advice about it.
 #[derive(Debug)]
