@@ -17,6 +17,7 @@ use self::watch::{FileWatch, LinkWatch};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::{Applied, Enforcer};
 use crate::kernel::TcMode;
+use crate::policy::model::Model;
 use crate::policy::{self, LoadError};
 
 /// How often flows that are over are collected.
@@ -86,8 +87,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 /// The first policy: the operator's, or the last good one while the operator's is bad.
 async fn start(options: &Options, shared: &Shared) -> anyhow::Result<()> {
     let error = match load_and_apply(options.policy.clone(), shared).await {
-        Ok((applied, files)) => {
-            remember(options, applied, &files);
+        Ok(in_force) => {
+            remember(options, &in_force);
             return Ok(());
         }
         Err(error) => error,
@@ -107,9 +108,9 @@ async fn start(options: &Options, shared: &Shared) -> anyhow::Result<()> {
 /// Puts the operator's files in force; if they are bad, what is in force stays (D22).
 async fn reload(options: &Options, shared: &Shared) {
     match load_and_apply(options.policy.clone(), shared).await {
-        Ok((applied, files)) => {
+        Ok(in_force) => {
             *shared.refused() = None;
-            remember(options, applied, &files);
+            remember(options, &in_force);
         }
         Err(error) => {
             let error = format!("{error:#}");
@@ -119,19 +120,28 @@ async fn reload(options: &Options, shared: &Shared) {
     }
 }
 
-fn remember(options: &Options, applied: Applied, files: &[PathBuf]) {
-    let Applied { generation, changed, written, deleted, revoked } = applied;
+/// A policy that has just been put in force, as it was read.
+struct InForce {
+    applied: Applied,
+    model: Arc<Model>,
+    texts: Vec<String>,
+}
+
+fn remember(options: &Options, in_force: &InForce) {
+    let Applied { generation, changed, written, deleted, revoked } = in_force.applied;
     if changed {
         tracing::info!(generation, written, deleted, revoked, "policy applied");
     } else {
         tracing::info!(generation, "policy unchanged");
     }
-    if let Err(error) = state::save(&options.state_dir, files) {
+    let paths = in_force.model.files.iter().map(PathBuf::as_path);
+    let texts = in_force.texts.iter().map(String::as_str);
+    if let Err(error) = state::save(&options.state_dir, paths.zip(texts)) {
         tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
     }
 }
 
-async fn load_and_apply(paths: Vec<PathBuf>, shared: &Shared) -> anyhow::Result<(Applied, Vec<PathBuf>)> {
+async fn load_and_apply(paths: Vec<PathBuf>, shared: &Shared) -> anyhow::Result<InForce> {
     let shared = shared.clone();
     tokio::task::spawn_blocking(move || {
         let loaded = policy::load(&paths).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
@@ -140,7 +150,7 @@ async fn load_and_apply(paths: Vec<PathBuf>, shared: &Shared) -> anyhow::Result<
         }
         let model = Arc::new(loaded.model);
         let applied = shared.enforcer().apply(Arc::clone(&model))?;
-        Ok((applied, model.files.clone()))
+        Ok(InForce { applied, model, texts: loaded.texts })
     })
     .await?
 }
