@@ -387,8 +387,10 @@ impl Enforcer {
         let refused: Vec<FlowEntry> = flows
             .into_iter()
             .filter(|flow| {
-                let interface = zones.get(&flow.zone).and_then(|name| active.interface(name));
-                interface.is_some_and(|interface| !active.admits(interface, flow))
+                // A zone of no device is over: nothing asks for its flows. A managed device in no policy admits nothing.
+                zones.get(&flow.zone).is_some_and(|name| {
+                    active.interface(name).is_none_or(|interface| !active.admits(interface, flow))
+                })
             })
             .collect();
         for flow in &refused {
