@@ -1,5 +1,6 @@
 //! The daemon: loads, watches, swaps, answers, and stops when it is told to.
 
+mod retry;
 pub mod state;
 pub mod status;
 mod watch;
@@ -13,9 +14,10 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::retry::Retry;
 use self::watch::{FileWatch, LinkWatch};
 use crate::api::server::{Shared, bind, serve};
-use crate::enforce::{Applied, Enforcer};
+use crate::enforce::{Applied, ApplyError, Enforcer};
 use crate::kernel::TcMode;
 use crate::policy::model::Model;
 use crate::policy::{self, LoadError};
@@ -56,7 +58,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (pin_dir, tc_mode) = (options.pin_dir.clone(), options.tc_mode);
     let enforcer = tokio::task::spawn_blocking(move || Enforcer::open(&pin_dir, tc_mode)).await??;
     let shared = Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
-    start(&options, &shared).await?;
+    let mut retry = Retry::new(start(&options, &shared).await?);
     let mut server = tokio::spawn(serve(listener, shared.clone()));
     tracing::info!("ready");
 
@@ -66,9 +68,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(&options, &shared).await,
-            () = files.changed() => reload(&options, &shared).await,
-            () = links.changed() => on_enforcer(&shared, reconcile).await,
+            _ = hangup.recv() => retry = Retry::new(reload(&options, &shared, Cause::Operator).await),
+            () = files.changed() => retry = Retry::new(reload(&options, &shared, Cause::Operator).await),
+            () = links.changed() => {
+                on_enforcer(&shared, reconcile).await;
+                retry.devices_changed();
+            }
+            () = retry.due() => retry.tried(reload(&options, &shared, Cause::Devices).await),
             _ = collect.tick() => on_enforcer(&shared, collect_flows).await,
             // The kernel side goes on; whoever supervises this process starts it again.
             ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
@@ -84,12 +90,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first policy: the operator's, or the last good one while the operator's is bad.
-async fn start(options: &Options, shared: &Shared) -> anyhow::Result<()> {
-    let error = match load_and_apply(options.policy.clone(), shared).await {
+/// The first policy: the operator's, or the last good one while the operator's is bad. Whether the operator's was refused
+/// for what a device is like.
+async fn start(options: &Options, shared: &Shared) -> anyhow::Result<bool> {
+    let error = match load_and_apply(options.policy.clone(), shared, Enforcer::apply).await {
         Ok(in_force) => {
             remember(options, &in_force);
-            return Ok(());
+            return Ok(false);
         }
         Err(error) => error,
     };
@@ -99,25 +106,43 @@ async fn start(options: &Options, shared: &Shared) -> anyhow::Result<()> {
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));
-    load_and_apply(vec![copy], shared)
+    load_and_apply(vec![copy], shared, Enforcer::apply_again)
         .await
         .context("the copy of the last good policy cannot be used either")?;
-    Ok(())
+    Ok(by_device(&error))
 }
 
-/// Puts the operator's files in force; if they are bad, what is in force stays (D22).
-async fn reload(options: &Options, shared: &Shared) {
-    match load_and_apply(options.policy.clone(), shared).await {
+/// Why the policy is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The files have changed, or the operator says so.
+    Operator,
+    /// The files were refused, and devices have changed.
+    Devices,
+}
+
+/// Puts the operator's files in force; if they are bad, what is in force stays (D22). Whether they were refused for what a
+/// device is like.
+async fn reload(options: &Options, shared: &Shared, cause: Cause) -> bool {
+    let error = match load_and_apply(options.policy.clone(), shared, Enforcer::apply).await {
         Ok(in_force) => {
             *shared.refused() = None;
             remember(options, &in_force);
+            return false;
         }
-        Err(error) => {
-            let error = format!("{error:#}");
-            tracing::error!(error, "policy refused; the one before stays in force");
-            *shared.refused() = Some(error);
-        }
+        Err(error) => error,
+    };
+    let text = format!("{error:#}");
+    let before = shared.refused().replace(text.clone());
+    if cause == Cause::Operator || before.as_ref() != Some(&text) {
+        tracing::error!(error = text, "policy refused; the one before stays in force");
     }
+    by_device(&error)
+}
+
+/// Whether another state of the devices could make the policy pass: there is no fault in the policy, and it fits.
+fn by_device(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ApplyError>().is_some_and(|error| !matches!(error, ApplyError::Plan(_)))
 }
 
 /// A policy that has just been put in force, as it was read.
@@ -141,7 +166,11 @@ fn remember(options: &Options, in_force: &InForce) {
     }
 }
 
-async fn load_and_apply(paths: Vec<PathBuf>, shared: &Shared) -> anyhow::Result<InForce> {
+async fn load_and_apply(
+    paths: Vec<PathBuf>,
+    shared: &Shared,
+    apply: fn(&mut Enforcer, Arc<Model>) -> Result<Applied, ApplyError>,
+) -> anyhow::Result<InForce> {
     let shared = shared.clone();
     tokio::task::spawn_blocking(move || {
         let loaded = policy::load(&paths).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
@@ -149,7 +178,7 @@ async fn load_and_apply(paths: Vec<PathBuf>, shared: &Shared) -> anyhow::Result<
             tracing::debug!("{lint}");
         }
         let model = Arc::new(loaded.model);
-        let applied = shared.enforcer().apply(Arc::clone(&model))?;
+        let applied = apply(&mut shared.enforcer(), Arc::clone(&model))?;
         Ok(InForce { applied, model, texts: loaded.texts })
     })
     .await?
