@@ -1,5 +1,6 @@
 //! The daemon: loads, watches, swaps, answers, and stops when it is told to.
 
+mod lock;
 mod retry;
 pub mod state;
 pub mod status;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -45,9 +47,16 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.state_dir)
         .with_context(|| format!("cannot make the state directory {}", options.state_dir.display()))?;
-    // Everything that may fail without a trace first: the socket is also the lock against a second daemon.
     let listener =
         bind(&options.socket).with_context(|| format!("cannot listen on {}", options.socket.display()))?;
+    let outcome = enforce(&options, listener).await;
+    let _ = std::fs::remove_file(&options.socket);
+    outcome
+}
+
+async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()> {
+    // Everything that may fail without a trace first. The lock is held until this ends.
+    let _lock = lock::lock(&options.pin_dir)?;
     // Watches begin before anything is read, so that no change falls in between.
     let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
     let links = LinkWatch::new().context("cannot watch the network devices")?;
@@ -58,7 +67,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (pin_dir, tc_mode) = (options.pin_dir.clone(), options.tc_mode);
     let enforcer = tokio::task::spawn_blocking(move || Enforcer::open(&pin_dir, tc_mode)).await??;
     let shared = Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
-    let mut retry = Retry::new(start(&options, &shared).await?);
+    let mut retry = Retry::new(start(options, &shared).await?);
     let mut server = tokio::spawn(serve(listener, shared.clone()));
     tracing::info!("ready");
 
@@ -68,20 +77,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => retry = Retry::new(reload(&options, &shared, Cause::Operator).await),
-            () = files.changed() => retry = Retry::new(reload(&options, &shared, Cause::Operator).await),
+            _ = hangup.recv() => retry = Retry::new(reload(options, &shared, Cause::Operator).await),
+            () = files.changed() => retry = Retry::new(reload(options, &shared, Cause::Operator).await),
             () = links.changed() => {
                 on_enforcer(&shared, reconcile).await;
                 retry.devices_changed();
             }
-            () = retry.due() => retry.tried(reload(&options, &shared, Cause::Devices).await),
+            () = retry.due() => retry.tried(reload(options, &shared, Cause::Devices).await),
             _ = collect.tick() => on_enforcer(&shared, collect_flows).await,
             // The kernel side goes on; whoever supervises this process starts it again.
             ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
         }
     }
     server.abort();
-    let _ = std::fs::remove_file(&options.socket);
     if options.detach_on_exit {
         detach(&shared)?;
     } else {
