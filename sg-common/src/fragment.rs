@@ -37,7 +37,7 @@ impl Range {
     pub fn of<F: Family>(ip: &Ip<F>) -> Result<Self, Reason> {
         let bytes = ip.end - ip.transport;
         let start = u32::from(ip.piece.offset);
-        if bytes == 0 || (ip.piece.more && bytes % 8 != 0) || start * 8 + bytes > 0xffff {
+        if bytes == 0 || (ip.piece.more && !bytes.is_multiple_of(8)) || start * 8 + bytes > 0xffff {
             return Err(Reason::Malformed);
         }
         Ok(Self { start, end: start + bytes.div_ceil(8) })

@@ -207,11 +207,10 @@ impl Connection {
                 }
                 match self.fit(seen, from_origin) {
                     Fit::Exact => Step::To(TcpClose),
-                    Fit::Inside => Step::Ignore,
                     Fit::Unknown if self.known & mine.end != 0 && seen.sequence == me.end => {
                         Step::To(TcpClose)
                     }
-                    Fit::Unknown => Step::Ignore,
+                    Fit::Inside | Fit::Unknown => Step::Ignore,
                     Fit::Old | Fit::Outside => Step::OutOfWindow,
                 }
             }

@@ -73,6 +73,8 @@ pub enum InterfaceState {
     Absent,
     /// Managed, and in no policy: everything is dropped (D23).
     Closed,
+    /// The device carries no Ethernet frames, which is all that the filter reads: everything passes.
+    Unfilterable,
 }
 
 impl InterfaceState {
@@ -82,6 +84,7 @@ impl InterfaceState {
             Self::BareMetal => "not enforced (bare metal)",
             Self::Absent => "absent",
             Self::Closed => "closed (managed, in no policy)",
+            Self::Unfilterable => "NOT FILTERED (no Ethernet device)",
         }
     }
 }

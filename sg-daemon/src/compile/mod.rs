@@ -78,7 +78,7 @@ fn guards(model: &Model, interface: &Interface) -> u32 {
     }
     let baseline = &model.settings.guest_baseline;
     let own = || interface.addresses.iter().chain(&interface.allowed_addresses);
-    let (has_v4, has_v6) = (own().any(|own| own.is_ipv4()), own().any(|own| own.is_ipv6()));
+    let (has_v4, has_v6) = (own().any(IpAddr::is_ipv4), own().any(IpAddr::is_ipv6));
     // A guest whose addresses nobody has told cannot be held to them.
     [
         (baseline.source_mac && interface.mac.is_some(), abi::GUARD_MAC),

@@ -11,7 +11,7 @@
 
 pub mod links;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -98,6 +98,7 @@ pub struct Enforcer {
     kernel: Kernel,
     resident: Resident,
     devices: BTreeMap<String, Device>,
+    unfilterable: BTreeSet<String>,
     active: Option<Active>,
 }
 
@@ -111,7 +112,8 @@ impl Enforcer {
         let mut kernel = Kernel::open(pin_dir, tc_mode)?;
         kernel.take_over_links()?;
         let resident = kernel.inherit()?;
-        let mut enforcer = Self { kernel, resident, devices: BTreeMap::new(), active: None };
+        let mut enforcer =
+            Self { kernel, resident, devices: BTreeMap::new(), unfilterable: BTreeSet::new(), active: None };
         enforcer.find_devices()?;
         Ok(enforcer)
     }
@@ -148,6 +150,11 @@ impl Enforcer {
         &self.devices
     }
 
+    /// Present devices of the policy in force, named or managed, that are not filtered as they carry no Ethernet frames.
+    pub fn unfilterable(&self) -> &BTreeSet<String> {
+        &self.unfilterable
+    }
+
     /// The kernel and the policy at once, for questions that need both.
     pub fn parts(&mut self) -> (&mut Kernel, Option<&Active>, &BTreeMap<String, Device>) {
         (&mut self.kernel, self.active.as_ref(), &self.devices)
@@ -160,30 +167,57 @@ impl Enforcer {
     /// If the policy does not fit or the kernel refuses; the policy before it is still in force, untouched.
     pub fn apply(&mut self, model: Arc<Model>) -> Result<Applied, ApplyError> {
         let image = compile(&model);
-        let targets = targets(&model, &image)?;
+        let (targets, unfilterable) = targets(&model, &image)?;
+        if let Some(name) = unfilterable.iter().find(|name| names(&image, name)) {
+            return Err(ApplyError::NotEthernet { name: name.clone() });
+        }
+        self.put_in_force(model, image, &targets, unfilterable)
+    }
+
+    /// The same for a policy that was accepted once: by now a device may be another one that cannot be filtered, which is
+    /// no reason to leave all others open.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`], but for devices that are no Ethernet devices.
+    pub fn apply_again(&mut self, model: Arc<Model>) -> Result<Applied, ApplyError> {
+        let image = compile(&model);
+        let (targets, unfilterable) = targets(&model, &image)?;
+        self.put_in_force(model, image, &targets, unfilterable)
+    }
+
+    fn put_in_force(
+        &mut self,
+        model: Arc<Model>,
+        image: Image,
+        targets: &[Target],
+        unfilterable: BTreeSet<String>,
+    ) -> Result<Applied, ApplyError> {
         let same_settings = |active: &Active| active.model.settings == model.settings;
         if self.active.as_ref().is_some_and(|active| active.image == image && same_settings(active))
-            && !self.devices_differ(&targets)
+            && !self.devices_differ(targets)
         {
             let generation = self.kernel.generation();
             if let Some(active) = &mut self.active {
                 active.model = model;
             }
+            self.note_unfilterable(unfilterable);
             return Ok(Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 });
         }
         let plan = plan(&image, &self.resident, self.kernel.capacity())?;
         self.kernel.store_next_ids(plan.resident.next_ids());
         let mut undo = Undo::default();
-        if let Err(error) = self.prepare(&plan, &targets, &mut undo) {
+        if let Err(error) = self.prepare(&plan, targets, &mut undo) {
             self.undo(&plan, undo);
             return Err(error);
         }
-        let halves = self.halves(&targets, &image, &plan);
+        let halves = self.halves(targets, &image, &plan);
         self.stage(&plan, &halves);
         let generation = self.kernel.flip();
         self.stage(&plan, &halves);
 
-        self.detach_all_but(&targets);
+        self.note_unfilterable(unfilterable);
+        self.detach_all_but(targets);
         for entry in &plan.delete {
             // An entry that stays takes room and nothing else: no packet asks for it any more.
             if let Err(error) = self.kernel.delete(entry) {
@@ -219,7 +253,8 @@ impl Enforcer {
     /// If a device cannot be filtered; the others are.
     pub fn reconcile(&mut self) -> Result<bool, ApplyError> {
         let Some(active) = &self.active else { return Ok(false) };
-        let targets = targets(&active.model, &active.image)?;
+        let (targets, unfilterable) = targets(&active.model, &active.image)?;
+        self.note_unfilterable(unfilterable);
         if !self.devices_differ(&targets) {
             return Ok(false);
         }
@@ -233,6 +268,13 @@ impl Enforcer {
             }
         }
         failure.map_or(Ok(true), Err)
+    }
+
+    fn note_unfilterable(&mut self, now: BTreeSet<String>) {
+        for name in now.difference(&self.unfilterable) {
+            tracing::warn!(interface = name, "not filtered: the device carries no Ethernet frames");
+        }
+        self.unfilterable = now;
     }
 
     fn devices_differ(&self, targets: &[Target]) -> bool {
@@ -436,8 +478,10 @@ impl Enforcer {
         let refused: Vec<FlowEntry> = flows
             .into_iter()
             .filter(|flow| {
-                let interface = zones.get(&flow.zone).and_then(|name| active.interface(name));
-                interface.is_some_and(|interface| !active.admits(interface, flow))
+                // A zone of no device is over: nothing asks for its flows. A managed device in no policy admits nothing.
+                zones.get(&flow.zone).is_some_and(|name| {
+                    active.interface(name).is_none_or(|interface| !active.admits(interface, flow))
+                })
             })
             .collect();
         for flow in &refused {
@@ -508,7 +552,13 @@ struct Target {
     interface: Option<usize>,
 }
 
-fn targets(model: &Model, image: &Image) -> Result<Vec<Target>, ApplyError> {
+/// Whether a policy wants an interface filtered by name, and not only by a pattern.
+fn names(image: &Image, name: &str) -> bool {
+    image.interfaces.iter().any(|interface| interface.policy.is_some() && interface.name == name)
+}
+
+/// The present devices that a policy wants filtered, and those of them that cannot be, as they are no Ethernet devices.
+fn targets(model: &Model, image: &Image) -> Result<(Vec<Target>, BTreeSet<String>), ApplyError> {
     let present = links::present().map_err(ApplyError::Devices)?;
     let mut targets = Vec::new();
     for (index, interface) in image.interfaces.iter().enumerate() {
@@ -535,5 +585,15 @@ fn targets(model: &Model, image: &Image) -> Result<Vec<Target>, ApplyError> {
             });
         }
     }
-    Ok(targets)
+    let mut unfilterable = BTreeSet::new();
+    targets.retain(|target| match links::is_ethernet(&target.name) {
+        Ok(true) => true,
+        Ok(false) => {
+            unfilterable.insert(target.name.clone());
+            false
+        }
+        // Gone by now; for any other failure, attaching is tried and says what is wrong.
+        Err(error) => error.raw_os_error() != Some(libc::ENODEV),
+    });
+    Ok((targets, unfilterable))
 }

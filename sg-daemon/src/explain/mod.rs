@@ -45,6 +45,7 @@ fn suggestion(nearest: Option<&str>) -> String {
 ///
 /// If the question makes no sense or the kernel cannot be asked.
 pub fn explain(enforcer: &mut Enforcer, question: &ExplainQuestion) -> Result<ExplainAnswer, ExplainError> {
+    let unfilterable = enforcer.unfilterable().contains(&question.interface);
     let (kernel, active, devices) = enforcer.parts();
     let active = active.ok_or(ExplainError::NoPolicy)?;
     let model = &active.model;
@@ -58,6 +59,11 @@ pub fn explain(enforcer: &mut Enforcer, question: &ExplainQuestion) -> Result<Ex
     if interface.kind == Kind::BareMetal {
         return Ok(ExplainAnswer::not_enforced(
             "not enforced (bare metal): rules do not apply to this interface, every packet passes",
+        ));
+    }
+    if unfilterable {
+        return Ok(ExplainAnswer::not_enforced(
+            "not enforced: the device carries no Ethernet frames and cannot be filtered, every packet passes",
         ));
     }
     let Some(device) = devices.get(&interface.name) else {

@@ -31,6 +31,7 @@ pub use lint::{METADATA_RULE, reaches_metadata};
 use model::{FileId, Model};
 use raw::RawFile;
 use read::Files;
+pub(crate) use read::is_policy_name;
 
 /// A policy that may be enforced, and advice about it.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Loaded {
     /// How many more there were beyond [`diagnostic::MOST_DIAGNOSTICS`].
     pub omitted: usize,
     pub counts: Counts,
+    /// What each of [`Model::files`] said when it was read, without a byte order mark.
+    pub texts: Vec<String>,
 }
 
 /// What was read, faulty or not.
@@ -86,10 +89,12 @@ impl fmt::Display for LoadError {
 /// # Errors
 /// Everything that is wrong in any of the files, at once; the caller's running policy is not touched (K2, D22).
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
-    check(&read::read(paths))
+    let files = read::read(paths);
+    let loaded = check(&files)?;
+    Ok(Loaded { texts: files.sources.into_iter().map(|source| source.text).collect(), ..loaded })
 }
 
-/// The pure part of [`load`].
+/// The pure part of [`load`]; the texts stay with the caller.
 fn check(files: &Files) -> Result<Loaded, LoadError> {
     let Files { sources, faults, unreadable } = files;
     let mut faults = faults.clone();
@@ -112,7 +117,7 @@ fn check(files: &Files) -> Result<Loaded, LoadError> {
     let mut findings = Findings::new(sources);
     lint::lint(&resolved, sources, &mut findings);
     let (lints, omitted) = findings.finish();
-    Ok(Loaded { model: resolved.model, lints, omitted, counts })
+    Ok(Loaded { model: resolved.model, lints, omitted, counts, texts: Vec::new() })
 }
 
 fn count(files: &[RawFile]) -> Counts {

@@ -1,6 +1,7 @@
 //! From paths to texts, and from a text to a syntax tree. The only part of the loader that touches the disk.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -100,6 +101,12 @@ fn whole_file(path: &Path, message: String) -> Diagnostic {
     }
 }
 
+/// Whether a file of that name in a directory of policies is one of them.
+pub(crate) fn is_policy_name(name: &OsStr) -> bool {
+    let hidden = name.as_encoded_bytes().starts_with(b".");
+    !hidden && Path::new(name).extension().is_some_and(|extension| extension == "json")
+}
+
 /// The files behind a path: itself, or what a directory holds.
 fn expand(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.metadata()?.is_dir() {
@@ -108,10 +115,9 @@ fn expand(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in path.read_dir()? {
         let file = entry?.path();
-        let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         // A symbolic link that leads nowhere is kept: that it cannot be read must be said.
         let other = file.metadata().is_ok_and(|metadata| !metadata.is_file());
-        if !hidden && !other && file.extension().is_some_and(|extension| extension == "json") {
+        if !other && file.file_name().is_some_and(is_policy_name) {
             found.push(file);
         }
     }

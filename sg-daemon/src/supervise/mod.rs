@@ -1,5 +1,7 @@
 //! The daemon: loads, watches, swaps, answers, and stops when it is told to.
 
+mod lock;
+mod retry;
 pub mod state;
 pub mod status;
 mod watch;
@@ -10,13 +12,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::retry::Retry;
 use self::watch::{FileWatch, LinkWatch};
 use crate::api::server::{Shared, bind, serve};
-use crate::enforce::{Applied, Enforcer};
+use crate::enforce::{Applied, ApplyError, Enforcer};
 use crate::kernel::TcMode;
+use crate::policy::model::Model;
 use crate::policy::{self, LoadError};
 
 /// How often flows that are over are collected.
@@ -42,9 +47,16 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.state_dir)
         .with_context(|| format!("cannot make the state directory {}", options.state_dir.display()))?;
-    // Everything that may fail without a trace first: the socket is also the lock against a second daemon.
     let listener =
         bind(&options.socket).with_context(|| format!("cannot listen on {}", options.socket.display()))?;
+    let outcome = enforce(&options, listener).await;
+    let _ = std::fs::remove_file(&options.socket);
+    outcome
+}
+
+async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()> {
+    // Everything that may fail without a trace first. The lock is held until this ends.
+    let _lock = lock::lock(&options.pin_dir)?;
     // Watches begin before anything is read, so that no change falls in between.
     let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
     let links = LinkWatch::new().context("cannot watch the network devices")?;
@@ -55,7 +67,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (pin_dir, tc_mode) = (options.pin_dir.clone(), options.tc_mode);
     let enforcer = tokio::task::spawn_blocking(move || Enforcer::open(&pin_dir, tc_mode)).await??;
     let shared = Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
-    start(&options, &shared).await?;
+    let mut retry = Retry::new(start(options, &shared).await?);
     let mut server = tokio::spawn(serve(listener, shared.clone()));
     tracing::info!("ready");
 
@@ -65,16 +77,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(&options, &shared).await,
-            () = files.changed() => reload(&options, &shared).await,
-            () = links.changed() => on_enforcer(&shared, reconcile).await,
+            _ = hangup.recv() => retry = Retry::new(reload(options, &shared, Cause::Operator).await),
+            () = files.changed() => retry = Retry::new(reload(options, &shared, Cause::Operator).await),
+            () = links.changed() => {
+                on_enforcer(&shared, reconcile).await;
+                retry.devices_changed();
+            }
+            () = retry.due() => retry.tried(reload(options, &shared, Cause::Devices).await),
             _ = collect.tick() => on_enforcer(&shared, collect_flows).await,
             // The kernel side goes on; whoever supervises this process starts it again.
             ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
         }
     }
     server.abort();
-    let _ = std::fs::remove_file(&options.socket);
     if options.detach_on_exit {
         detach(&shared)?;
     } else {
@@ -83,12 +98,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first policy: the operator's, or the last good one while the operator's is bad.
-async fn start(options: &Options, shared: &Shared) -> anyhow::Result<()> {
-    let error = match load_and_apply(options.policy.clone(), shared).await {
-        Ok((applied, files)) => {
-            remember(options, applied, &files);
-            return Ok(());
+/// The first policy: the operator's, or the last good one while the operator's is bad. Whether the operator's was refused
+/// for what a device is like.
+async fn start(options: &Options, shared: &Shared) -> anyhow::Result<bool> {
+    let error = match load_and_apply(options.policy.clone(), shared, Enforcer::apply).await {
+        Ok(in_force) => {
+            remember(options, &in_force);
+            return Ok(false);
         }
         Err(error) => error,
     };
@@ -98,40 +114,71 @@ async fn start(options: &Options, shared: &Shared) -> anyhow::Result<()> {
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));
-    load_and_apply(vec![copy], shared)
+    load_and_apply(vec![copy], shared, Enforcer::apply_again)
         .await
         .context("the copy of the last good policy cannot be used either")?;
-    Ok(())
+    Ok(by_device(&error))
 }
 
-/// Puts the operator's files in force; if they are bad, what is in force stays (D22).
-async fn reload(options: &Options, shared: &Shared) {
-    match load_and_apply(options.policy.clone(), shared).await {
-        Ok((applied, files)) => {
+/// Why the policy is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The files have changed, or the operator says so.
+    Operator,
+    /// The files were refused, and devices have changed.
+    Devices,
+}
+
+/// Puts the operator's files in force; if they are bad, what is in force stays (D22). Whether they were refused for what a
+/// device is like.
+async fn reload(options: &Options, shared: &Shared, cause: Cause) -> bool {
+    let error = match load_and_apply(options.policy.clone(), shared, Enforcer::apply).await {
+        Ok(in_force) => {
             *shared.refused() = None;
-            remember(options, applied, &files);
+            remember(options, &in_force);
+            return false;
         }
-        Err(error) => {
-            let error = format!("{error:#}");
-            tracing::error!(error, "policy refused; the one before stays in force");
-            *shared.refused() = Some(error);
-        }
+        Err(error) => error,
+    };
+    let text = format!("{error:#}");
+    let before = shared.refused().replace(text.clone());
+    if cause == Cause::Operator || before.as_ref() != Some(&text) {
+        tracing::error!(error = text, "policy refused; the one before stays in force");
     }
+    by_device(&error)
 }
 
-fn remember(options: &Options, applied: Applied, files: &[PathBuf]) {
-    let Applied { generation, changed, written, deleted, revoked } = applied;
+/// Whether another state of the devices could make the policy pass: there is no fault in the policy, and it fits.
+fn by_device(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ApplyError>().is_some_and(|error| !matches!(error, ApplyError::Plan(_)))
+}
+
+/// A policy that has just been put in force, as it was read.
+struct InForce {
+    applied: Applied,
+    model: Arc<Model>,
+    texts: Vec<String>,
+}
+
+fn remember(options: &Options, in_force: &InForce) {
+    let Applied { generation, changed, written, deleted, revoked } = in_force.applied;
     if changed {
         tracing::info!(generation, written, deleted, revoked, "policy applied");
     } else {
         tracing::info!(generation, "policy unchanged");
     }
-    if let Err(error) = state::save(&options.state_dir, files) {
+    let paths = in_force.model.files.iter().map(PathBuf::as_path);
+    let texts = in_force.texts.iter().map(String::as_str);
+    if let Err(error) = state::save(&options.state_dir, paths.zip(texts)) {
         tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
     }
 }
 
-async fn load_and_apply(paths: Vec<PathBuf>, shared: &Shared) -> anyhow::Result<(Applied, Vec<PathBuf>)> {
+async fn load_and_apply(
+    paths: Vec<PathBuf>,
+    shared: &Shared,
+    apply: fn(&mut Enforcer, Arc<Model>) -> Result<Applied, ApplyError>,
+) -> anyhow::Result<InForce> {
     let shared = shared.clone();
     tokio::task::spawn_blocking(move || {
         let loaded = policy::load(&paths).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
@@ -139,8 +186,8 @@ async fn load_and_apply(paths: Vec<PathBuf>, shared: &Shared) -> anyhow::Result<
             tracing::debug!("{lint}");
         }
         let model = Arc::new(loaded.model);
-        let applied = shared.enforcer().apply(Arc::clone(&model))?;
-        Ok((applied, model.files.clone()))
+        let applied = apply(&mut shared.enforcer(), Arc::clone(&model))?;
+        Ok(InForce { applied, model, texts: loaded.texts })
     })
     .await?
 }

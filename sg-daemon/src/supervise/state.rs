@@ -1,7 +1,7 @@
 //! The state directory: a copy of the last good policy, for a start at which the operator's files are bad (SPEC D22).
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -11,13 +11,13 @@ pub fn last_good(state_dir: &Path) -> PathBuf {
     state_dir.join("last-good")
 }
 
-/// Replaces the copy by the files of the policy that is in force now, in one step: a crash leaves the old copy or the
-/// new one.
+/// Replaces the copy by the policy that is in force now, in one step: a crash leaves the old copy or the new one.
+/// `files` are the policy's files and what they said when it was loaded, which may not be what they say by now.
 ///
 /// # Errors
 ///
-/// If a file cannot be copied; the old copy is still there then.
-pub fn save(state_dir: &Path, files: &[PathBuf]) -> io::Result<()> {
+/// If a file cannot be written; the old copy is still there then.
+pub fn save<'p>(state_dir: &Path, files: impl Iterator<Item = (&'p Path, &'p str)>) -> io::Result<()> {
     let new = state_dir.join("last-good.new");
     let current = last_good(state_dir);
     match fs::remove_dir_all(&new) {
@@ -25,12 +25,10 @@ pub fn save(state_dir: &Path, files: &[PathBuf]) -> io::Result<()> {
         _ => {}
     }
     fs::create_dir_all(&new)?;
-    for (number, file) in files.iter().enumerate() {
-        // Numbered, as two directories may have files of one name, and so that they are read in the same order.
-        let name = file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let copy = new.join(format!("{number:06}-{name}.json"));
-        fs::copy(file, &copy)?;
-        File::open(&copy)?.sync_all()?;
+    for (number, (path, text)) in files.enumerate() {
+        let mut copy = File::create_new(new.join(copy_name(number, path)))?;
+        copy.write_all(text.as_bytes())?;
+        copy.sync_all()?;
     }
     File::open(&new)?.sync_all()?;
     if current.exists() {
@@ -42,31 +40,55 @@ pub fn save(state_dir: &Path, files: &[PathBuf]) -> io::Result<()> {
     File::open(state_dir)?.sync_all()
 }
 
+/// Numbered, as two directories may have files of one name, and so that they are read in the same order. Always a name
+/// that is read, and never too long for one.
+fn copy_name(number: usize, path: &Path) -> String {
+    let stem =
+        path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().chars().take(40).collect());
+    format!("{number:06}-{stem}.json")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn spec_d22_the_copy_is_replaced_whole() {
+    fn spec_d22_the_copy_is_replaced_whole_by_what_was_loaded() {
         let dir = tempfile::tempdir().unwrap();
-        let (a, b) = (dir.path().join("a.json"), dir.path().join("b.json"));
-        fs::write(&a, "1").unwrap();
-        fs::write(&b, "2").unwrap();
         let state = dir.path().join("state");
         fs::create_dir(&state).unwrap();
-        save(&state, &[a.clone(), b.clone()]).unwrap();
-        let names = || {
-            let mut names: Vec<String> = fs::read_dir(last_good(&state))
+        let save =
+            |files: &[(&str, &str)]| save(&state, files.iter().map(|&(path, text)| (Path::new(path), text)));
+        let saved = || {
+            let mut saved: Vec<(String, String)> = fs::read_dir(last_good(&state))
                 .unwrap()
-                .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+                .map(|file| file.unwrap())
+                .map(|file| {
+                    let name = file.file_name().into_string().unwrap();
+                    (name, fs::read_to_string(file.path()).unwrap())
+                })
                 .collect();
-            names.sort();
-            names
+            saved.sort();
+            saved
         };
-        assert_eq!(names(), ["1", "2"]);
-        save(&state, &[b]).unwrap();
-        assert_eq!(names(), ["2"]);
-        assert!(save(&state, &[dir.path().join("gone.json")]).is_err());
-        assert_eq!(names(), ["2"], "a copy that fails leaves the old one");
+        let pair = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        // None of these files exists.
+        save(&[("/etc/b/policy.json", "1"), ("/etc/a/policy.json", "2"), ("/etc/policy.txt", "3")]).unwrap();
+        let three = [
+            pair("000000-policy.json", "1"),
+            pair("000001-policy.json", "2"),
+            pair("000002-policy.json", "3"),
+        ];
+        assert_eq!(saved(), three);
+        // A file in the way of the new copy.
+        fs::write(state.join("last-good.new"), "").unwrap();
+        assert!(save(&[("x.json", "4")]).is_err());
+        assert_eq!(saved(), three, "a copy that fails leaves the old one");
+        fs::remove_file(state.join("last-good.new")).unwrap();
+        save(&[("x.json", "4")]).unwrap();
+        assert_eq!(saved(), [pair("000000-x.json", "4")]);
+        let long = format!("{}.json", "규칙".repeat(40));
+        save(&[(&long, "5")]).unwrap();
+        assert_eq!(saved().len(), 1);
     }
 }

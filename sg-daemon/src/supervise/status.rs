@@ -21,17 +21,27 @@ pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status
         members: enforcer.resident().members(),
         port_tables: enforcer.resident().port_tables(),
     };
+    let unfilterable = enforcer.unfilterable().clone();
     let (kernel, active, devices) = enforcer.parts();
     let nothing = Model::default();
     let model = active.map_or(&nothing, |active| &active.model);
     let mut interfaces = Vec::with_capacity(model.interfaces.len());
     for interface in &model.interfaces {
-        interfaces.push(described(kernel, model, interface, devices.get(&interface.name))?);
-    }
-    for (name, device) in devices {
-        if !model.interfaces.iter().any(|interface| interface.name == *name) {
-            interfaces.push(closed(kernel, name, device)?);
+        let mut status = described(kernel, model, interface, devices.get(&interface.name))?;
+        if unfilterable.contains(&interface.name) {
+            status.state = InterfaceState::Unfilterable;
         }
+        interfaces.push(status);
+    }
+    let named = |name: &str| model.interfaces.iter().any(|interface| interface.name == name);
+    for (name, device) in devices {
+        if !named(name) {
+            let counters = counters(kernel, device)?;
+            interfaces.push(managed(name, InterfaceState::Closed, Some(device), counters));
+        }
+    }
+    for name in unfilterable.iter().filter(|name| !named(name)) {
+        interfaces.push(managed(name, InterfaceState::Unfilterable, None, Default::default()));
     }
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,20 +84,26 @@ fn described(
     })
 }
 
-fn closed(kernel: &Kernel, name: &str, device: &Device) -> Result<InterfaceStatus, KernelError> {
-    let (inbound, outbound) = counters(kernel, device)?;
-    Ok(InterfaceStatus {
+/// A device that only a managed pattern speaks of.
+fn managed(
+    name: &str,
+    state: InterfaceState,
+    device: Option<&Device>,
+    (inbound, outbound): (Counters, Counters),
+) -> InterfaceStatus {
+    let attached = device.and_then(|device| device.attached);
+    InterfaceStatus {
         name: name.to_owned(),
-        state: InterfaceState::Closed,
-        ifindex: Some(device.ifindex),
+        state,
+        ifindex: device.map(|device| device.ifindex),
         instance: String::new(),
         role: "guest".to_owned(),
         security_groups: Vec::new(),
-        ingress: device.attached.map(|attached| attached.ingress.to_owned()),
-        egress: device.attached.map(|attached| attached.egress.to_owned()),
+        ingress: attached.map(|attached| attached.ingress.to_owned()),
+        egress: attached.map(|attached| attached.egress.to_owned()),
         inbound,
         outbound,
-    })
+    }
 }
 
 /// Inbound and outbound.

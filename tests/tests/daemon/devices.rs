@@ -213,3 +213,82 @@ fn spec_d23_a_renamed_device_stays_filtered_if_it_is_managed() {
     });
     world.expect(&[denied(world.tcp(outside::ADMIN, world.guest(0).v4, 80))]);
 }
+
+/// It only matches a pattern: nobody has asked for it in particular.
+#[test]
+fn spec_k10_a_managed_device_without_ethernet_does_not_block_the_policy() {
+    let world = World::new(1);
+    let on = |port: u16| {
+        policy(json!({
+            "settings": { "managed": ["tap*", "lo"] },
+            "security_groups": [{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", port)] }],
+            "interfaces": [interface(world.guest(0), &["webs"])],
+        }))
+    };
+    let daemon = Daemon::start(&world.site, &on(80)).unwrap();
+    assert_eq!(status_of(&daemon, "lo")["state"], "unfilterable");
+    world.site.host.ip("tuntap add dev tap9 mode tun").unwrap();
+    daemon.apply(&on(81)).unwrap();
+    assert_eq!(refused(&daemon), None);
+    world.expect(&[allowed(world.tcp(outside::ADMIN, world.guest(0).v4, 81))]);
+    wait("tap9 is shown", || {
+        let status = daemon.status().unwrap();
+        let interfaces = status["interfaces"].as_array().unwrap();
+        interfaces.iter().any(|found| found["name"] == "tap9" && found["state"] == "unfilterable")
+    });
+    daemon.apply(&on(82)).unwrap();
+    let text = daemon.sgctl(&["status"]).unwrap();
+    assert!(String::from_utf8_lossy(&text.stdout).contains("NOT FILTERED"), "nobody overlooks it");
+    // Each of the two is warned of once.
+    assert_eq!(daemon.log().matches("carries no Ethernet frames").count(), 2, "{}", daemon.log());
+    world.site.host.ip("link delete tap9").unwrap();
+    wait("tap9 is gone", || {
+        let status = daemon.status().unwrap();
+        status["interfaces"].as_array().unwrap().iter().all(|found| found["name"] != "tap9")
+    });
+}
+
+/// The policy was right, the device was not.
+#[test]
+fn spec_k10_a_policy_refused_for_a_device_is_in_force_when_the_device_is_right() {
+    let world = World::new(1);
+    let on = |more: &[Value]| {
+        let mut interfaces = vec![interface(world.guest(0), &["webs"])];
+        interfaces.extend_from_slice(more);
+        let port = 80 + more.len();
+        policy(json!({
+            "security_groups": [{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", port as u16)] }],
+            "interfaces": interfaces,
+        }))
+    };
+    let mut daemon = Daemon::start(&world.site, &on(&[])).unwrap();
+    world.site.host.ip("tuntap add dev tap9 mode tun").unwrap();
+    must_refuse(&daemon, &on(&[named("tap9", "10.0.0.77")]), &["tap9", "Ethernet"]);
+    world.expect(&[
+        allowed(world.tcp(outside::ADMIN, world.guest(0).v4, 80)),
+        denied(world.tcp(outside::ADMIN, world.guest(0).v4, 81)),
+    ]);
+    let now = [
+        denied(world.tcp(outside::ADMIN, world.guest(0).v4, 80)),
+        allowed(world.tcp(outside::ADMIN, world.guest(0).v4, 81)),
+    ];
+    world.site.host.ip("link delete tap9").unwrap();
+    wait("it is accepted", || refused(&daemon).is_none());
+    assert_eq!(status_of(&daemon, "tap9")["state"], "absent");
+    world.expect(&now);
+
+    // It comes back as what it was: that is said, and all others stay filtered.
+    world.site.host.ip("tuntap add dev tap9 mode tun").unwrap();
+    wait("it is seen", || status_of(&daemon, "tap9")["state"] == "unfilterable");
+    world.expect(&now);
+    // As after a boot: one wrong device does not leave all others open.
+    daemon.kill();
+    std::fs::remove_dir_all(daemon.pin_dir().join("v1")).unwrap();
+    daemon.resume().unwrap();
+    assert!(refused(&daemon).unwrap().contains("tap9"));
+    assert_eq!(status_of(&daemon, "tap9")["state"], "unfilterable");
+    world.expect(&now);
+    world.site.host.ip("link delete tap9").unwrap();
+    wait("it is accepted again", || refused(&daemon).is_none());
+    world.expect(&now);
+}

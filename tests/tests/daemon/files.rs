@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use aya::maps::{Array, Map, MapData};
 use serde_json::json;
+use sg_common::abi::{ABI_VERSION, Control, map};
 use sg_tests::{Daemon, outside, patience};
 
 use crate::world::{
@@ -161,4 +163,47 @@ fn spec_d22_of_many_quick_edits_the_last_one_counts() {
     });
     wait("no fault is left", || refused(&daemon).is_none());
     world.expect(&[denied(world.tcp(outside::STRANGER, world.guest(0).v4, 80))]);
+}
+
+/// The copy is what was put in force, not what the file says by then.
+#[test]
+fn spec_d22_the_last_good_copy_is_never_a_bad_file() {
+    let world = World::new(1);
+    let big = |port: u16| {
+        let groups: Vec<_> = (0..90)
+            .map(|group| {
+                let rules: Vec<_> =
+                    (0..100).map(|rule| tcp_from(&format!("10.{group}.{rule}.0/24"), port)).collect();
+                json!({ "name": format!("group-{group}"), "inbound": rules })
+            })
+            .collect();
+        let names: Vec<String> = (0..5).map(|group| format!("group-{group}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let interface = interface(world.guest(0), &names);
+        policy(json!({ "security_groups": groups, "interfaces": [interface] }))
+    };
+    let mut daemon = Daemon::start(&world.site, &big(80)).unwrap();
+    let path = daemon.pin_dir().join(format!("v{ABI_VERSION}/maps")).join(map::CONTROL);
+    let control: Array<_, Control> = Map::Array(MapData::from_pin(path).unwrap()).try_into().unwrap();
+    for round in 0..5 {
+        let generation = control.get(&0, 0).unwrap().generation;
+        daemon.write_policy(&big(1000 + round)).unwrap();
+        wait("the swap", || {
+            for _ in 0..100_000 {
+                if control.get(&0, 0).unwrap().generation > generation {
+                    return true;
+                }
+            }
+            false
+        });
+        // The operator's next edit, with a fault.
+        daemon.write_policy("{").unwrap();
+        wait("the refusal", || refused(&daemon).is_some());
+        daemon.kill();
+        daemon.resume().unwrap();
+        assert!(refused(&daemon).is_some());
+        let copies = fs::read_dir(daemon.state_dir().join("last-good")).unwrap();
+        let names: Vec<_> = copies.map(|copy| copy.unwrap().file_name()).collect();
+        assert_eq!(names, ["000000-policy.json"]);
+    }
 }

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use sg_tests::{Daemon, Netns, outside, patience};
 
 use crate::world::{
-    World, admin, alive, allowed, ask, cut, denied, interface, ping_from, policy, tcp_from, udp_from, with,
+    World, admin, alive, allowed, ask, cut, denied, interface, ping_from, policy, status_of, tcp_from,
+    udp_from, with,
 };
 
 /// An ICMP or ICMPv6 echo flow: every request has the same identifier.
@@ -211,4 +212,29 @@ fn spec_k11_a_connection_outlives_its_group_and_its_membership() {
     daemon.apply(&with_client(&["clients"])).unwrap();
     alive(&mut held);
     world.expect(&[allowed(probe)]);
+}
+
+#[test]
+fn spec_k11_revoke_cuts_the_flows_of_an_interface_that_is_in_no_policy_any_more() {
+    let world = World::new(2);
+    let on = |interfaces: Value| {
+        policy(json!({
+            "settings": { "on_rule_change": "revoke", "managed": ["tap*"] },
+            "security_groups": [{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", 80)], "outbound": [] }],
+            "interfaces": interfaces,
+        }))
+    };
+    let [a, b] = [0, 1].map(|guest| interface(world.guest(guest), &["webs"]));
+    let daemon = Daemon::start(&world.site, &on(json!([a, b]))).unwrap();
+    let mut held = world.hold(&world.tcp(outside::ADMIN, world.guest(1).v4, 80));
+    daemon.apply(&on(json!([a]))).unwrap();
+    assert_eq!(status_of(&daemon, "tap1")["state"], "closed");
+    cut(&mut held);
+
+    // Nothing is filtered on bare metal, so there is nothing to cut.
+    let mut held = world.hold(&world.tcp(outside::ADMIN, world.guest(0).v4, 80));
+    let bare = with(interface(world.guest(0), &[]), "kind", "bare_metal");
+    daemon.apply(&on(json!([bare]))).unwrap();
+    assert_eq!(status_of(&daemon, "tap0")["state"], "bare_metal");
+    alive(&mut held);
 }

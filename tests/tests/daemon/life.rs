@@ -270,6 +270,42 @@ fn a_second_daemon_on_the_same_socket_is_refused() {
     expect(&rows);
 }
 
+#[test]
+fn spec_d20_a_second_daemon_with_the_same_pins_is_refused() {
+    let world = World::new(1);
+    let text = policy(json!({
+        "security_groups": [{ "name": "webs", "inbound": [tcp_from("203.0.113.0/24", 80)] }],
+        "interfaces": [interface(world.guest(0), &["webs"])],
+    }));
+    let mut daemon = Daemon::start(&world.site, &text).unwrap();
+    let rows = [
+        allowed(world.tcp(outside::ADMIN, world.guest(0).v4, 80)),
+        denied(world.tcp(outside::STRANGER, world.guest(0).v4, 80)),
+    ];
+    world.expect(&rows);
+    let open = world.site.lab.directory().join("open.json");
+    std::fs::write(&open, text.replace("203.0.113.0/24", "0.0.0.0/0")).unwrap();
+    let socket = world.site.lab.directory().join("second.sock");
+    // Another name of the directory is no way around.
+    let alias = world.site.lab.directory().join("pins");
+    std::os::unix::fs::symlink(daemon.pin_dir(), &alias).unwrap();
+    for pins in [daemon.pin_dir(), &alias] {
+        let second = second_daemon(&world, &open, &socket, pins);
+        let complaint = String::from_utf8_lossy(&second.stderr).into_owned();
+        assert_eq!(second.status.code(), Some(1), "{complaint}");
+        assert!(
+            complaint.contains("another sgd") && complaint.contains(pins.to_str().unwrap()),
+            "{complaint}"
+        );
+        assert!(!socket.exists(), "it leaves nothing behind");
+    }
+    expect(&rows);
+    // Whoever is dead holds nothing.
+    daemon.kill();
+    daemon.resume().unwrap();
+    expect(&rows);
+}
+
 /// Runs another `sgd` on the host to its end, which must come by itself.
 fn second_daemon(world: &World, policy: &Path, socket: &Path, pins: &Path) -> std::process::Output {
     let mut command: Command = world.site.host.command("timeout");

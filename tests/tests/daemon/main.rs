@@ -19,4 +19,5 @@ mod life;
 mod metadata;
 mod packets;
 mod swap;
+mod watch;
 mod world;

@@ -284,7 +284,7 @@ impl Bench {
         for direction in [Direction::Inbound, Direction::Outbound] {
             for number in 0..REASON_SLOTS {
                 let Some(reason) = Reason::from_number(number) else { continue };
-                let cpus = self.counters.get(&counter_index(0, direction, reason), 0).unwrap();
+                let cpus = self.counters.get(&counter_index(0, direction, reason as u32), 0).unwrap();
                 let packets = cpus.iter().map(|counter| counter.packets).sum();
                 let bytes = cpus.iter().map(|counter| counter.bytes).sum();
                 if packets > 0 {

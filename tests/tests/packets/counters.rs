@@ -18,7 +18,8 @@ fn fill(pins: &Path, expires: u64) {
     let map = MapData::from_pin(pins.join(abi::map::FLOWS_V6)).unwrap();
     let capacity = map.info().unwrap().max_entries();
     let mut flows: HashMap<MapData, FlowKeyV6, Flow> = Map::HashMap(map).try_into().unwrap();
-    let flow = Flow { expires, created: 0, policy: 0, state: 12, flags: 0, reserved: 0, sequence: [0; 6] };
+    let flow =
+        Flow { expires, created: 0, place: 0, policy: 0, state: 12, flags: 0, tcp: 0, sequence: [0; 6] };
     for number in 0..capacity {
         let key = FlowKeyV6 {
             zone_protocol: u32::MAX,
