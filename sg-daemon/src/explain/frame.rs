@@ -8,6 +8,7 @@ use sg_common::tcp::{ACK, SYN};
 /// A packet to ask about.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
+    pub source_mac: [u8; 6],
     pub source: IpAddr,
     pub destination: IpAddr,
     pub protocol: u8,
@@ -24,7 +25,8 @@ impl Probe {
     /// the receiver. `None` if the addresses are of different families.
     pub fn frame(&self) -> Option<Vec<u8>> {
         let payload = self.transport();
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        let mut frame = vec![2, 0, 0, 0, 0, 1];
+        frame.extend(self.source_mac);
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 frame.extend(ether_type::IPV4.to_be_bytes());

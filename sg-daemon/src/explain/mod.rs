@@ -92,10 +92,15 @@ pub fn explain(enforcer: &mut Enforcer, question: &ExplainQuestion) -> Result<Ex
     Ok(describe(active, interface, &asked, answer))
 }
 
+/// A locally administered address, where any will do.
+const SOME_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
 /// The question, made complete.
 struct Asked {
     direction: Direction,
     protocol: u8,
+    /// The instance's hardware address, which it has to use.
+    mac: [u8; 6],
     local: IpAddr,
     remote: IpAddr,
     source_port: u16,
@@ -130,6 +135,7 @@ impl Asked {
         Ok(Self {
             direction: question.direction.into(),
             protocol,
+            mac: interface.mac.unwrap_or(SOME_MAC),
             local,
             remote,
             source_port: question.source_port.unwrap_or(40_000),
@@ -145,6 +151,7 @@ impl Asked {
         };
         // The port asked about is the destination's in both directions (K16).
         Probe {
+            source_mac: if self.direction == Direction::Outbound { self.mac } else { SOME_MAC },
             source,
             destination,
             protocol: self.protocol,
