@@ -74,6 +74,8 @@ fn spec_d22_a_bad_file_weakens_nothing_and_is_named() {
     alive(&mut held);
     let status = daemon.sgctl(&["status"]).unwrap();
     assert_eq!(status.status.code(), Some(1), "not what the file says is in force");
+    let status_json = daemon.sgctl(&["status", "--json"]).unwrap();
+    assert_eq!(status_json.status.code(), Some(0), "programs read the field");
     assert!(String::from_utf8_lossy(&status.stdout).contains("No such file"));
 
     // The file is right again, and then says something new.
