@@ -209,3 +209,17 @@ fn spec_d22_the_last_good_copy_is_never_a_bad_file() {
         assert_eq!(names, ["000000-policy.json"]);
     }
 }
+
+/// Who has been told that a policy is in force finds it after a crash.
+#[test]
+fn spec_d22_a_daemon_killed_right_after_a_swap_has_kept_the_new_policy() {
+    let world = World::new(1);
+    let mut daemon = Daemon::start(&world.site, &web_policy(&world, 80)).unwrap();
+    for port in 8000..8010 {
+        daemon.apply(&web_policy(&world, port)).unwrap();
+        daemon.kill();
+        let copy = fs::read_to_string(daemon.state_dir().join("last-good/000000-policy.json")).unwrap();
+        assert!(copy.contains(&port.to_string()), "{copy}");
+        daemon.resume().unwrap();
+    }
+}
