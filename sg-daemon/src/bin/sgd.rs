@@ -28,6 +28,9 @@ struct Sgd {
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sgd")]
     pin_dir: PathBuf,
     /// Stop filtering when the daemon is told to end
+    ///
+    /// Not when it dies. Where filters are attached by clsact, the filters go and the empty clsact qdisc stays, as others
+    /// may use it.
     #[arg(long)]
     detach_on_exit: bool,
     /// How TC programs are attached

@@ -14,6 +14,7 @@ use crate::api::types::{Counters, Status as Answer};
 /// Show what is enforced on which interface, and how many packets passed and were dropped.
 ///
 /// Exit code: 0 the policy in the files is in force, 1 it was refused and an older one is, 2 sgd cannot be reached.
+/// With --json, 0 in both of the first cases: the field "refused" tells them apart.
 #[derive(Debug, Args)]
 pub struct Status {
     /// Print JSON instead of text

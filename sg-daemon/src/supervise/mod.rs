@@ -21,8 +21,7 @@ use self::watch::{FileWatch, LinkWatch};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::{Applied, ApplyError, Enforcer};
 use crate::kernel::TcMode;
-use crate::policy::model::Model;
-use crate::policy::{self, LoadError};
+use crate::policy::{self, LoadError, Loaded};
 
 /// How often flows that are over are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(5);
@@ -101,9 +100,9 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
 /// The first policy: the operator's, or the last good one while the operator's is bad. Whether the operator's was refused
 /// for what a device is like.
 async fn start(options: &Options, shared: &Shared) -> anyhow::Result<bool> {
-    let error = match load_and_apply(options.policy.clone(), shared, Enforcer::apply).await {
-        Ok(in_force) => {
-            remember(options, &in_force);
+    let error = match apply_files(options, shared).await {
+        Ok(applied) => {
+            report(applied);
             return Ok(false);
         }
         Err(error) => error,
@@ -114,9 +113,7 @@ async fn start(options: &Options, shared: &Shared) -> anyhow::Result<bool> {
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));
-    load_and_apply(vec![copy], shared, Enforcer::apply_again)
-        .await
-        .context("the copy of the last good policy cannot be used either")?;
+    apply_copy(copy, shared).await.context("the copy of the last good policy cannot be used either")?;
     Ok(by_device(&error))
 }
 
@@ -132,10 +129,10 @@ enum Cause {
 /// Puts the operator's files in force; if they are bad, what is in force stays (D22). Whether they were refused for what a
 /// device is like.
 async fn reload(options: &Options, shared: &Shared, cause: Cause) -> bool {
-    let error = match load_and_apply(options.policy.clone(), shared, Enforcer::apply).await {
-        Ok(in_force) => {
+    let error = match apply_files(options, shared).await {
+        Ok(applied) => {
             *shared.refused() = None;
-            remember(options, &in_force);
+            report(applied);
             return false;
         }
         Err(error) => error,
@@ -153,43 +150,49 @@ fn by_device(error: &anyhow::Error) -> bool {
     error.downcast_ref::<ApplyError>().is_some_and(|error| !matches!(error, ApplyError::Plan(_)))
 }
 
-/// A policy that has just been put in force, as it was read.
-struct InForce {
-    applied: Applied,
-    model: Arc<Model>,
-    texts: Vec<String>,
-}
-
-fn remember(options: &Options, in_force: &InForce) {
-    let Applied { generation, changed, written, deleted, revoked } = in_force.applied;
+fn report(applied: Applied) {
+    let Applied { generation, changed, written, deleted, revoked } = applied;
     if changed {
         tracing::info!(generation, written, deleted, revoked, "policy applied");
     } else {
         tracing::info!(generation, "policy unchanged");
     }
-    let paths = in_force.model.files.iter().map(PathBuf::as_path);
-    let texts = in_force.texts.iter().map(String::as_str);
-    if let Err(error) = state::save(&options.state_dir, paths.zip(texts)) {
-        tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
-    }
 }
 
-async fn load_and_apply(
-    paths: Vec<PathBuf>,
-    shared: &Shared,
-    apply: fn(&mut Enforcer, Arc<Model>) -> Result<Applied, ApplyError>,
-) -> anyhow::Result<InForce> {
-    let shared = shared.clone();
+/// Puts the operator's files in force and keeps what they said as the last good policy.
+async fn apply_files(options: &Options, shared: &Shared) -> anyhow::Result<Applied> {
+    let (paths, state_dir, shared) = (options.policy.clone(), options.state_dir.clone(), shared.clone());
     tokio::task::spawn_blocking(move || {
-        let loaded = policy::load(&paths).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
-        for lint in &loaded.lints {
-            tracing::debug!("{lint}");
+        let loaded = load(&paths)?;
+        let files = loaded.model.files.iter().map(PathBuf::as_path);
+        let copy = state::prepare(&state_dir, files.zip(loaded.texts.iter().map(String::as_str)));
+        let mut enforcer = shared.enforcer();
+        let applied = enforcer.apply(Arc::new(loaded.model))?;
+        // While the enforcer is held: nobody is told that the policy is in force before it is kept.
+        if let Err(error) = copy.and_then(state::Prepared::commit) {
+            tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
         }
-        let model = Arc::new(loaded.model);
-        let applied = apply(&mut shared.enforcer(), Arc::clone(&model))?;
-        Ok(InForce { applied, model, texts: loaded.texts })
+        Ok(applied)
     })
     .await?
+}
+
+/// Puts the last good policy in force.
+async fn apply_copy(copy: PathBuf, shared: &Shared) -> anyhow::Result<Applied> {
+    let shared = shared.clone();
+    tokio::task::spawn_blocking(move || {
+        let loaded = load(&[copy])?;
+        Ok(shared.enforcer().apply_again(Arc::new(loaded.model))?)
+    })
+    .await?
+}
+
+fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
+    let loaded = policy::load(paths).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
+    for lint in &loaded.lints {
+        tracing::debug!("{lint}");
+    }
+    Ok(loaded)
 }
 
 /// Does a piece of work that may block, and survives its failure.

@@ -6,20 +6,30 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+const NEW: &str = "last-good.new";
+
 /// The directory that holds the copy.
 pub fn last_good(state_dir: &Path) -> PathBuf {
     state_dir.join("last-good")
 }
 
-/// Replaces the copy by the policy that is in force now, in one step: a crash leaves the old copy or the new one.
-/// `files` are the policy's files and what they said when it was loaded, which may not be what they say by now.
+/// A copy that is written, and not yet the last good one.
+#[derive(Debug)]
+pub struct Prepared {
+    state_dir: PathBuf,
+}
+
+/// Writes a copy of a policy that is about to be put in force. `files` are the policy's files and what they said when it
+/// was loaded, which may not be what they say by now.
 ///
 /// # Errors
 ///
 /// If a file cannot be written; the old copy is still there then.
-pub fn save<'p>(state_dir: &Path, files: impl Iterator<Item = (&'p Path, &'p str)>) -> io::Result<()> {
-    let new = state_dir.join("last-good.new");
-    let current = last_good(state_dir);
+pub fn prepare<'p>(
+    state_dir: &Path,
+    files: impl Iterator<Item = (&'p Path, &'p str)>,
+) -> io::Result<Prepared> {
+    let new = state_dir.join(NEW);
     match fs::remove_dir_all(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -31,13 +41,26 @@ pub fn save<'p>(state_dir: &Path, files: impl Iterator<Item = (&'p Path, &'p str
         copy.sync_all()?;
     }
     File::open(&new)?.sync_all()?;
-    if current.exists() {
-        renameat2(AT_FDCWD, &new, AT_FDCWD, &current, RenameFlags::RENAME_EXCHANGE)?;
-        fs::remove_dir_all(&new)?;
-    } else {
-        fs::rename(&new, &current)?;
+    Ok(Prepared { state_dir: state_dir.to_owned() })
+}
+
+impl Prepared {
+    /// Replaces the last good copy, in one step: a crash leaves the old one or this one.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be renamed.
+    pub fn commit(self) -> io::Result<()> {
+        let new = self.state_dir.join(NEW);
+        let current = last_good(&self.state_dir);
+        if current.exists() {
+            renameat2(AT_FDCWD, &new, AT_FDCWD, &current, RenameFlags::RENAME_EXCHANGE)?;
+            fs::remove_dir_all(&new)?;
+        } else {
+            fs::rename(&new, &current)?;
+        }
+        File::open(&self.state_dir)?.sync_all()
     }
-    File::open(state_dir)?.sync_all()
 }
 
 /// Numbered, as two directories may have files of one name, and so that they are read in the same order. Always a name
@@ -57,8 +80,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         fs::create_dir(&state).unwrap();
-        let save =
-            |files: &[(&str, &str)]| save(&state, files.iter().map(|&(path, text)| (Path::new(path), text)));
+        let save = |files: &[(&str, &str)]| {
+            prepare(&state, files.iter().map(|&(path, text)| (Path::new(path), text)))?.commit()
+        };
         let saved = || {
             let mut saved: Vec<(String, String)> = fs::read_dir(last_good(&state))
                 .unwrap()
@@ -80,11 +104,14 @@ mod tests {
             pair("000002-policy.json", "3"),
         ];
         assert_eq!(saved(), three);
+        prepare(&state, std::iter::once((Path::new("x.json"), "refused"))).unwrap();
+        assert_eq!(saved(), three, "only a policy in force is the last good one");
+        fs::remove_dir_all(state.join(NEW)).unwrap();
         // A file in the way of the new copy.
-        fs::write(state.join("last-good.new"), "").unwrap();
+        fs::write(state.join(NEW), "").unwrap();
         assert!(save(&[("x.json", "4")]).is_err());
         assert_eq!(saved(), three, "a copy that fails leaves the old one");
-        fs::remove_file(state.join("last-good.new")).unwrap();
+        fs::remove_file(state.join(NEW)).unwrap();
         save(&[("x.json", "4")]).unwrap();
         assert_eq!(saved(), [pair("000000-x.json", "4")]);
         let long = format!("{}.json", "규칙".repeat(40));

@@ -74,6 +74,8 @@ fn spec_d22_a_bad_file_weakens_nothing_and_is_named() {
     alive(&mut held);
     let status = daemon.sgctl(&["status"]).unwrap();
     assert_eq!(status.status.code(), Some(1), "not what the file says is in force");
+    let status_json = daemon.sgctl(&["status", "--json"]).unwrap();
+    assert_eq!(status_json.status.code(), Some(0), "programs read the field");
     assert!(String::from_utf8_lossy(&status.stdout).contains("No such file"));
 
     // The file is right again, and then says something new.
@@ -205,5 +207,19 @@ fn spec_d22_the_last_good_copy_is_never_a_bad_file() {
         let copies = fs::read_dir(daemon.state_dir().join("last-good")).unwrap();
         let names: Vec<_> = copies.map(|copy| copy.unwrap().file_name()).collect();
         assert_eq!(names, ["000000-policy.json"]);
+    }
+}
+
+/// Who has been told that a policy is in force finds it after a crash.
+#[test]
+fn spec_d22_a_daemon_killed_right_after_a_swap_has_kept_the_new_policy() {
+    let world = World::new(1);
+    let mut daemon = Daemon::start(&world.site, &web_policy(&world, 80)).unwrap();
+    for port in 8000..8010 {
+        daemon.apply(&web_policy(&world, port)).unwrap();
+        daemon.kill();
+        let copy = fs::read_to_string(daemon.state_dir().join("last-good/000000-policy.json")).unwrap();
+        assert!(copy.contains(&port.to_string()), "{copy}");
+        daemon.resume().unwrap();
     }
 }

@@ -215,26 +215,31 @@ fn spec_k11_a_connection_outlives_its_group_and_its_membership() {
 }
 
 #[test]
-fn spec_k11_revoke_cuts_the_flows_of_an_interface_that_is_in_no_policy_any_more() {
+fn spec_k11_d23_flows_of_a_managed_interface_that_left_the_policy_live_unless_revoked() {
     let world = World::new(2);
-    let on = |interfaces: Value| {
+    let on = |on_rule_change: &str, interfaces: Value| {
         policy(json!({
-            "settings": { "on_rule_change": "revoke", "managed": ["tap*"] },
+            "settings": { "on_rule_change": on_rule_change, "managed": ["tap*"] },
             "security_groups": [{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", 80)], "outbound": [] }],
             "interfaces": interfaces,
         }))
     };
     let [a, b] = [0, 1].map(|guest| interface(world.guest(guest), &["webs"]));
-    let daemon = Daemon::start(&world.site, &on(json!([a, b]))).unwrap();
+    let daemon = Daemon::start(&world.site, &on("keep", json!([a, b]))).unwrap();
     let mut held = world.hold(&world.tcp(outside::ADMIN, world.guest(1).v4, 80));
-    daemon.apply(&on(json!([a]))).unwrap();
+    daemon.apply(&on("keep", json!([a]))).unwrap();
     assert_eq!(status_of(&daemon, "tap1")["state"], "closed");
+    alive(&mut held);
+    world.expect(&[denied(world.tcp(outside::ADMIN, world.guest(1).v4, 80))]);
+    daemon.apply(&on("revoke", json!([a, b]))).unwrap();
+    alive(&mut held);
+    daemon.apply(&on("revoke", json!([a]))).unwrap();
     cut(&mut held);
 
     // Nothing is filtered on bare metal, so there is nothing to cut.
     let mut held = world.hold(&world.tcp(outside::ADMIN, world.guest(0).v4, 80));
     let bare = with(interface(world.guest(0), &[]), "kind", "bare_metal");
-    daemon.apply(&on(json!([bare]))).unwrap();
+    daemon.apply(&on("revoke", json!([bare]))).unwrap();
     assert_eq!(status_of(&daemon, "tap0")["state"], "bare_metal");
     alive(&mut held);
 }
