@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sg_tests::{Daemon, Guest, Probe, outside};
 
 use crate::world::{
-    World, allowed, ask, denied, expect, interface, must_refuse, plug, policy, refused, status_of, tcp_from,
+    World, allowed, ask, denied, expect, interface, must_refuse, plug, plug_as, policy, refused, status_of, tcp_from,
     wait,
 };
 
@@ -75,7 +75,8 @@ fn spec_d23_a_managed_device_is_closed_unless_a_policy_names_it() {
     // Another device of the same name is filtered like the first.
     world.site.host.ip("link delete tap8").unwrap();
     wait("tap8 is gone", || status_of(&daemon, "tap8")["state"] == "absent");
-    let again = plug(&world.site, "tap8", 38);
+    // With the first one's address: a guest may use no other.
+    let again = plug_as(&world.site, "tap8", 28, "again");
     let _server = again.netns.serve_tcp(&[(again.v4, 80).into(), (again.v4, 81).into()]).unwrap();
     wait("the new tap8 is enforced", || status_of(&daemon, "tap8")["state"] == "enforced");
     expect(&[allowed(to(&world, &again, 80)), denied(to(&world, &again, 81))]);
@@ -283,7 +284,7 @@ fn spec_k10_a_policy_refused_for_a_device_is_in_force_when_the_device_is_right()
     world.expect(&now);
     // As after a boot: one wrong device does not leave all others open.
     daemon.kill();
-    std::fs::remove_dir_all(daemon.pin_dir().join("v1")).unwrap();
+    std::fs::remove_dir_all(daemon.pin_dir().join(format!("v{}", sg_common::abi::ABI_VERSION))).unwrap();
     daemon.resume().unwrap();
     assert!(refused(&daemon).unwrap().contains("tap9"));
     assert_eq!(status_of(&daemon, "tap9")["state"], "unfilterable");

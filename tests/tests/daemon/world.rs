@@ -212,7 +212,12 @@ pub fn ask(daemon: &Daemon, arguments: &[&str], codes: &[i32]) -> Value {
 
 /// Pulls a cable from a new port of the host's bridge to `eth0` in a namespace of its own.
 pub fn plug(site: &Topology, device: &str, number: u8) -> Guest {
-    let netns = site.lab.netns(&format!("late-{device}-{number}")).unwrap();
+    plug_as(site, device, number, "late")
+}
+
+/// As [`plug`], when there has been a guest of that number before.
+pub fn plug_as(site: &Topology, device: &str, number: u8, name: &str) -> Guest {
+    let netns = site.lab.netns(&format!("{name}-{device}-{number}")).unwrap();
     let mac = format!("52:54:00:00:01:{number:02x}");
     connect(&site.host, device, &netns, &mac);
     let (v4, v6) = (format!("10.0.0.{number}"), format!("fd00::{number:x}"));
