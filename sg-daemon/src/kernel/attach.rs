@@ -82,6 +82,15 @@ impl Kernel {
                 .into_iter()
                 .find(|place| name.split_once('_').is_some_and(|(_, rest)| rest == place.name()));
             let Some(place) = place else { continue };
+            // Loaded before anything is replaced; a refusal is the kernel's word, not the link's.
+            match place.tc() {
+                None => {
+                    xdp(&mut self.ebpf)?;
+                }
+                Some((name, _)) => {
+                    classifier(&mut self.ebpf, name)?;
+                }
+            }
             match self.take_over(place, &path) {
                 Ok(()) => {}
                 Err(error) if is_errno(&error, libc::ENOLINK) => {

@@ -111,13 +111,10 @@ impl Kernel {
             loader.map_pin_path(name, pins.map(name));
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
-        for name in
-            [program::TC_INGRESS, program::TC_EGRESS, program::EXPLAIN, program::COLLECT, program::CLOCK]
-        {
-            classifier(&mut ebpf, name)?.load().map_err(|source| KernelError::Program { name, source })?;
+        // The others are loaded when a device needs them: the verifier takes its time over each.
+        for name in [program::EXPLAIN, program::COLLECT, program::CLOCK] {
+            classifier(&mut ebpf, name)?;
         }
-        let name = program::XDP_INGRESS;
-        xdp(&mut ebpf)?.load().map_err(|source| KernelError::Program { name, source })?;
         let control = mapped(&mut ebpf, map::CONTROL, 1)?;
         let interfaces = mapped(&mut ebpf, map::INTERFACES, INTERFACE_SLOTS)?;
         let slots = max_entries(&ebpf, map::MEMBER_SETS)?;
@@ -135,8 +132,9 @@ impl Kernel {
     fn heal(&mut self) {
         let parity = self.parity();
         for slot in 0..self.member_sets.len() {
-            if let Some(set) = self.member_sets.get(slot).and_then(|sets| sets.sets.get(parity).copied()) {
-                self.store_member_set(slot, parity ^ 1, set);
+            let Some(MemberSets { sets: [even, odd] }) = self.member_sets.get(slot) else { continue };
+            if even != odd {
+                self.store_member_set(slot, parity ^ 1, if parity == 0 { even } else { odd });
             }
         }
         for index in 0..self.interfaces.len() {
@@ -465,17 +463,29 @@ fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
     }
 }
 
+/// A TC program, loaded.
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {
     match ebpf.program_mut(name) {
-        Some(Program::SchedClassifier(program)) => Ok(program),
+        Some(Program::SchedClassifier(program)) => {
+            if program.fd().is_err() {
+                program.load().map_err(|source| KernelError::Program { name, source })?;
+            }
+            Ok(program)
+        }
         _ => Err(KernelError::Missing { name }),
     }
 }
 
+/// The XDP program, loaded.
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, KernelError> {
     let name = program::XDP_INGRESS;
     match ebpf.program_mut(name) {
-        Some(Program::Xdp(program)) => Ok(program),
+        Some(Program::Xdp(program)) => {
+            if program.fd().is_err() {
+                program.load().map_err(|source| KernelError::Program { name, source })?;
+            }
+            Ok(program)
+        }
         _ => Err(KernelError::Missing { name }),
     }
 }
