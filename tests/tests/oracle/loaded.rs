@@ -23,14 +23,17 @@ use crate::{config, told};
 /// The packet that a question is about. Its source port is told: a new one makes it the first of a new flow.
 fn packet(files: &[Value], question: &Question, source_port: u16) -> Packet {
     let interface = interface(files, &question.interface);
-    let own =
-        interface["addresses"].as_array().unwrap().iter().map(|own| own.as_str().unwrap().parse().unwrap());
+    let own = ["addresses", "allowed_addresses"]
+        .into_iter()
+        .flat_map(|field| interface[field].as_array().into_iter().flatten())
+        .map(|own| own.as_str().unwrap().parse().unwrap());
     // Whoever has no address in that family asks from one that nobody has.
     let nobody: IpAddr = match question.remote {
         IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 1).into(),
     };
-    let local = own.into_iter().find(|own: &IpAddr| own.is_ipv4() == nobody.is_ipv4()).unwrap_or(nobody);
+    let mut own = own;
+    let local = own.find(|own: &IpAddr| own.is_ipv4() == nobody.is_ipv4()).unwrap_or(nobody);
     let (source, destination) = match question.direction {
         Direction::Inbound => (question.remote, local),
         Direction::Outbound => (local, question.remote),
@@ -55,9 +58,21 @@ fn way(files: &[Value], question: &Question) -> Way {
     if (question.direction == Direction::Outbound) == host { Way::Egress } else { Way::Ingress }
 }
 
-/// What the IPv6 header itself reads as something else than a transport protocol.
+/// What IPv6 reads as something else than a transport protocol (IANA, "IPv6 Extension Header Types").
 fn is_extension(question: &Question) -> bool {
-    question.remote.is_ipv6() && matches!(question.transport, Transport::Other(0 | 43 | 44 | 60))
+    let extension =
+        matches!(question.transport, Transport::Other(0 | 43 | 44 | 51 | 60 | 135 | 139 | 140 | 253 | 254));
+    question.remote.is_ipv6() && extension
+}
+
+/// What passes or does not whatever the rules say (SPEC section 6): neighbour discovery and listener reports, which the
+/// oracle does not know, and redirects.
+fn is_baseline(question: &Question) -> bool {
+    match (question.remote, question.transport) {
+        (IpAddr::V4(_), Transport::Icmp { kind, .. }) => kind == 5,
+        (IpAddr::V6(_), Transport::Icmp { kind, .. }) => matches!(kind, 130..=137 | 143),
+        _ => false,
+    }
 }
 
 /// Asks the loaded program, and for what has ports lets a packet of a new flow run through the programs that filter.
@@ -71,7 +86,7 @@ fn check(
         prop_assert!(!bench.enforcer().devices().contains_key(&question.interface));
         return Ok(());
     }
-    if is_extension(question) {
+    if is_extension(question) || is_baseline(question) {
         return Ok(());
     }
     let expected = naive::allows(files, question);

@@ -8,7 +8,7 @@ use sg_common::verdict::Reason::{Established, NewFlow, NoRule, RuleOnly, StrictT
 use crate::bench::{Bench, Way, ip, on_both_hooks};
 use crate::frame::{ACK, FIN, PSH, Packet, RST, SYN, TCP, URG};
 use crate::{
-    GUEST, LIFE, OTHER, Side, answer, at, everything, inbound_openers, next, outbound_openers, policy,
+    GUEST, LIFE, OTHER, Talk, answer, at, everything, inbound_openers, next, outbound_openers, policy,
     with_rules,
 };
 
@@ -174,7 +174,9 @@ fn spec_d10_one_entry_for_both_directions_of_a_flow() {
 #[test]
 fn spec_d10_each_part_of_the_key_tells_flows_apart() {
     on_both_hooks(|bench| {
-        bench.apply(&[open(bench)]);
+        let mut file = open(bench);
+        file["interfaces"][0]["allowed_addresses"] = json!(["10.0.0.6"]);
+        bench.apply(&[file]);
         let (here, there) = (at(GUEST[0], 1000), at(OTHER[0], 2000));
         let distinct = [
             Packet::udp(here, there, b""),
@@ -259,14 +261,11 @@ fn spec_d12_a_connection_from_its_first_segment_to_its_last() {
             bench.apply(&[with_rules(bench.ingress(), &inbound_rules, &outbound_rules)]);
             let (here, there) = (at(GUEST[family], 40_000), at(OTHER[family], 40_000));
             let opener = if outbound { Packet::tcp(here, there, SYN) } else { Packet::tcp(there, here, SYN) };
+            let mut talk = Talk::new(&opener);
             for ((side, flags), state) in LIFE.into_iter().zip(states) {
-                let packet = match side {
-                    Side::Opener => opener.then(flags),
-                    Side::Answerer => opener.answer(flags),
-                };
-                let way = if (side == Side::Opener) == outbound { Way::Ingress } else { Way::Egress };
+                let packet = talk.segment(side, flags);
                 let expected = if flags == SYN { NewFlow } else { Established };
-                assert_eq!(bench.run_at("sg0", way, &packet.frame()), expected, "{state:?}");
+                assert_eq!(bench.run_at("sg0", side.way(outbound), &packet.frame()), expected, "{state:?}");
                 assert_eq!(bench.flow().state, state);
             }
             bench.advance(432_000);
@@ -346,11 +345,10 @@ fn spec_d12_a_syn_after_the_end_is_judged_by_the_rules_of_today() {
         let opener = Packet::tcp(at(GUEST[0], 40_000), at(OTHER[0], 443), SYN);
         let life = |bench: &mut Bench| {
             bench.apply(&[with_rules(bench.ingress(), &json!([]), &everything("destination"))]);
+            let mut talk = Talk::new(&opener);
             for (side, flags) in LIFE.into_iter().take(7) {
-                let reason = match side {
-                    Side::Opener => bench.sends(&opener.then(flags)),
-                    Side::Answerer => bench.receives(&opener.answer(flags)),
-                };
+                let packet = talk.segment(side, flags);
+                let reason = bench.run_at("sg0", side.way(true), &packet.frame());
                 assert_eq!(reason, if flags == SYN { NewFlow } else { Established });
             }
             assert_eq!(bench.flow().state, State::TcpTimeWait);
@@ -358,7 +356,7 @@ fn spec_d12_a_syn_after_the_end_is_judged_by_the_rules_of_today() {
         life(bench);
         let again = opener.clone().sequence(1_000_000, 0);
         // The other side has no rule of its own.
-        assert_eq!(bench.receives(&again.answer(SYN)), NoRule);
+        assert_eq!(bench.receives(&again.answer(SYN).sequence(1_000_000, 0)), NoRule);
         assert_eq!(bench.sends(&again), NewFlow);
         assert_eq!(bench.flow().state, State::TcpSynSent);
         bench.advance(432_000);

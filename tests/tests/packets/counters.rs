@@ -10,10 +10,10 @@ use sg_common::verdict::Action;
 use sg_common::verdict::Reason::{self, *};
 
 use crate::bench::{Bench, DEVICES, Ingress, Way, ip, on_both_hooks};
-use crate::frame::{ACK, DESTINATION_OPTIONS, Packet, RST, SYN, arp, ethernet, tagged};
+use crate::frame::{ACK, DESTINATION_OPTIONS, Packet, RST, SYN, arp, ethernet, from_mac, tagged};
 use crate::{GUEST, OTHER, at, everything, with_rules};
 
-/// Makes the IPv6 connection table full.
+/// Makes the table of live IPv6 flows full.
 fn fill(pins: &Path, expires: u64) {
     let map = MapData::from_pin(pins.join(abi::map::FLOWS_V6)).unwrap();
     let capacity = map.info().unwrap().max_entries();
@@ -39,7 +39,9 @@ fn spec_d24_each_reason_moves_one_counter_by_one_and_the_sum_is_the_packets() {
     on_both_hooks(|bench| {
         let mut open = with_rules(bench.ingress(), &everything("source"), &everything("destination"));
         let mut strict = with_rules(bench.ingress(), &json!([]), &everything("destination"));
-        open["interfaces"][0]["timeouts"] = json!({ "udp": 30 });
+        for file in [&mut open, &mut strict] {
+            file["interfaces"][0]["mac"] = "52:54:00:00:00:05".into();
+        }
         strict["settings"] = json!({ "strict_tcp": true });
         let (here, there) = (at(GUEST[0], 40_000), at(OTHER[0], 443));
         let (here6, there6) = (at(GUEST[1], 40_000), at(OTHER[1], 443));
@@ -62,7 +64,11 @@ fn spec_d24_each_reason_moves_one_counter_by_one_and_the_sum_is_the_packets() {
         expect(bench, out, &tcp.frame(), NewFlow);
         expect(bench, out, &tcp.then(ACK).frame(), TcpState);
         expect(bench, into, &tcp.answer(SYN | ACK).frame(), Established);
+        expect(bench, out, &tcp.then(ACK).frame(), Established);
         expect(bench, out, &tcp.then(0).frame(), TcpFlags);
+        expect(bench, out, &tcp.then(RST).sequence(0x8000_0000, 0).frame(), TcpWindow);
+        expect(bench, into, &tcp.error(ip("203.0.113.1"), 3, 1).frame(), Related);
+        expect(bench, into, &Packet::icmp(ip("203.0.113.1"), ip(GUEST[0]), 5, 1, 0).frame(), Redirect);
         expect(bench, out, &Packet::tcp(here, at(OTHER[0], 444), RST).frame(), RuleOnly);
         expect(bench, out, &arp([10, 0, 0, 5].into(), [10, 0, 0, 1].into()), Arp);
         let solicitation = Packet::icmp(ip(GUEST[1]), ip("ff02::1"), 135, 0, 0).hop_limit(255);
@@ -71,16 +77,36 @@ fn spec_d24_each_reason_moves_one_counter_by_one_and_the_sum_is_the_packets() {
         expect(bench, into, &tcp.bare()[..40], Malformed);
         expect(bench, into, &ethernet(0x88cc, &[0; 46]), EtherType);
         expect(bench, into, &tagged(&tcp.frame(), 0x8100, 1), Vlan);
-        expect(bench, into, &tcp.clone().fragment(8, true, 1).frame(), Fragment);
+        let long = Packet::udp(there, here, &[0; 256]);
+        expect(bench, into, &long.piece(0, 64, 1).frame(), NewFlow);
+        expect(bench, into, &long.piece(64, 128, 1).frame(), Fragment);
+        expect(bench, into, &long.piece(64, 128, 1).frame(), FragmentOverlap);
+        for piece in 1..=8 {
+            expect(bench, into, &long.piece(piece * 16, piece * 16 + 8, 2).frame(), EarlyFragment);
+        }
+        expect(bench, into, &long.piece(9 * 16, 9 * 16 + 8, 2).frame(), FragmentLimit);
+        expect(bench, into, &tcp.reply().piece(0, 8, 3).frame(), TinyFragment);
+        expect(bench, out, &from_mac(tcp.then(ACK).frame(), [0x52, 0x54, 0, 0, 0, 6]), SourceMac);
+        expect(bench, out, &Packet::udp(at("10.0.0.6", 1), there, b"").frame(), SourceAddress);
+        expect(bench, out, &arp([10, 0, 0, 6].into(), [10, 0, 0, 1].into()), ArpSpoof);
+        expect(bench, out, &solicitation.clone().hop_limit(254).frame(), NeighborSpoof);
+        expect(bench, out, &Packet::udp(at(GUEST[0], 67), at(OTHER[0], 68), b"").frame(), DhcpServer);
+        let advertisement = Packet::icmp(ip(GUEST[1]), ip("ff02::1"), 134, 0, 0).hop_limit(255);
+        expect(bench, out, &advertisement.frame(), RouterAdvertisement);
+        expect(bench, out, &tcp.then(ACK).options(&[131, 3, 4, 0]).frame(), SourceRoute);
         expect(bench, into, &chain.frame(), ExtensionHeaders);
         bench.apply(&[strict]);
         expect(bench, out, &Packet::tcp(here, at(OTHER[0], 445), ACK).frame(), StrictTcp);
-        expect(bench, into, &Packet::udp(there, here, b"").frame(), NoRule);
+        let denied = Packet::udp(at(OTHER[0], 444), here, &[0; 64]);
+        expect(bench, into, &denied.piece(0, 32, 4).frame(), NoRule);
+        expect(bench, into, &denied.piece(32, 72, 4).frame(), FragmentOfDropped);
         let pins = bench.enforcer().kernel().pins().maps();
         let kernel = bench.enforcer().kernel();
         let expires = kernel.now().unwrap() + kernel.jiffies(1000);
         fill(&pins, expires);
-        expect(bench, out, &Packet::udp(here6, there6, b"").frame(), TableFull);
+        let question = Packet::udp(here6, there6, b"");
+        expect(bench, out, &question.frame(), NewFlow);
+        expect(bench, into, &question.reply().frame(), TableFull);
 
         // A device that the filter was never told about.
         let before = bench.counts();

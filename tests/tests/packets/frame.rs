@@ -15,10 +15,14 @@ pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 pub const URG: u8 = 32;
 
+/// The sequence number of both sides' SYN, unless a test sets another.
+pub const FIRST: u32 = 1000;
+
 /// IPv6 extension headers (IANA protocol numbers).
 pub const HOP_BY_HOP: u8 = 0;
 pub const ROUTING: u8 = 43;
 pub const FRAGMENT: u8 = 44;
+pub const AUTHENTICATION: u8 = 51;
 pub const DESTINATION_OPTIONS: u8 = 60;
 
 /// The shortest frame on a wire, without its check sequence; what is shorter is padded.
@@ -62,8 +66,15 @@ impl Packet {
         header.extend(source.port().to_be_bytes());
         header.extend(destination.port().to_be_bytes());
         // Sequence and acknowledgment, data offset, flags, window, checksum, urgent pointer.
-        header.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-        Self::new(source.ip(), destination.ip(), TCP, header)
+        header.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        Self::new(source.ip(), destination.ip(), TCP, header).numbered()
+    }
+
+    /// The numbers of a handshake in which both sides begin with [`FIRST`], and of what follows it without data.
+    fn numbered(self) -> Self {
+        let flags = self.payload[13];
+        let sequence = if flags & SYN == 0 { FIRST + 1 } else { FIRST };
+        self.sequence(sequence, if flags & ACK == 0 { 0 } else { FIRST + 1 })
     }
 
     pub fn udp(source: SocketAddr, destination: SocketAddr, data: &[u8]) -> Self {
@@ -110,6 +121,21 @@ impl Packet {
         self
     }
 
+    /// Bytes `from..to` of what the packet carries, as one of several pieces.
+    pub fn piece(&self, from: usize, to: usize, identification: u16) -> Self {
+        let mut piece = self.clone().fragment(from as u16, to < self.payload.len(), identification);
+        piece.payload = self.payload[from..to].to_vec();
+        piece
+    }
+
+    /// The ICMP error with which `router` answers this packet; it quotes all of it.
+    pub fn error(&self, router: IpAddr, kind: u8, code: u8) -> Self {
+        let mut error = Self::icmp(router, self.source, kind, code, 0);
+        error.payload.truncate(8);
+        error.payload.extend(&self.bare()[14..]);
+        error
+    }
+
     /// More bytes behind the transport header.
     pub fn data(mut self, data: &[u8]) -> Self {
         self.payload.extend(data);
@@ -131,7 +157,7 @@ impl Packet {
     pub fn answer(&self, flags: u8) -> Self {
         let mut answer = self.reply();
         answer.payload[13] = flags;
-        answer
+        answer.numbered()
     }
 
     /// The same connection, the same way, with other TCP flags.
@@ -139,7 +165,7 @@ impl Packet {
         assert_eq!(self.protocol, TCP);
         let mut next = self.clone();
         next.payload[13] = flags;
-        next
+        next.numbered()
     }
 
     /// What comes back: addresses and ports change places, an ICMP request becomes its answer.
@@ -275,9 +301,13 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
+/// The hardware address that every frame here comes from.
+pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 5];
+
 /// Any frame, not padded.
 pub fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 5];
+    let mut frame = vec![0x52, 0x54, 0, 0, 0, 1];
+    frame.extend(MAC);
     frame.extend(ether_type.to_be_bytes());
     frame.extend(payload);
     frame
@@ -292,9 +322,16 @@ pub fn tagged(frame: &[u8], tag_type: u16, tag: u16) -> Vec<u8> {
     tagged
 }
 
+/// The same frame from another hardware address.
+pub fn from_mac(mut frame: Vec<u8>, mac: [u8; 6]) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&mac);
+    frame
+}
+
 /// RFC 826: who has `target`?
 pub fn arp(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
-    let mut payload = vec![0, 1, 8, 0, 6, 4, 0, 1, 0x52, 0x54, 0, 0, 0, 5];
+    let mut payload = vec![0, 1, 8, 0, 6, 4, 0, 1];
+    payload.extend(MAC);
     payload.extend(sender.octets());
     payload.extend([0; 6]);
     payload.extend(target.octets());

@@ -13,18 +13,24 @@ mod baseline;
 mod bench;
 mod connections;
 mod counters;
+mod errors;
+mod extensions;
+mod fragments;
 mod frame;
 mod malformed;
 mod revision;
 mod rules;
+mod sequences;
+mod shares;
 mod timeouts;
 mod zones;
 
 use std::net::{IpAddr, SocketAddr};
 
-use bench::ip;
+use bench::{Way, ip};
 use frame::{ACK, FIN, Packet, RST, SYN};
 use serde_json::{Value, json};
+use sg_common::verdict::Action;
 
 /// The instance behind `sg0`.
 const GUEST: [&str; 2] = ["10.0.0.5", "fd00::5"];
@@ -108,3 +114,56 @@ const LIFE: [(Side, u8); 8] = [
     (Side::Opener, ACK),
     (Side::Opener, RST),
 ];
+
+/// A TCP connection whose segments have the numbers that they would have between two hosts.
+#[derive(Debug, Clone)]
+struct Talk {
+    opener: Packet,
+    /// What the side that began sends next, and the other.
+    next: [u32; 2],
+}
+
+impl Talk {
+    /// The sides begin with different numbers, so that neither stands in for the other.
+    fn new(opener: &Packet) -> Self {
+        Self { opener: opener.clone(), next: [1000, 500_000] }
+    }
+
+    /// The connection after its handshake, which has passed.
+    fn established(bench: &mut bench::Bench, opener: &Packet, outbound: bool) -> Self {
+        let mut talk = Self::new(opener);
+        for (side, flags) in LIFE.into_iter().take(3) {
+            let packet = talk.segment(side, flags);
+            assert_eq!(bench.run_at("sg0", side.way(outbound), &packet.frame()).action(), Action::Allow);
+        }
+        talk
+    }
+
+    /// The next segment of a side: it acknowledges everything that the other has said.
+    fn segment(&mut self, side: Side, flags: u8) -> Packet {
+        self.data(side, flags, &[])
+    }
+
+    fn data(&mut self, side: Side, flags: u8, data: &[u8]) -> Packet {
+        let (own, other) = (self.next[side as usize], self.next[1 - side as usize]);
+        let packet = self.at(side, flags, own, if flags & ACK == 0 { 0 } else { other }).data(data);
+        self.next[side as usize] += data.len() as u32 + u32::from(flags & (SYN | FIN) != 0);
+        packet
+    }
+
+    /// A segment with these numbers, whatever was said so far.
+    fn at(&self, side: Side, flags: u8, sequence: u32, acknowledgment: u32) -> Packet {
+        let packet = match side {
+            Side::Opener => self.opener.then(flags),
+            Side::Answerer => self.opener.answer(flags),
+        };
+        packet.sequence(sequence, acknowledgment)
+    }
+}
+
+impl Side {
+    /// Which way its packets pass the device, if the guest opened the connection (`outbound`) or did not.
+    fn way(self, outbound: bool) -> Way {
+        if (self == Self::Opener) == outbound { Way::Ingress } else { Way::Egress }
+    }
+}

@@ -109,7 +109,7 @@ fn spec_d21_no_packet_sees_half_of_each_policy() {
         let file = |bench: &Bench, colour: &str| {
             let groups = json!([
                 { "name": "test", "inbound": [], "outbound": [
-                    { "protocol": "ICMP", "destination": format!("@{colour}"), "icmp_type": 5 }] },
+                    { "protocol": "ICMP", "destination": format!("@{colour}"), "icmp_type": 10 }] },
                 { "name": "blue" }, { "name": "gold" } ]);
             let mut file = policy(bench.ingress(), &groups, &["test"]);
             file["peers"] = json!([{ "address": OTHER[0], "security_groups": [colour] }]);
@@ -118,7 +118,7 @@ fn spec_d21_no_packet_sees_half_of_each_policy() {
         let files = ["blue", "gold"].map(|colour| file(bench, colour));
         bench.apply(&files[..1]);
         // Of a kind that starts no flow, so that the rules are asked each time.
-        let packet = Packet::icmp(GUEST[0].parse().unwrap(), OTHER[0].parse().unwrap(), 5, 0, 0).frame();
+        let packet = Packet::icmp(GUEST[0].parse().unwrap(), OTHER[0].parse().unwrap(), 10, 0, 0).frame();
         let sender = bench.sender("sg0");
         let stop = AtomicBool::new(false);
         let sent = std::thread::scope(|scope| {

@@ -7,7 +7,7 @@ use sg_common::verdict::Reason::{Established, NewFlow, NoRule};
 
 use crate::bench::{Bench, Ingress, Way, ip, on_both_hooks};
 use crate::frame::{ACK, Packet, RST, SYN};
-use crate::{GUEST, LIFE, OTHER, Side, at, everything, with_rules};
+use crate::{GUEST, LIFE, OTHER, Side, Talk, at, everything, with_rules};
 
 /// A state, the name of its timeout, the default in seconds, and the packets that lead there: which side sends each.
 struct Case {
@@ -27,9 +27,13 @@ fn cases(family: usize) -> Vec<Case> {
     };
     let (here, there) = (at(GUEST[family], 40_000), at(OTHER[family], 443));
     let opener = Packet::tcp(here, there, SYN);
-    let segment =
-        |(side, flags)| (side, if side == Opener { opener.then(flags) } else { opener.answer(flags) });
-    let life = |count: usize| LIFE.into_iter().take(count).map(segment).collect::<Vec<_>>();
+    // The beginning of a connection's life, and what each side may say then.
+    let life = |count: usize| {
+        let mut talk = Talk::new(&opener);
+        let script: Vec<_> =
+            LIFE.into_iter().take(count).map(|(side, flags)| (side, talk.segment(side, flags))).collect();
+        (script, talk)
+    };
     let mut cases = Vec::new();
     for (count, state, setting, seconds) in [
         (1, TcpSynSent, "tcp_syn_sent", 30),
@@ -40,24 +44,15 @@ fn cases(family: usize) -> Vec<Case> {
         (6, TcpLastAck, "tcp_last_ack", 30),
         (7, TcpTimeWait, "tcp_time_wait", 120),
     ] {
-        let own = if state == TcpSynSent { SYN } else { ACK };
-        cases.push(Case {
-            state,
-            setting,
-            seconds,
-            script: life(count),
-            probes: [segment((Opener, own)), segment((Answerer, ACK))],
-        });
+        let (script, mut talk) = life(count);
+        let own = if state == TcpSynSent { script[0].1.clone() } else { talk.segment(Opener, ACK) };
+        let probes = [(Opener, own), (Answerer, talk.segment(Answerer, ACK))];
+        cases.push(Case { state, setting, seconds, script, probes });
     }
-    let mut reset = life(3);
-    reset.push(segment((Answerer, RST)));
-    cases.push(Case {
-        state: TcpClose,
-        setting: "tcp_close",
-        seconds: 10,
-        script: reset,
-        probes: [segment((Opener, ACK)), segment((Answerer, ACK))],
-    });
+    let (mut script, mut talk) = life(3);
+    script.push((Answerer, talk.segment(Answerer, RST)));
+    let probes = [(Opener, talk.segment(Opener, ACK)), (Answerer, talk.segment(Answerer, ACK))];
+    cases.push(Case { state: TcpClose, setting: "tcp_close", seconds: 10, script, probes });
     let both = |packet: &Packet| [(Opener, packet.clone()), (Answerer, packet.reply())];
     let udp = Packet::udp(here, there, b"?");
     let ping = Packet::ping(here.ip(), there.ip(), 7);
@@ -78,32 +73,31 @@ fn cases(family: usize) -> Vec<Case> {
     cases
 }
 
-fn way(side: Side) -> Way {
-    // The guest opens.
-    if side == Side::Opener { Way::Ingress } else { Way::Egress }
-}
-
 /// Leads a flow into the case's state, takes the rules away and watches it end.
 fn watch(bench: &mut Bench, case: &Case, seconds: u32, open: &Value, shut: &Value) {
     let state = case.state;
     bench.apply(std::slice::from_ref(open));
     for (index, (side, packet)) in case.script.iter().enumerate() {
         let expected = if index == 0 { NewFlow } else { Established };
-        assert_eq!(bench.run_at("sg0", way(*side), &packet.frame()), expected, "{state:?}");
+        assert_eq!(bench.run_at("sg0", side.way(true), &packet.frame()), expected, "{state:?}");
     }
     bench.apply(std::slice::from_ref(shut));
     assert_eq!(bench.flow().state, state);
     bench.advance(seconds - 1);
     for (side, packet) in &case.probes {
         // Asked, because a packet would keep the flow alive.
-        assert_eq!(bench.ask("sg0", way(*side), &packet.frame()).reason, Established, "{state:?} {side:?}");
+        assert_eq!(
+            bench.ask("sg0", side.way(true), &packet.frame()).reason,
+            Established,
+            "{state:?} {side:?}"
+        );
     }
     assert_eq!(bench.flow().state, state);
     bench.advance(1);
     assert_eq!(bench.flows(), [], "{state:?}");
     for (side, packet) in &case.probes {
-        assert_eq!(bench.ask("sg0", way(*side), &packet.frame()).reason, NoRule, "{state:?} {side:?}");
-        assert_eq!(bench.run_at("sg0", way(*side), &packet.frame()), NoRule, "{state:?} {side:?}");
+        assert_eq!(bench.ask("sg0", side.way(true), &packet.frame()).reason, NoRule, "{state:?} {side:?}");
+        assert_eq!(bench.run_at("sg0", side.way(true), &packet.frame()), NoRule, "{state:?} {side:?}");
     }
 }
 

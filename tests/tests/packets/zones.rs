@@ -1,7 +1,7 @@
 //! SPEC D2: each interface has connections of its own.
 
 use serde_json::{Value, json};
-use sg_common::verdict::Reason::{Established, NewFlow, NoRule};
+use sg_common::verdict::Reason::{Established, NewFlow, NoRule, SourceAddress};
 
 use crate::bench::{Bench, DEVICES, Ingress, Way, on_both_hooks};
 use crate::frame::{ACK, Packet, SYN, TCP};
@@ -103,11 +103,15 @@ fn spec_d2_a_forged_packet_with_the_guests_own_address_matches_no_flow_of_its() 
             assert_eq!(bench.receives(&next(&packet)), NoRule, "{what}");
         }
         let flows = bench.flows().len();
-        bench.apply(&[with_rules(bench.ingress(), &json!([]), &json!([]))]);
-        for (what, packet) in outbound_openers() {
-            // The other's packet, sent by the guest.
-            let forged = if packet.protocol == TCP { packet.answer(ACK) } else { packet.reply() };
-            assert_eq!(bench.sends(&forged), NoRule, "{what}");
+        // The other's packet, sent by the guest: its address is not the guest's; and if it may be, it has no rule.
+        for (guarded, expected) in [(true, SourceAddress), (false, NoRule)] {
+            let mut file = with_rules(bench.ingress(), &json!([]), &json!([]));
+            file["settings"] = json!({ "guest_baseline": { "source_address": guarded } });
+            bench.apply(&[file]);
+            for (what, packet) in outbound_openers() {
+                let forged = if packet.protocol == TCP { packet.answer(ACK) } else { packet.reply() };
+                assert_eq!(bench.sends(&forged), expected, "{what}");
+            }
         }
         assert_eq!(bench.flows().len(), flows);
     });
