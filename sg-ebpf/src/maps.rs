@@ -59,7 +59,7 @@ static FLOWS_V4: HashMap<FlowKeyV4, Flow> = HashMap::with_max_entries(262_144, 0
 
 /// As `FLOWS_V4`.
 #[map]
-static FLOWS_V6: HashMap<FlowKeyV6, Flow> = HashMap::with_max_entries(131_072, 0);
+static FLOWS_V6: HashMap<FlowKeyV6, Flow> = HashMap::with_max_entries(262_144, 0);
 
 /// The half-open flows. Programs write, the daemon reads and deletes. As many as places in the ring, so full only while
 /// the interfaces' shares of the ring change.
