@@ -241,7 +241,11 @@ impl Enforcer {
             guard_ids: plan.guard_ids,
         });
         if revoke {
-            applied.revoked = self.revoke()?;
+            // The policy is in force, whatever becomes of the flows of the old one.
+            match self.revoke() {
+                Ok(revoked) => applied.revoked = revoked,
+                Err(error) => tracing::error!(%error, "connections that no rule allows may live on"),
+            }
         }
         Ok(applied)
     }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sg_tests::{Daemon, Guest, Probe, outside};
 
 use crate::world::{
-    World, allowed, ask, denied, expect, interface, must_refuse, plug, plug_as, policy, refused, status_of, tcp_from,
-    wait,
+    World, allowed, ask, denied, expect, interface, must_refuse, plug, plug_as, policy, refused, status_of,
+    tcp_from, wait,
 };
 
 fn named(name: &str, address: &str) -> Value {
