@@ -106,11 +106,9 @@ fn spec_6_other_ether_types_do_not_pass_unless_listed() {
     on_both_hooks(|bench| {
         // LLDP, PPPoE, MPLS, the length field of IEEE 802.3, nothing.
         let types = [0x88cc, 0x8864, 0x8847, 0x002e, 0x0000, 0xffff];
-        for (setting, passing) in [
-            (json!([]), &[][..]),
-            (json!(["0x88cc", 0xffff]), &[0x88cc, 0xffff]),
-            (json!("any"), &types),
-        ] {
+        for (setting, passing) in
+            [(json!([]), &[][..]), (json!(["0x88cc", 0xffff]), &[0x88cc, 0xffff]), (json!("any"), &types)]
+        {
             bench.apply(&[but(shut(bench), "ether_types", setting.clone())]);
             for way in [Way::Ingress, Way::Egress] {
                 for ether_type in types {

@@ -58,6 +58,12 @@ fn spec_d12_resets_close_if_exact_pass_if_inside_and_are_dropped_outside_of_the_
                 // The connection goes on.
                 let data = talk.data(side, ACK | PSH, b"hello");
                 assert_eq!(bench.run_at("sg0", way, &data.frame()), Established);
+                let (other, back) = match side {
+                    Side::Opener => (Side::Answerer, Side::Answerer.way(outbound)),
+                    Side::Answerer => (Side::Opener, Side::Opener.way(outbound)),
+                };
+                let acknowledged = talk.segment(other, ACK);
+                assert_eq!(bench.run_at("sg0", back, &acknowledged.frame()), Established);
                 // What was exact is old now.
                 assert_eq!(bench.run_at("sg0", way, &talk.at(side, RST, exact, 0).frame()), TcpWindow);
                 assert_eq!(bench.flow().state, State::TcpEstablished);
