@@ -259,18 +259,19 @@ impl GuardFamily for V6 {
             return if refused { Err(Reason::RouterAdvertisement) } else { PASS };
         }
         if outbound && strict {
-            let anonymous = V6::is_unspecified(ip.source);
-            if !anonymous && guarded.has(GUARD_IPV6) {
-                guarded.source(tables, ip).map_err(|_| Reason::NeighborSpoof)?;
+            // A guest of whose addresses nobody has told can be held to none.
+            let known = !V6::is_unspecified(guarded.half.own_v6);
+            let own = |address| {
+                owns::<V6, T>(tables, guarded.half, address) || V6::owns_by_nature(guarded.half, address)
+            };
+            if known && !V6::is_unspecified(ip.source) && !own(ip.source) {
+                return Err(Reason::NeighborSpoof);
             }
             if kind == 136 {
                 let Some(message) = packet.read::<Neighbor>(ip.transport) else {
                     return Err(Reason::Malformed);
                 };
-                let target = message.target;
-                let own =
-                    owns::<V6, T>(tables, guarded.half, target) || V6::owns_by_nature(guarded.half, target);
-                if guarded.has(GUARD_IPV6) && !own {
+                if known && !own(message.target) {
                     return Err(Reason::NeighborSpoof);
                 }
             }

@@ -212,6 +212,10 @@ where
     scratch.ip = Ip::NOTHING;
     scratch.transport = Transport::NOTHING;
     if let Err(reason) = read::<F, P>(packet, at, network, scratch) {
+        // The other pieces are to know that their first one was dropped (SPEC D14).
+        if matches!(reason, Reason::TinyFragment) {
+            return fragment::first::<F, T>(tables, at, scratch, Verdict::of(reason));
+        }
         return Verdict::of(reason);
     }
     let ip = &scratch.ip;
