@@ -241,7 +241,12 @@ impl GuardFamily for V6 {
         let outbound = matches!(guarded.direction, Direction::Outbound);
         let strict = guarded.has(GUARD_ND);
         match kind {
-            130..=132 | 143 if ip.hop_limit == 1 && ip.piece.is_whole() => return PASS,
+            130..=132 | 143 if ip.hop_limit == 1 && ip.piece.is_whole() => {
+                if !V6::is_unspecified(ip.source) {
+                    guarded.source(tables, ip)?;
+                }
+                return PASS;
+            }
             133..=136 => {}
             _ => return Ok(None),
         }
