@@ -194,6 +194,13 @@ fn spec_6_neighbour_discovery_passes_for_own_addresses_if_no_router_forwarded_it
             assert_eq!(bench.receives(&report(1)), NeighborDiscovery, "{kind}");
             assert_eq!(bench.sends(&report(255)), NoRule, "{kind}");
             assert_eq!(bench.receives(&report(255)), NoRule, "{kind}");
+            // Before it has an address it reports from none; never from another's.
+            for (source, expected) in
+                [("::", NeighborDiscovery), ("fe80::6", SourceAddress), ("fd00::6", SourceAddress)]
+            {
+                let report = Packet { source: ip(source), ..report(1) };
+                assert_eq!(bench.sends(&report), expected, "{kind} {source}");
+            }
         }
         assert_eq!(bench.flows(), []);
     });

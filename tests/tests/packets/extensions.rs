@@ -125,7 +125,7 @@ fn spec_d15_chains_that_are_too_long_or_unknown_are_dropped() {
         // Mobility, host identity, shim6, and two for experiments: known to be headers, and not what is in them.
         for number in [135, 139, 140, 253, 254] {
             let unknown = padding(number, 1);
-            expect(bench, &format!("header {number}"), &[unknown.clone()], ExtensionHeaders);
+            expect(bench, &format!("header {number}"), std::slice::from_ref(&unknown), ExtensionHeaders);
             let chain = behind(many(2), unknown);
             expect(bench, &format!("header {number} behind others"), &chain, ExtensionHeaders);
         }

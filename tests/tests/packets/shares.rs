@@ -239,7 +239,8 @@ fn spec_d16_the_limit_of_live_flows_is_exact_and_each_interfaces_own() {
         }
         assert_live(bench, "sg1", outbound_openers().len());
         // One that goes makes room for one.
-        let flow = bench.flows().into_iter().find(|flow| !flow.half_open && flow.remote_port == 1024).unwrap();
+        let flow =
+            bench.flows().into_iter().find(|flow| !flow.half_open && flow.remote_port == 1024).unwrap();
         bench.enforcer().kernel().delete_flow(&flow).unwrap();
         assert_live(bench, "sg0", limit as usize - 1);
         for (number, expected) in [(limit + 10, Established), (limit + 11, TableFull)] {
