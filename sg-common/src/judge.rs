@@ -270,8 +270,8 @@ where
         Direction::Outbound => (ip.source, ip.destination),
     };
     scratch.key = F::flow_key(at.zone_protocol(ip.protocol), local, remote, transport.ports);
-    let Scratch { ip, transport, key, free, .. } = &mut *scratch;
-    let (ip, transport, key) = (&*ip, &*transport, &*key);
+    let Scratch { transport, key, free, .. } = &mut *scratch;
+    let (transport, key) = (&*transport, &*key);
     let live = tables.live(key);
     if let Some(flow) = live {
         let known = known_word(T::DRY_RUN, flow, at, transport).forgotten(Opaque(free));
@@ -295,7 +295,7 @@ where
     }
     let is_error =
         matches!(transport.kind, Kind::IcmpOther) && F::icmp_is_error((transport.number >> 8) as u8);
-    if is_error && quotes_a_flow::<F, P, T>(packet, tables, at, ip) {
+    if is_error && quotes_a_flow::<F, P, T>(packet, tables, at, scratch) {
         return Verdict::of(Reason::Related);
     }
     judge_new::<F, T>(tables, at, scratch, live.is_some())
@@ -387,13 +387,14 @@ fn remove_live<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FlowKe
 /// Whether an ICMP error is about a packet of a flow that is not over (SPEC D13). Errors come from any router on the way,
 /// but only to whoever sent the packet; and the flow is not refreshed by them.
 #[inline(never)]
-fn quotes_a_flow<F, P, T>(packet: &P, tables: &T, at: &At<'_>, ip: &Ip<F>) -> bool
+fn quotes_a_flow<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> bool
 where
     F: ReadIp,
     P: Packet,
     T: Tables<F>,
 {
-    let Some(quoted) = F::read_quoted(packet, ip.transport + 8) else { return false };
+    let Scratch { ip, free, .. } = scratch;
+    let Some(quoted) = F::read_quoted(packet, ip.transport + 8, Opaque(free)) else { return false };
     if quoted.source != ip.destination {
         return false;
     }

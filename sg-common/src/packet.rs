@@ -261,7 +261,7 @@ pub trait ReadIp: Family {
     const UNSPECIFIED: Self::Address;
 
     /// Reads the header of a packet that an ICMP error quotes, of which the end may be missing.
-    fn read_quoted<P: Packet>(packet: &P, network: u32) -> Option<Ip<Self>>;
+    fn read_quoted<P: Packet>(packet: &P, network: u32, position: Opaque<'_>) -> Option<Ip<Self>>;
 }
 
 #[inline(always)]
@@ -367,7 +367,7 @@ impl ReadIp for V4 {
     }
 
     #[inline(always)]
-    fn read_quoted<P: Packet>(packet: &P, network: u32) -> Option<Ip<Self>> {
+    fn read_quoted<P: Packet>(packet: &P, network: u32, _position: Opaque<'_>) -> Option<Ip<Self>> {
         let header = packet.read::<Ipv4>(network)?;
         let header_bytes = u32::from(header.version_ihl & 0x0f) * 4;
         if header.version_ihl >> 4 != 4 || header_bytes < 20 {
@@ -484,7 +484,7 @@ impl ReadIp for V6 {
     }
 
     #[inline(always)]
-    fn read_quoted<P: Packet>(packet: &P, network: u32) -> Option<Ip<Self>> {
+    fn read_quoted<P: Packet>(packet: &P, network: u32, mut position: Opaque<'_>) -> Option<Ip<Self>> {
         let header = packet.read::<Ipv6>(network)?;
         if u32::from_be(header.version_class_flow) >> 28 != 6 {
             return None;
@@ -499,13 +499,32 @@ impl ReadIp for V6 {
             transport: network + 40,
             end: 0,
         };
-        if ip.protocol == protocol::FRAGMENT {
-            let extension = packet.read::<Extension>(ip.transport)?;
-            let id = packet.read::<Word>(ip.transport + 4)?;
-            let field = u16::from_be_bytes([extension.third, extension.fourth]);
-            ip.piece = Piece { id: u32::from_be(id.value), offset: field >> 3, more: field & 1 != 0 };
-            ip.protocol = extension.next_header;
-            ip.transport += 8;
+        position.set((ip.transport << 8) | u32::from(ip.protocol));
+        let mut walked = 0;
+        while rolled(walked) < MAX_EXTENSIONS {
+            ip.transport = position.get() >> 8;
+            ip.protocol = position.get() as u8;
+            let bytes = match ip.protocol {
+                protocol::HOP_BY_HOP | protocol::DESTINATION_OPTIONS | protocol::ROUTING => {
+                    (u32::from(packet.read::<Extension>(ip.transport)?.length) + 1) * 8
+                }
+                protocol::FRAGMENT => {
+                    let extension = packet.read::<Extension>(ip.transport)?;
+                    let id = packet.read::<Word>(ip.transport + 4)?;
+                    let field = u16::from_be_bytes([extension.third, extension.fourth]);
+                    ip.piece = Piece { id: u32::from_be(id.value), offset: field >> 3, more: field & 1 != 0 };
+                    8
+                }
+                _ => break,
+            };
+            ip.protocol = packet.read::<Extension>(ip.transport)?.next_header;
+            ip.transport += bytes;
+            // What follows in a later fragment is data, whatever it looks like.
+            if ip.piece.offset != 0 {
+                break;
+            }
+            position.set((ip.transport << 8) | u32::from(ip.protocol));
+            walked += 1;
         }
         Some(ip)
     }

@@ -431,7 +431,7 @@ impl Enforcer {
         InterfaceHalf {
             policy,
             vpc: ids.vpcs.get(&interface.vpc).copied().unwrap_or(0),
-            flags: closed.flags | strict | interface.guards,
+            flags: (closed.flags & FLAG_ROLE_HOST) | strict | interface.guards,
             mac: interface.mac.unwrap_or_default(),
             guard: ids.guards.get(&interface.guard).copied().unwrap_or(0),
             own_v4: first_v4.unwrap_or_default(),

@@ -119,7 +119,7 @@ fn spec_d22_a_daemon_that_starts_with_a_bad_file_uses_the_last_good_one() {
     }
     // Gone from the kernel too, as after a boot: the copy is all there is.
     daemon.kill();
-    fs::remove_dir_all(daemon.pin_dir().join(format!("v{}", sg_common::abi::ABI_VERSION))).unwrap();
+    fs::remove_dir_all(daemon.pin_dir().join(format!("v{ABI_VERSION}"))).unwrap();
     world.expect(&[allowed(world.tcp(outside::STRANGER, world.guest(0).v4, 81))]);
     daemon.resume().unwrap();
     world.expect(&in_force(&world));
