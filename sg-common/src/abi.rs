@@ -91,7 +91,7 @@ map_types! {
         pub reserved: [u64; 3],
     }
 
-    /// `INTERFACES`, an array that is probed from `ifindex % len` on, [`INTERFACE_PROBES`] entries far.
+    /// `INTERFACES`, an array that is probed as [`interface_slot`] says.
     pub struct Interface: 320 {
         /// 0: the entry is free.
         pub ifindex: u32,
@@ -156,7 +156,10 @@ map_types! {
         /// How many half-open flows ever began; modulo the limit, the next place in the ring.
         pub half_v4: u64,
         pub half_v6: u64,
-        pub reserved: [u64; 5],
+        /// Whose share it is; flows of a zone that had the row before do not count.
+        pub zone: u32,
+        pub padding: u32,
+        pub reserved: [u64; 4],
     }
 
     /// Key of `FRAGMENTS_V4`: one datagram in pieces.
@@ -306,6 +309,12 @@ pub const GUARD_ROUTER: u32 = 1 << 31;
 
 /// How far `INTERFACES` is probed for an ifindex.
 pub const INTERFACE_PROBES: u32 = 8;
+/// The entry of `INTERFACES` to look at for an ifindex, in each of [`INTERFACE_PROBES`] attempts. Indexes are handed out
+/// in a row, so they are spread (Knuth's multiplicative hash): in a table of their order, runs would meet.
+#[inline(always)]
+pub const fn interface_slot(ifindex: u32, probe: u32) -> u32 {
+    ((ifindex.wrapping_mul(0x9e37_79b1) >> 20) + probe) & (INTERFACE_SLOTS - 1)
+}
 /// How many interfaces can be filtered at a time: rows of `COUNTERS` but the first.
 pub const MAX_INTERFACES: u32 = 511;
 /// Zones are 24 bits wide, see [`FlowKeyV4::zone_protocol`].

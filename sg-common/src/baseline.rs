@@ -122,7 +122,8 @@ impl Guarded<'_> {
                 }
                 return Ok(Some(Reason::Dhcp));
             }
-            if self.guards_sender(GUARD_DHCP_SERVER) && ports.local == server && ports.remote == client {
+            // Clients look at the destination's port only.
+            if self.guards_sender(GUARD_DHCP_SERVER) && ports.remote == client {
                 return Err(Reason::DhcpServer);
             }
         }

@@ -68,6 +68,17 @@ fn contains<F: ReadIp, T: Tables<F>>(tables: &T, set: PortSet, number: u16) -> b
     }
 }
 
+/// A later piece of an IPv6 datagram does not tell its protocol: any column will do.
+#[inline(always)]
+fn says_anything<F: Family>(row: &Row, protocol: u8) -> bool {
+    let says = |set: PortSet| !matches!(set.kind(), PortSetKind::Empty);
+    if F::BIT == 0 {
+        says(column::<F>(row, protocol))
+    } else {
+        says(row.tcp) || says(row.udp) || says(row.icmp) || says(row.other)
+    }
+}
+
 /// Whether any rule, of either direction, says anything of a protocol and a remote. That is less than allowing a packet:
 /// it is asked about pieces of datagrams whose ports are not known yet.
 #[inline(always)]
@@ -79,14 +90,14 @@ pub fn touches<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, remote: F::Addr
     while number < 2 {
         let policy = PolicyDirection((half.policy << 1) | number);
         if let Some(row) = tables.class(&F::class_key(policy, remote))
-            && !matches!(column::<F>(row, protocol).kind(), PortSetKind::Empty)
+            && says_anything::<F>(row, protocol)
         {
             return true;
         }
         if set != 0
             && let Some(row) =
                 tables.pair(&PairKey { policy_direction: policy.0, set_family: (set << 1) | F::BIT })
-            && !matches!(column::<F>(row, protocol).kind(), PortSetKind::Empty)
+            && says_anything::<F>(row, protocol)
         {
             return true;
         }

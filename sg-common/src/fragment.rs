@@ -35,7 +35,7 @@ impl Range {
     /// If it is a piece that no datagram has: longer than one can be, empty, or not the last and odd.
     #[inline(always)]
     pub fn of<F: Family>(ip: &Ip<F>) -> Result<Self, Reason> {
-        let bytes = ip.end - ip.transport;
+        let bytes = ip.end - ip.data;
         let start = u32::from(ip.piece.offset);
         if bytes == 0 || (ip.piece.more && !bytes.is_multiple_of(8)) || start * 8 + bytes > 0xffff {
             return Err(Reason::Malformed);
@@ -163,7 +163,12 @@ pub fn first<F: ReadIp, T: Tables<F>>(
     if matches!(verdict.action(), Action::Allow) {
         match Range::of(ip).and_then(|range| add(datagram, joined, free, range)) {
             Ok(()) => datagram.verdict = DATAGRAM_ALLOW,
-            Err(reason) => verdict = Verdict::of(reason),
+            // What has passed stays known; the ranges at hand are half changed.
+            Err(reason) if datagram.verdict == DATAGRAM_ALLOW => return Verdict::of(reason),
+            Err(reason) => {
+                datagram.verdict = DATAGRAM_DROP;
+                verdict = Verdict::of(reason);
+            }
         }
     } else if datagram.verdict != DATAGRAM_ALLOW {
         // A forged first fragment must not spoil a datagram that passes.
@@ -191,7 +196,10 @@ fn recall<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FragmentKey
 
 #[inline(always)]
 fn key_of<F: Family>(at: &At<'_>, direction: Direction, ip: &Ip<F>) -> F::FragmentKey {
-    F::fragment_key(at.zone_protocol(ip.protocol), ip.source, ip.destination, ip.piece.id, direction)
+    // In IPv6 the protocol that a piece names is the first header behind its fragment header, and anybody may name another
+    // for the next piece: datagrams are told by addresses and identification alone (RFC 8200, section 4.5).
+    let protocol = if F::BIT == 0 { ip.protocol } else { 0 };
+    F::fragment_key(at.zone_protocol(protocol), ip.source, ip.destination, ip.piece.id, direction)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::abi::{
     Datagram, Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN, Hook, INTERFACE_PROBES,
-    INTERFACE_SLOTS, Interface, InterfaceHalf, PairKey, Row,
+    Interface, InterfaceHalf, PairKey, Row, interface_slot,
 };
 use crate::baseline::{GuardFamily, Guarded};
 use crate::classify::classify;
@@ -136,7 +136,7 @@ const fn unknown(hook: Hook) -> Judgement {
 fn find_interface<T: Environment>(tables: &T, ifindex: u32) -> Option<&Interface> {
     let mut probe = 0;
     while probe < INTERFACE_PROBES {
-        let index = ifindex.wrapping_add(probe) & (INTERFACE_SLOTS - 1);
+        let index = interface_slot(ifindex, probe);
         let interface = tables.interface(index)?;
         if interface.ifindex == ifindex {
             return Some(interface);

@@ -204,8 +204,10 @@ pub struct Ip<F: Family> {
     /// An option (IPv4) or a header (IPv6) that names routers to pass.
     pub source_routed: bool,
     pub piece: Piece,
-    /// Where the transport header, or the fragment's data, starts, in bytes from the start of the frame.
+    /// Where the transport header starts, in bytes from the start of the frame.
     pub transport: u32,
+    /// Where that starts which can be in pieces: the transport header, or in IPv6 the extension headers before it.
+    pub data: u32,
     /// Where the IP packet ends, likewise.
     pub end: u32,
 }
@@ -219,6 +221,7 @@ impl<F: ReadIp> Ip<F> {
         source_routed: false,
         piece: Piece::WHOLE,
         transport: 0,
+        data: 0,
         end: 0,
     };
 }
@@ -360,6 +363,7 @@ impl ReadIp for V4 {
         ip.hop_limit = header.ttl;
         ip.piece = piece_v4(&header);
         ip.transport = network + header_bytes;
+        ip.data = ip.transport;
         ip.end = end;
         ip.source_routed =
             header_bytes > 20 && has_source_route(packet, network + 20, ip.transport, position);
@@ -381,6 +385,7 @@ impl ReadIp for V4 {
             source_routed: false,
             piece: piece_v4(&header),
             transport: network + header_bytes,
+            data: network + header_bytes,
             end: 0,
         })
     }
@@ -464,6 +469,7 @@ impl ReadIp for V6 {
                     };
                     let field = u16::from_be_bytes([extension.third, extension.fourth]);
                     ip.piece = Piece { id: u32::from_be(id.value), offset: field >> 3, more: field & 1 != 0 };
+                    ip.data = ip.transport + 8;
                     8
                 }
                 _ => return Err(Reason::ExtensionHeaders),
@@ -497,6 +503,7 @@ impl ReadIp for V6 {
             source_routed: false,
             piece: Piece::WHOLE,
             transport: network + 40,
+            data: network + 40,
             end: 0,
         };
         position.set((ip.transport << 8) | u32::from(ip.protocol));

@@ -317,3 +317,9 @@ pub fn flow_tables() -> [*mut core::ffi::c_void; 4] {
         (&raw const HALF_V6).cast_mut().cast(),
     ]
 }
+
+/// Whose share a row is, 0 if nobody's.
+pub fn share_zone(row: u32) -> u32 {
+    // SAFETY: a look-up's pointer is valid until the program ends; the daemon sets the zone before the row is in use.
+    SHARES.get_ptr(row).map_or(0, |share| unsafe { (&raw const (*share).zone).read_volatile() })
+}

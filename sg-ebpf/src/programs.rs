@@ -13,7 +13,7 @@ use sg_common::packet::Packet;
 use sg_common::verdict::Action;
 
 use crate::context::{TcPacket, XdpPacket};
-use crate::maps::{Kernel, count, flow_tables};
+use crate::maps::{Kernel, count, flow_tables, share_zone};
 
 #[xdp(frags)]
 pub fn sgd_xdp_ingress(ctx: XdpContext) -> u32 {
@@ -128,12 +128,13 @@ unsafe extern "C" fn collect_one(
     // families begin with `zone << 8 | protocol`.
     unsafe {
         let expired = (&raw const (*flow).expires).read_volatile() < (*collection).before;
-        let purged = (*collection).zone != 0 && key.read() >> 8 == (*collection).zone;
+        let zone = key.read() >> 8;
+        let purged = (*collection).zone != 0 && zone == (*collection).zone;
         let half_open = (&raw const (*flow).flags).read_volatile() & FLOW_HALF_OPEN != 0;
         let row = (&raw const (*flow).place).read_volatile();
         if (expired || purged) && bpf_map_delete_elem(table, key.cast()) == 0 {
             (*collection).deleted += 1;
-            if !half_open {
+            if !half_open && share_zone(row) == zone {
                 Kernel::<true>.add_live(row, -1);
             }
         }

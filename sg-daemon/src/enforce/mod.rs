@@ -11,6 +11,7 @@
 
 pub mod links;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
@@ -18,7 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sg_common::abi::{
-    Be32, Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, GUARD_ETHER_TYPE, GUARD_VLAN, InterfaceHalf,
+    Be32, Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_REDIRECT,
+    GUARD_ROUTER_ADVERTISEMENT, GUARD_SOURCE_ROUTE, GUARD_VLAN, InterfaceHalf,
 };
 
 use crate::compile::compile;
@@ -193,9 +195,11 @@ impl Enforcer {
         targets: &[Target],
         unfilterable: BTreeSet<String>,
     ) -> Result<Applied, ApplyError> {
+        let renamed = self.follow_names(targets);
         let same_settings = |active: &Active| active.model.settings == model.settings;
         if self.active.as_ref().is_some_and(|active| active.image == image && same_settings(active))
             && !self.devices_differ(targets)
+            && !renamed
         {
             let generation = self.kernel.generation();
             if let Some(active) = &mut self.active {
@@ -257,8 +261,14 @@ impl Enforcer {
     /// If a device cannot be filtered; the others are.
     pub fn reconcile(&mut self) -> Result<bool, ApplyError> {
         let Some(active) = &self.active else { return Ok(false) };
+        let active_model = Arc::clone(&active.model);
         let (targets, unfilterable) = targets(&active.model, &active.image)?;
         self.note_unfilterable(unfilterable);
+        if self.follow_names(&targets) {
+            // Under its new name a device may have another policy, which only a swap puts in force.
+            let model = Arc::clone(&active_model);
+            return self.apply_again(model).map(|applied| applied.changed);
+        }
         if !self.devices_differ(&targets) {
             return Ok(false);
         }
@@ -279,6 +289,35 @@ impl Enforcer {
             tracing::warn!(interface = name, "not filtered: the device carries no Ethernet frames");
         }
         self.unfilterable = now;
+    }
+
+    /// Devices are what their indexes say; names come and go. True if a device has another name than before.
+    fn follow_names(&mut self, targets: &[Target]) -> bool {
+        let name_of = |device: &Device| targets.iter().find(|target| target.ifindex == device.ifindex);
+        let renamed =
+            |name: &String, device: &Device| name_of(device).is_some_and(|target| target.name != *name);
+        if !self.devices.iter().any(|(name, device)| renamed(name, device)) {
+            return false;
+        }
+        let (moved, stayed): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.devices).into_iter().partition(|(name, device)| renamed(name, device));
+        for (old, device) in moved {
+            let name = name_of(&device).map_or(old, |target| target.name.clone());
+            self.devices.insert(name, device);
+        }
+        for (name, device) in stayed {
+            match self.devices.entry(name) {
+                Entry::Vacant(free) => {
+                    free.insert(device);
+                }
+                // The device that had this name is gone.
+                Entry::Occupied(taken) => {
+                    self.kernel.detach(taken.key(), device.ifindex);
+                    self.kernel.release(device.slot);
+                }
+            }
+        }
+        true
     }
 
     fn devices_differ(&self, targets: &[Target]) -> bool {
@@ -447,7 +486,7 @@ impl Enforcer {
         InterfaceHalf {
             policy: 0,
             vpc: 0,
-            flags: if role == Role::Host { FLAG_ROLE_HOST } else { GUARD_VLAN | GUARD_ETHER_TYPE },
+            flags: if role == Role::Host { FLAG_ROLE_HOST } else { CLOSED_GUARDS },
             granularity,
             timeouts,
             mac: [0; 6],
@@ -472,26 +511,28 @@ impl Enforcer {
 
     /// Cuts the connections that no rule in force allows. Returns how many.
     fn revoke(&mut self) -> Result<usize, ApplyError> {
-        let flows = self.kernel.flows()?;
         let zones: BTreeMap<u32, &str> = self
             .devices
             .iter()
             .filter_map(|(name, device)| Some((self.kernel.zone(device.slot)?, name.as_str())))
             .collect();
         let Some(active) = &self.active else { return Ok(0) };
-        let refused: Vec<FlowEntry> = flows
-            .into_iter()
-            .filter(|flow| {
+        let mut revoked = 0;
+        // Half-open flows first: one that becomes live meanwhile is then among the live ones.
+        for half_open in [true, false] {
+            for flow in self.kernel.flows_of(half_open)? {
                 // A zone of no device is over: nothing asks for its flows. A managed device in no policy admits nothing.
-                zones.get(&flow.zone).is_some_and(|name| {
-                    active.interface(name).is_none_or(|interface| !active.admits(interface, flow))
-                })
-            })
-            .collect();
-        for flow in &refused {
-            self.kernel.delete_flow(flow)?;
+                let refused = zones.get(&flow.zone).is_some_and(|name| {
+                    active.interface(name).is_none_or(|interface| !active.admits(interface, &flow))
+                });
+                if refused {
+                    self.kernel.delete_flow(&flow)?;
+                    revoked += 1;
+                }
+            }
+            self.kernel.settle();
         }
-        Ok(refused.len())
+        Ok(revoked)
     }
 
     /// Stops filtering and leaves nothing behind.
@@ -537,6 +578,14 @@ impl FlowEntry {
         }
     }
 }
+
+/// What a guest without a policy may not do. Its addresses are not known, so it is not held to any.
+const CLOSED_GUARDS: u32 = GUARD_VLAN
+    | GUARD_ETHER_TYPE
+    | GUARD_DHCP_SERVER
+    | GUARD_ROUTER_ADVERTISEMENT
+    | GUARD_REDIRECT
+    | GUARD_SOURCE_ROUTE;
 
 /// How far `prepare` came.
 #[derive(Default)]

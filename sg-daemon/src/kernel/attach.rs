@@ -201,6 +201,10 @@ impl Kernel {
                     let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
                     let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
                     link.pin(&path).map_err(|error| failed(chain(&error)))?;
+                    // An earlier daemon may have used clsact: both would judge each packet.
+                    if let Ok(link) = clsact_link(interface, kind) {
+                        let _ = link.detach();
+                    }
                     return Ok("tcx");
                 }
                 // Kernels before 6.6 know no TCX.

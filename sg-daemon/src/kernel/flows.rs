@@ -54,42 +54,54 @@ impl Kernel {
     ///
     /// If the tables cannot be read.
     pub fn flows(&mut self) -> Result<Vec<FlowEntry>, KernelError> {
+        let mut flows = self.flows_of(true)?;
+        flows.extend(self.flows_of(false)?);
+        Ok(flows)
+    }
+
+    /// Every half-open, or every live, flow that is not over.
+    ///
+    /// # Errors
+    ///
+    /// If the tables cannot be read.
+    pub fn flows_of(&mut self, half_open: bool) -> Result<Vec<FlowEntry>, KernelError> {
         let (now, hz) = (self.now()?, u64::from(self.hz()));
         let mut flows = Vec::new();
         let [live_v4, half_v4, live_v6, half_v6] = &self.tables.flow_fds;
-        for (fd, name) in [(live_v4, map::FLOWS_V4), (half_v4, map::HALF_V4)] {
-            batch(fd.as_fd(), |key: FlowKeyV4, flow| {
-                let local = IpAddr::V4(Ipv4Addr::from_bits(key.local.to_host()));
-                let remote = IpAddr::V4(Ipv4Addr::from_bits(key.remote.to_host()));
-                flows.extend(entry(
-                    FlowKey::V4(key),
-                    key.zone_protocol,
-                    local,
-                    remote,
-                    key.ports,
-                    &flow,
-                    now,
-                    hz,
-                ));
-            })
-            .map_err(|source| KernelError::Io { name, source })?;
-        }
-        for (fd, name) in [(live_v6, map::FLOWS_V6), (half_v6, map::HALF_V6)] {
-            batch(fd.as_fd(), |key: FlowKeyV6, flow| {
-                let (local, remote) = (v6_of(key.local).into(), v6_of(key.remote).into());
-                flows.extend(entry(
-                    FlowKey::V6(key),
-                    key.zone_protocol,
-                    local,
-                    remote,
-                    key.ports,
-                    &flow,
-                    now,
-                    hz,
-                ));
-            })
-            .map_err(|source| KernelError::Io { name, source })?;
-        }
+        let ((v4, name_v4), (v6, name_v6)) = if half_open {
+            ((half_v4, map::HALF_V4), (half_v6, map::HALF_V6))
+        } else {
+            ((live_v4, map::FLOWS_V4), (live_v6, map::FLOWS_V6))
+        };
+        batch(v4.as_fd(), |key: FlowKeyV4, flow| {
+            let local = IpAddr::V4(Ipv4Addr::from_bits(key.local.to_host()));
+            let remote = IpAddr::V4(Ipv4Addr::from_bits(key.remote.to_host()));
+            flows.extend(entry(
+                FlowKey::V4(key),
+                key.zone_protocol,
+                local,
+                remote,
+                key.ports,
+                &flow,
+                now,
+                hz,
+            ));
+        })
+        .map_err(|source| KernelError::Io { name: name_v4, source })?;
+        batch(v6.as_fd(), |key: FlowKeyV6, flow| {
+            let (local, remote) = (v6_of(key.local).into(), v6_of(key.remote).into());
+            flows.extend(entry(
+                FlowKey::V6(key),
+                key.zone_protocol,
+                local,
+                remote,
+                key.ports,
+                &flow,
+                now,
+                hz,
+            ));
+        })
+        .map_err(|source| KernelError::Io { name: name_v6, source })?;
         Ok(flows)
     }
 
@@ -108,7 +120,7 @@ impl Kernel {
         };
         // Whoever deletes a live flow counts it.
         if result.is_ok() && !half_open {
-            self.shares.one_live_less(flow.row);
+            self.shares.one_live_less(flow.row, flow.zone);
         }
         super::tables::gone(name, result)
     }

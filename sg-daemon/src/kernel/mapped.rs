@@ -81,8 +81,12 @@ impl<T: Pod> Mapped<T> {
 
 impl Mapped<Share> {
     /// Takes one off the number of an interface's live flows, as programs do.
-    pub fn one_live_less(&self, row: u32) {
+    pub fn one_live_less(&self, row: u32, zone: u32) {
         let Some(share) = self.element(row) else { return };
+        // The row may be another zone's by now.
+        if self.get(row).is_none_or(|share| share.zone != zone) {
+            return;
+        }
         // SAFETY: the word lies in the mapping, is aligned, and is only ever changed atomically.
         let live = unsafe { AtomicU64::from_ptr(&raw mut (*share.as_ptr()).live) };
         live.fetch_sub(1, Ordering::Relaxed);

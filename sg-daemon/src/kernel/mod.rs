@@ -19,7 +19,7 @@ use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
     Control, Counter, Direction, INTERFACE_PROBES, INTERFACE_SLOTS, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, map, program,
+    MAX_ZONES, MemberSets, Share, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
@@ -263,6 +263,11 @@ impl Kernel {
         generation
     }
 
+    /// Waits until every packet that is being judged now has its verdict.
+    pub fn settle(&self) {
+        grace();
+    }
+
     /// An entry for a device: taken over if there is one, else a free one with a zone of its own. In either case both
     /// halves of a new entry are `half`, and a packet that is seen before the next swap is judged by it.
     ///
@@ -272,7 +277,7 @@ impl Kernel {
     pub fn claim(&mut self, ifindex: u32, half: InterfaceHalf) -> Result<Slot, KernelError> {
         let mut free = None;
         for probe in 0..INTERFACE_PROBES {
-            let index = ifindex.wrapping_add(probe) & (INTERFACE_SLOTS - 1);
+            let index = interface_slot(ifindex, probe);
             let Some(interface) = self.interfaces.get(index) else { continue };
             if interface.ifindex == ifindex {
                 return Ok(Slot(index));
@@ -291,7 +296,7 @@ impl Kernel {
             return Err(KernelError::ZonesUsedUp);
         }
         self.tables.clear_counters(row)?;
-        self.shares.set(row, Share { live: 0, half_v4: 0, half_v6: 0, reserved: [0; 5] });
+        self.shares.set(row, Share { live: 0, half_v4: 0, half_v6: 0, zone, padding: 0, reserved: [0; 4] });
         self.control.store(0, offset_of!(Control, next_zone), zone + 1);
         let entry = Interface {
             ifindex: 0,
