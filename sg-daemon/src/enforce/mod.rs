@@ -264,7 +264,7 @@ impl Enforcer {
         let active_model = Arc::clone(&active.model);
         let (targets, unfilterable) = targets(&active.model, &active.image)?;
         self.note_unfilterable(unfilterable);
-        if self.follow_names(&targets) {
+        if self.has_renamed(&targets) {
             // Under its new name a device may have another policy, which only a swap puts in force.
             let model = Arc::clone(&active_model);
             return self.apply_again(model).map(|applied| applied.changed);
@@ -291,14 +291,21 @@ impl Enforcer {
         self.unfilterable = now;
     }
 
+    /// Whether a device has another name than before.
+    fn has_renamed(&self, targets: &[Target]) -> bool {
+        self.devices.iter().any(|(name, device)| {
+            targets.iter().any(|target| target.ifindex == device.ifindex && target.name != *name)
+        })
+    }
+
     /// Devices are what their indexes say; names come and go. True if a device has another name than before.
     fn follow_names(&mut self, targets: &[Target]) -> bool {
+        if !self.has_renamed(targets) {
+            return false;
+        }
         let name_of = |device: &Device| targets.iter().find(|target| target.ifindex == device.ifindex);
         let renamed =
             |name: &String, device: &Device| name_of(device).is_some_and(|target| target.name != *name);
-        if !self.devices.iter().any(|(name, device)| renamed(name, device)) {
-            return false;
-        }
         let (moved, stayed): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.devices).into_iter().partition(|(name, device)| renamed(name, device));
         for (old, device) in moved {

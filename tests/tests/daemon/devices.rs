@@ -213,6 +213,14 @@ fn spec_d23_a_renamed_device_stays_filtered_if_it_is_managed() {
         interfaces.iter().any(|found| found["name"] == "tap7" && found["state"] == "closed")
     });
     world.expect(&[denied(world.tcp(outside::ADMIN, world.guest(0).v4, 80))]);
+    // The policy follows in the same moment, or a little later; the device is filtered all the time.
+    let under_its_new_name = text.replace("\"tap0\"", "\"tap7\"");
+    assert_ne!(under_its_new_name, text);
+    daemon.apply(&under_its_new_name).unwrap();
+    world.expect(&[
+        allowed(world.tcp(outside::ADMIN, world.guest(0).v4, 80)),
+        denied(world.tcp(outside::ADMIN, world.guest(0).v4, 81)),
+    ]);
 }
 
 /// It only matches a pattern: nobody has asked for it in particular.
