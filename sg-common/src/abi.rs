@@ -187,9 +187,8 @@ map_types! {
         pub expires: u64,
         /// `DATAGRAM_*`.
         pub verdict: u32,
-        /// How many of `ranges` are used.
-        pub used: u32,
-        /// What has passed, `start << 16 | end` in units of 8 bytes, the end excluded.
+        pub padding: u32,
+        /// What has passed, `start << 16 | end` in units of 8 bytes, the end excluded; 0 is none.
         pub ranges: [u32; 8],
     }
 

@@ -151,10 +151,7 @@ impl Guarded<'_> {
     /// The reason to drop the packet for.
     #[inline(always)]
     pub fn source<F: GuardFamily, T: Tables<F>>(&self, tables: &T, ip: &Ip<F>) -> Result<(), Reason> {
-        if self.guards_sender(F::GUARD)
-            && !owns::<F, T>(tables, self.half, ip.source)
-            && !F::owns_by_nature(self.half, ip.source)
-        {
+        if self.guards_sender(F::GUARD) && !is_own::<F, T>(tables, self.half, ip.source) {
             return Err(Reason::SourceAddress);
         }
         Ok(())
@@ -165,6 +162,12 @@ impl Guarded<'_> {
 fn owns<F: ReadIp, T: Tables<F>>(tables: &T, half: &InterfaceHalf, address: F::Address) -> bool {
     (address == F::first_own(half) && !F::is_unspecified(address))
         || tables.owns(&F::own_key(half.guard, address))
+}
+
+/// Whether a guest may use an address, because it is listed or follows from its hardware address.
+#[inline(always)]
+fn is_own<F: GuardFamily, T: Tables<F>>(tables: &T, half: &InterfaceHalf, address: F::Address) -> bool {
+    owns::<F, T>(tables, half, address) || F::owns_by_nature(half, address)
 }
 
 /// What the guards need to know of a family.
@@ -267,9 +270,7 @@ impl GuardFamily for V6 {
         if outbound && strict {
             // A guest of whose addresses nobody has told can be held to none.
             let known = !V6::is_unspecified(guarded.half.own_v6);
-            let own = |address| {
-                owns::<V6, T>(tables, guarded.half, address) || V6::owns_by_nature(guarded.half, address)
-            };
+            let own = |address| is_own::<V6, T>(tables, guarded.half, address);
             if known && !V6::is_unspecified(ip.source) && !own(ip.source) {
                 return Err(Reason::NeighborSpoof);
             }

@@ -12,10 +12,10 @@ use crate::abi::{DATAGRAM_ALLOW, DATAGRAM_DROP, DATAGRAM_EARLY, Datagram, Direct
 use crate::classify::touches;
 use crate::family::Family;
 use crate::judge::{At, Scratch, Tables};
-use crate::packet::{Ip, ReadIp, protocol};
+use crate::packet::{Ip, ReadIp, load, protocol, store};
 use crate::verdict::{Action, Reason, Verdict};
 
-/// How long the pieces of a datagram may take, in jiffies, as a multiple of [`InterfaceHalf::granularity`] (a sixteenth
+/// How long the pieces of a datagram may take, in jiffies, as a multiple of [`crate::abi::InterfaceHalf::granularity`] (a sixteenth
 /// of a second): 30 seconds, as Linux waits (net.ipv4.ipfrag_time).
 const PATIENCE: u64 = 30 * 16;
 
@@ -82,18 +82,6 @@ pub fn add(datagram: &mut Datagram, joined: &mut Range, free: &mut u32, range: R
 const NO_PLACE: u32 = u32::MAX;
 
 #[inline(always)]
-fn load<T: Copy>(from: &T) -> T {
-    // SAFETY: a reference is valid and aligned.
-    unsafe { core::ptr::from_ref(from).read_volatile() }
-}
-
-#[inline(always)]
-fn store<T: Copy>(to: &mut T, value: T) {
-    // SAFETY: a mutable reference is valid, aligned and ours alone.
-    unsafe { core::ptr::from_mut(to).write_volatile(value) }
-}
-
-#[inline(always)]
 const fn min(a: u32, b: u32) -> u32 {
     if a < b { a } else { b }
 }
@@ -107,10 +95,7 @@ const fn max(a: u32, b: u32) -> u32 {
 #[inline(never)]
 pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Reason {
     let Scratch { ip, datagram, joined, free, .. } = scratch;
-    let remote = match at.direction {
-        Direction::Inbound => ip.source,
-        Direction::Outbound => ip.destination,
-    };
+    let (_, remote) = ip.local_and_remote(at.direction);
     // The second 8 bytes of a TCP header are its flags: with an offset of 1 they could be written anew (RFC 3128).
     if ip.protocol == protocol::TCP && ip.piece.offset == 1 {
         return Reason::TinyFragment;
@@ -188,7 +173,7 @@ fn recall<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FragmentKey
         _ => Datagram {
             expires: at.now + u64::from(at.half.granularity) * PATIENCE,
             verdict: DATAGRAM_EARLY,
-            used: 0,
+            padding: 0,
             ranges: [0; 8],
         },
     };
@@ -207,7 +192,7 @@ mod tests {
     use super::*;
 
     fn datagram(parts: &[(u32, u32)]) -> Result<Datagram, Reason> {
-        let mut datagram = Datagram { expires: 0, verdict: 0, used: 0, ranges: [0; 8] };
+        let mut datagram = Datagram { expires: 0, verdict: 0, padding: 0, ranges: [0; 8] };
         for &(start, end) in parts {
             let (mut joined, mut free) = (Range { start: 0, end: 0 }, 0);
             add(&mut datagram, &mut joined, &mut free, Range { start, end })?;

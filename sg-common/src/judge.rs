@@ -31,7 +31,7 @@ pub trait Environment {
     const DRY_RUN: bool;
 
     fn moment(&self) -> Option<Moment>;
-    /// The entry at `index` of [`INTERFACE_SLOTS`]. What is in force does not change while a packet can see it.
+    /// The entry at `index` of [`crate::abi::INTERFACE_SLOTS`]. What is in force does not change while a packet can see it.
     fn interface(&self, index: u32) -> Option<&Interface>;
     fn member_set(&self, slot: u32, parity: usize) -> u32;
     fn pair(&self, key: &PairKey) -> Option<&Row>;
@@ -265,10 +265,7 @@ where
         return Verdict::of(reason);
     }
     let Scratch { ip, transport, .. } = &*scratch;
-    let (local, remote) = match at.direction {
-        Direction::Inbound => (ip.destination, ip.source),
-        Direction::Outbound => (ip.source, ip.destination),
-    };
+    let (local, remote) = ip.local_and_remote(at.direction);
     scratch.key = F::flow_key(at.zone_protocol(ip.protocol), local, remote, transport.ports);
     let Scratch { transport, key, free, .. } = &mut *scratch;
     let (transport, key) = (&*transport, &*key);
@@ -404,10 +401,7 @@ where
         return fragment::has_passed::<F, T>(tables, at, direction, &quoted);
     }
     let Some(ports) = quoted_ports(packet, &quoted, direction) else { return false };
-    let (local, remote) = match direction {
-        Direction::Inbound => (quoted.destination, quoted.source),
-        Direction::Outbound => (quoted.source, quoted.destination),
-    };
+    let (local, remote) = quoted.local_and_remote(direction);
     let key = F::flow_key(at.zone_protocol(quoted.protocol), local, remote, ports);
     tables.live(&key).is_some_and(|flow| flow.expires() > at.now)
         || tables.half_open(&key).is_some_and(|flow| flow.expires() > at.now)
@@ -417,10 +411,7 @@ where
 #[inline(never)]
 fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>, over: bool) -> Verdict {
     let Scratch { ip, transport, key, .. } = scratch;
-    let remote = match at.direction {
-        Direction::Inbound => ip.source,
-        Direction::Outbound => ip.destination,
-    };
+    let (_, remote) = ip.local_and_remote(at.direction);
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
         Ok(start) => start,
         Err(reason) => return Verdict::of(reason),

@@ -16,6 +16,7 @@ pub mod classify;
 pub mod conntrack;
 pub mod family;
 pub mod fragment;
+pub mod headers;
 pub mod judge;
 pub mod packet;
 pub mod tcp;

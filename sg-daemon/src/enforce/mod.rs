@@ -261,22 +261,20 @@ impl Enforcer {
     /// If a device cannot be filtered; the others are.
     pub fn reconcile(&mut self) -> Result<bool, ApplyError> {
         let Some(active) = &self.active else { return Ok(false) };
-        let active_model = Arc::clone(&active.model);
+        let model = Arc::clone(&active.model);
         let (targets, unfilterable) = targets(&active.model, &active.image)?;
         self.note_unfilterable(unfilterable);
         if self.has_renamed(&targets) {
             // Under its new name a device may have another policy, which only a swap puts in force.
-            let model = Arc::clone(&active_model);
             return self.apply_again(model).map(|applied| applied.changed);
         }
         if !self.devices_differ(&targets) {
             return Ok(false);
         }
-        let half_of: Vec<(String, InterfaceHalf)> =
-            targets.iter().map(|target| (target.name.clone(), self.half_in_force(target))).collect();
         self.detach_all_but(&targets);
         let mut failure = None;
-        for (target, (_, half)) in targets.iter().zip(half_of) {
+        for target in &targets {
+            let half = self.half_in_force(target);
             if let Err(error) = self.attach(target, half, &mut Undo::default()) {
                 failure = Some(error);
             }

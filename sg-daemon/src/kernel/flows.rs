@@ -6,8 +6,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::Pod;
 use sg_common::abi::{
-    CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6,
-    map,
+    Be32, CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4,
+    FlowKeyV6, map,
 };
 use sg_common::conntrack::State;
 
@@ -73,35 +73,10 @@ impl Kernel {
         } else {
             ((live_v4, map::FLOWS_V4), (live_v6, map::FLOWS_V6))
         };
-        batch(v4.as_fd(), |key: FlowKeyV4, flow| {
-            let local = IpAddr::V4(Ipv4Addr::from_bits(key.local.to_host()));
-            let remote = IpAddr::V4(Ipv4Addr::from_bits(key.remote.to_host()));
-            flows.extend(entry(
-                FlowKey::V4(key),
-                key.zone_protocol,
-                local,
-                remote,
-                key.ports,
-                &flow,
-                now,
-                hz,
-            ));
-        })
-        .map_err(|source| KernelError::Io { name: name_v4, source })?;
-        batch(v6.as_fd(), |key: FlowKeyV6, flow| {
-            let (local, remote) = (v6_of(key.local).into(), v6_of(key.remote).into());
-            flows.extend(entry(
-                FlowKey::V6(key),
-                key.zone_protocol,
-                local,
-                remote,
-                key.ports,
-                &flow,
-                now,
-                hz,
-            ));
-        })
-        .map_err(|source| KernelError::Io { name: name_v6, source })?;
+        batch(v4.as_fd(), |key, flow| flows.extend(entry(FlowKey::V4(key), &flow, now, hz)))
+            .map_err(|source| KernelError::Io { name: name_v4, source })?;
+        batch(v6.as_fd(), |key, flow| flows.extend(entry(FlowKey::V6(key), &flow, now, hz)))
+            .map_err(|source| KernelError::Io { name: name_v6, source })?;
         Ok(flows)
     }
 
@@ -126,17 +101,15 @@ impl Kernel {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the fields of two map types, taken apart by the caller")]
-fn entry(
-    key: FlowKey,
-    zone_protocol: u32,
-    local: IpAddr,
-    remote: IpAddr,
-    ports: sg_common::abi::FlowPorts,
-    flow: &Flow,
-    now: u64,
-    hz: u64,
-) -> Option<FlowEntry> {
+/// The flow behind a table's entry, unless it is over.
+fn entry(key: FlowKey, flow: &Flow, now: u64, hz: u64) -> Option<FlowEntry> {
+    let (zone_protocol, local, remote, ports) = match &key {
+        FlowKey::V4(key) => {
+            let address = |address: Be32| IpAddr::V4(Ipv4Addr::from_bits(address.to_host()));
+            (key.zone_protocol, address(key.local), address(key.remote), key.ports)
+        }
+        FlowKey::V6(key) => (key.zone_protocol, v6_of(key.local).into(), v6_of(key.remote).into(), key.ports),
+    };
     let state = State::from_number(flow.state)?;
     (flow.expires > now).then(|| FlowEntry {
         key,

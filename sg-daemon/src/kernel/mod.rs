@@ -14,12 +14,12 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapError};
+use aya::maps::{Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    Control, Counter, Direction, INTERFACE_PROBES, INTERFACE_SLOTS, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, interface_slot, map, program,
+    Control, Counter, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, MAX_ZONES,
+    MemberSets, Share, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
@@ -115,11 +115,10 @@ impl Kernel {
         for name in [program::EXPLAIN, program::COLLECT, program::CLOCK] {
             classifier(&mut ebpf, name)?;
         }
-        let control = mapped(&mut ebpf, map::CONTROL, 1)?;
-        let interfaces = mapped(&mut ebpf, map::INTERFACES, INTERFACE_SLOTS)?;
-        let slots = max_entries(&ebpf, map::MEMBER_SETS)?;
-        let member_sets = mapped(&mut ebpf, map::MEMBER_SETS, slots)?;
-        let shares = mapped(&mut ebpf, map::SHARES, MAX_INTERFACES + 1)?;
+        let control = mapped(&ebpf, map::CONTROL)?;
+        let interfaces = mapped(&ebpf, map::INTERFACES)?;
+        let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
+        let shares = mapped(&ebpf, map::SHARES)?;
         let tables = TableMaps::new(&mut ebpf)?;
         let mut kernel =
             Self { ebpf, pins, tables, control, interfaces, member_sets, shares, tc_mode, hz: 0 };
@@ -137,9 +136,9 @@ impl Kernel {
                 self.store_member_set(slot, parity ^ 1, if parity == 0 { even } else { odd });
             }
         }
-        for index in 0..self.interfaces.len() {
-            if let Some(half) = self.half(Slot(index)) {
-                self.store_half(Slot(index), parity ^ 1, half);
+        for (_, slot) in self.devices() {
+            if let Some(half) = self.half(slot) {
+                self.store_half(slot, parity ^ 1, half);
             }
         }
         // 0 is no zone, no policy, no set and no VPC.
@@ -452,18 +451,20 @@ fn grace() {
     }
 }
 
-fn mapped<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, len: u32) -> Result<Mapped<T>, KernelError> {
-    match ebpf.map(name) {
-        Some(Map::Array(data)) => {
-            Mapped::new(data.fd().as_fd(), len).map_err(|source| KernelError::Io { name, source })
-        }
-        _ => Err(KernelError::Missing { name }),
-    }
+/// All elements of an array map, as memory.
+fn mapped<T: aya::Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Mapped<T>, KernelError> {
+    let len = max_entries(ebpf, name)?;
+    Mapped::new(map_data(ebpf, name)?.fd().as_fd(), len).map_err(|source| KernelError::Io { name, source })
 }
 
 fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
+    Ok(map_data(ebpf, name)?.info().map_err(KernelError::map(name))?.max_entries())
+}
+
+/// An array or hash map of the object.
+fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, KernelError> {
     match ebpf.map(name) {
-        Some(Map::Array(data)) => Ok(data.info().map_err(KernelError::map(name))?.max_entries()),
+        Some(Map::Array(data) | Map::HashMap(data)) => Ok(data),
         _ => Err(KernelError::Missing { name }),
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
@@ -14,7 +14,7 @@ use sg_common::abi::{
 };
 use sg_common::verdict::Reason;
 
-use super::KernelError;
+use super::{KernelError, map_data, max_entries};
 use crate::plan::{Entry, table_indexes};
 
 /// A port table as aya copies it.
@@ -229,14 +229,9 @@ impl TableMaps {
     }
 }
 
-fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
-    let Some(Map::HashMap(data)) = ebpf.map(name) else { return Err(KernelError::Missing { name }) };
-    Ok(data.info().map_err(KernelError::map(name))?.max_entries())
-}
-
 fn flow_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
-    let Some(Map::HashMap(data)) = ebpf.map(name) else { return Err(KernelError::Missing { name }) };
-    data.fd().as_fd().try_clone_to_owned().map_err(|source| KernelError::Io { name, source })
+    let fd = map_data(ebpf, name)?.fd().as_fd().try_clone_to_owned();
+    fd.map_err(|source| KernelError::Io { name, source })
 }
 
 fn class_v4(policy: PolicyDirection, net: Ipv4Net) -> Key<ClassKeyV4> {
