@@ -10,7 +10,7 @@ use sg_common::abi;
 use sg_daemon::compile::compile;
 use sg_daemon::compile::image::Image;
 
-use crate::naive::{self, Direction, Question, Transport};
+use crate::rules::{self, Direction, Question, Transport};
 use crate::world::{any_seed, any_world};
 use crate::{config, load, told};
 
@@ -43,7 +43,7 @@ fn spec_1_to_4_the_compiler_agrees_with_the_oracle() {
         let image = compile(&load(directory.path(), &files));
         for seed in &seeds {
             let question = seed.question(&files);
-            let expected = naive::allows(&files, &question);
+            let expected = rules::allows(&files, &question);
             tally.borrow_mut().count(&question, expected);
             prop_assert_eq!(
                 admits(&image, &question),
@@ -68,7 +68,7 @@ struct Tally {
 impl Tally {
     fn count(&mut self, question: &Question, allowed: bool) {
         let transport = match question.transport {
-            Transport::Tcp { port: 80 } if naive::in_cidr(question.remote, "169.254.169.0/24") => "metadata",
+            Transport::Tcp { port: 80 } if rules::in_cidr(question.remote, "169.254.169.0/24") => "metadata",
             Transport::Tcp { .. } => "tcp",
             Transport::Udp { .. } => "udp",
             Transport::Icmp { .. } => "icmp",

@@ -16,7 +16,7 @@ use sg_common::verdict::{Action, Reason};
 
 use crate::bench::{Bench, Ingress, Way};
 use crate::frame::{Packet, SYN};
-use crate::naive::{self, Direction, Question, Transport};
+use crate::rules::{self, Direction, Question, Transport};
 use crate::world::{DEVICES, Edit, World, any_edit, any_seed, any_world};
 use crate::{config, told};
 
@@ -92,7 +92,7 @@ fn check(
     if is_extension(question) {
         return Ok(());
     }
-    let expected = naive::allows(files, question);
+    let expected = rules::allows(files, question);
     let packet = packet(files, question, source_port);
     let (way, frame) = (way(files, question), packet.frame());
     let answer = bench.ask(&question.interface, way, &frame);

@@ -15,14 +15,10 @@
 #[expect(dead_code, reason = "the packet tests use the rest")]
 mod bench;
 mod compiled;
-#[path = "../packets/frame.rs"]
-#[expect(dead_code, reason = "the packet tests use the rest")]
-mod frame;
 mod loaded;
-mod naive;
-mod world;
 
 use proptest::test_runner::{Config, FileFailurePersistence, TestError};
+use sg_oracle::{frame, rules, world};
 
 /// How a property of `file` runs. Failures are kept beside it.
 fn config(file: &'static str, cases: u32) -> Config {

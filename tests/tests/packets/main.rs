@@ -16,7 +16,6 @@ mod counters;
 mod errors;
 mod extensions;
 mod fragments;
-mod frame;
 mod malformed;
 mod revision;
 mod rules;
@@ -31,6 +30,7 @@ use bench::{Way, ip};
 use frame::{ACK, FIN, Packet, RST, SYN};
 use serde_json::{Value, json};
 use sg_common::verdict::Action;
+use sg_oracle::frame;
 
 /// The instance behind `sg0`.
 const GUEST: [&str; 2] = ["10.0.0.5", "fd00::5"];

@@ -292,6 +292,7 @@ fn inside(remote: &str, outer: &str) -> bool {
     !remote.starts_with('@') && in_cidr(split(remote).0, outer) && split(remote).1 >= split(outer).1
 }
 
+#[cfg(test)]
 mod tests {
     //! The oracle itself, against the sentences that need no thinking.
 

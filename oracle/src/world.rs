@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Map, Value, json};
 
-use crate::naive::{Direction, Question, Transport};
+use crate::rules::{Direction, Question, Transport};
 
 /// The devices that interfaces of a world are named after.
 pub const DEVICES: [&str; 6] = ["sg0", "sg1", "sg2", "sg3", "sg4", "sg5"];
