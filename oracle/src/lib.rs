@@ -12,5 +12,6 @@
 )]
 
 pub mod frame;
+pub mod host;
 pub mod rules;
 pub mod world;
