@@ -11,6 +11,7 @@
     reason = "for test programs only: a panic is how it says what is wrong"
 )]
 
+pub mod expect;
 pub mod frame;
 pub mod rules;
 pub mod world;
