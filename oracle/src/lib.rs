@@ -13,5 +13,7 @@
 
 pub mod expect;
 pub mod frame;
+pub mod guarded;
 pub mod rules;
+pub mod traffic;
 pub mod world;

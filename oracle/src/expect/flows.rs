@@ -118,7 +118,8 @@ impl Flows {
                 flow.replied
             }
         };
-        let is_live = |(of, flow): &(&Key, &Flow)| of.interface == key.interface && flow.live && now < flow.over_at;
+        let is_live =
+            |(of, flow): &(&Key, &Flow)| of.interface == key.interface && flow.live && now < flow.over_at;
         let is_full = self.known.iter().filter(is_live).count() as u64 >= limits.live;
         let verdict = if is_ready && !flow.live && is_full {
             Err("table_full")

@@ -45,11 +45,7 @@ pub fn judge(
 }
 
 /// What the guards say of a later piece.
-pub fn later_piece(
-    interface: &Interface,
-    outbound: bool,
-    packet: &Packet<'_>,
-) -> Result<(), &'static str> {
+pub fn later_piece(interface: &Interface, outbound: bool, packet: &Packet<'_>) -> Result<(), &'static str> {
     if let Some(reason) = source_route(interface, packet) {
         return Err(reason);
     }

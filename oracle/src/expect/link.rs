@@ -65,8 +65,7 @@ fn arp(interface: &Interface, outbound: bool, bytes: &[u8]) -> Verdict {
     if !outbound || !interface.guard("arp") || interface.listed.is_empty() {
         return Ok("arp");
     }
-    let foreign_mac =
-        interface.guard("source_mac") && interface.mac.is_some_and(|mac| bytes[8..14] != mac);
+    let foreign_mac = interface.guard("source_mac") && interface.mac.is_some_and(|mac| bytes[8..14] != mac);
     let sender = [bytes[14], bytes[15], bytes[16], bytes[17]];
     // RFC 5227: a probe has no sender's address yet.
     let foreign_address = sender != [0; 4] && !interface.listed.contains(&IpAddr::from(sender));

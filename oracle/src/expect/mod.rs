@@ -99,6 +99,12 @@ impl Oracle {
         }
     }
 
+    /// The same policy; neither flows nor pieces.
+    pub fn forgotten(mut self) -> Self {
+        (self.flows, self.pieces) = (Flows::default(), Pieces::default());
+        self
+    }
+
     pub fn advance(&mut self, seconds: u64) {
         self.now += seconds;
     }

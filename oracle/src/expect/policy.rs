@@ -90,7 +90,10 @@ impl Interface {
                 .into_iter()
                 .map(|name| (name, !host && baseline(name).as_bool().unwrap_or(true)))
                 .collect(),
-            timeouts: TIMEOUTS.into_iter().map(|(state, name, default)| (state, timeout(name, default))).collect(),
+            timeouts: TIMEOUTS
+                .into_iter()
+                .map(|(state, name, default)| (state, timeout(name, default)))
+                .collect(),
         }
     }
 

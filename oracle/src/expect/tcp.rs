@@ -217,9 +217,7 @@ impl Connection {
                 Fit::Old | Fit::Outside => Outcome::Drop("tcp_window"),
             },
             (Kind::Syn, "close", _) => Outcome::Restart,
-            (Kind::Syn, "time_wait", _)
-                if sender.end.is_none_or(|end| after(segment.sequence, end) > 0) =>
-            {
+            (Kind::Syn, "time_wait", _) if sender.end.is_none_or(|end| after(segment.sequence, end) > 0) => {
                 Outcome::Restart
             }
             (Kind::Syn, "syn_sent", true) => {
