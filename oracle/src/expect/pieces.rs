@@ -109,7 +109,7 @@ impl Pieces {
 
 fn range(piece: Piece) -> Result<(u64, u64), &'static str> {
     let end = piece.offset + piece.length;
-    if piece.length == 0 || (piece.more && piece.length % 8 != 0) || end > 65_535 {
+    if piece.length == 0 || (piece.more && !piece.length.is_multiple_of(8)) || end > 65_535 {
         return Err("malformed");
     }
     Ok((piece.offset / 8, end.div_ceil(8)))

@@ -233,10 +233,12 @@ impl Connection {
                 }
             }
             (Kind::SynAck, "syn_recv", _) => self.change(from_origin, segment, "syn_recv"),
-            (Kind::Syn, _, true) | (Kind::SynAck, _, false) => Outcome::Nothing,
-            (Kind::Syn, _, false) | (Kind::SynAck, _, true) => Outcome::Drop("tcp_state"),
-            (Kind::Fin | Kind::Ack, "syn_sent", true) => Outcome::Drop("tcp_state"),
-            (Kind::Fin | Kind::Ack, "syn_sent", false) => Outcome::Nothing,
+            (Kind::Syn, _, true) | (Kind::SynAck, _, false) | (Kind::Fin | Kind::Ack, "syn_sent", false) => {
+                Outcome::Nothing
+            }
+            (Kind::Syn, _, false) | (Kind::SynAck, _, true) | (Kind::Fin | Kind::Ack, "syn_sent", true) => {
+                Outcome::Drop("tcp_state")
+            }
             (Kind::Fin | Kind::Ack, ..) => {
                 let of_nothing_sent = matches!((segment.acknowledgment, receiver.end),
                     (Some(acknowledgment), Some(end)) if after(acknowledgment, end) > 0);

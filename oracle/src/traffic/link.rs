@@ -85,7 +85,7 @@ fn discovery(outbound: bool, dice: &mut Dice, stage: &mut Stage<'_>) {
     let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
     match kind {
         135 | 136 => {
-            let IpAddr::V6(target) = some_v6(dice, stage) else { return };
+            let IpAddr::V6(target) = some_v6(dice, stage) else { panic!("an address of IPv6") };
             message.extend(target.octets());
         }
         134 => message.extend([0; 8]),

@@ -1,6 +1,7 @@
 //! That the traffic meets every reason and every state: what is never met is not tested.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -50,8 +51,11 @@ const REASONS: [&str; 33] = [
     "source_route",
 ];
 
-/// Section 8's and 9's changes of state; "" is no flow.
-const TRANSITIONS: [(&str, &str); 22] = [
+/// Section 8's and 9's changes of state, no more and no fewer; "" is no flow.
+const TRANSITIONS: [(&str, &str); 25] = [
+    ("", "udp"),
+    ("", "icmp"),
+    ("", "other"),
     ("", "syn_sent"),
     ("", "syn_recv"),
     ("", "established"),
@@ -77,11 +81,15 @@ const TRANSITIONS: [(&str, &str); 22] = [
     ("udp", "udp_stream"),
 ];
 
+/// Of TCP.
+const STATES: [&str; 8] =
+    ["syn_sent", "syn_recv", "established", "fin_wait", "close_wait", "last_ack", "time_wait", "close"];
+
 type States = BTreeMap<(String, u8, String), &'static str>;
 
-fn states(flows: Vec<FlowView>) -> States {
+fn states(flows: &[FlowView]) -> States {
     let name = |flow: &FlowView| format!("{} {} {:?}", flow.local, flow.remote, flow.ports);
-    flows.into_iter().map(|flow| ((flow.device.clone(), flow.protocol, name(&flow)), flow.state)).collect()
+    flows.iter().map(|flow| ((flow.device.clone(), flow.protocol, name(flow)), flow.state)).collect()
 }
 
 fn scripts(runner: &mut TestRunner) -> Vec<Script> {
@@ -93,6 +101,7 @@ fn traffic_meets_every_reason_and_every_state() {
     let mut runner = TestRunner::deterministic();
     let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
     let mut transitions: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut rows: BTreeMap<(&str, &str, bool), u64> = BTreeMap::new();
     for world in 0..SCRIPTS / SCRIPTS_OF_A_WORLD {
         let files = any_guarded_world().new_tree(&mut runner).unwrap().current().files();
         let ground = Ground::new(&files);
@@ -108,18 +117,23 @@ fn traffic_meets_every_reason_and_every_state() {
             if script.order % 8 != 0 {
                 oracle = oracle.forgotten();
             }
-            let mut before = states(oracle.flows());
+            let mut before = oracle.flows();
             for step in script.on(&ground) {
                 match step {
                     Step::Advance(seconds) => {
                         oracle.advance(seconds.into());
-                        before = states(oracle.flows());
+                        before = oracle.flows();
                     }
                     Step::Frame { device, ingress, frame } => {
                         *reasons.entry(oracle.judge(&device, ingress, &frame).reason).or_default() += 1;
-                        let after = states(oracle.flows());
-                        for (key, state) in &after {
-                            let old = before.get(key).copied().unwrap_or("");
+                        let after = oracle.flows();
+                        let host = ground.spots.iter().any(|spot| spot.device == device && spot.host);
+                        if let Some(row) = row(&before, &device, ingress != host, &frame) {
+                            *rows.entry(row).or_default() += 1;
+                        }
+                        let old_states = states(&before);
+                        for (key, state) in &states(&after) {
+                            let old = old_states.get(key).copied().unwrap_or("");
                             if old != *state {
                                 *transitions.entry((old, state)).or_default() += 1;
                             }
@@ -130,13 +144,58 @@ fn traffic_meets_every_reason_and_every_state() {
             }
         }
     }
-    println!("{reasons:#?}\n{transitions:#?}");
+    println!("{reasons:#?}\n{transitions:#?}\n{rows:#?}");
     let missing: Vec<_> = REASONS.iter().filter(|reason| !reasons.contains_key(*reason)).collect();
     assert!(missing.is_empty(), "never: {missing:?}");
     let unknown: Vec<_> = reasons.keys().filter(|reason| !REASONS.contains(reason)).collect();
     assert!(unknown.is_empty(), "not in the list: {unknown:?}");
-    let missing: Vec<_> = TRANSITIONS.iter().filter(|change| !transitions.contains_key(*change)).collect();
-    assert!(missing.is_empty(), "never: {missing:?}");
+    let met: BTreeSet<_> = transitions.into_keys().collect();
+    assert_eq!(met, BTreeSet::from(TRANSITIONS));
+    for state in STATES {
+        for segment in ["rst", "syn", "syn_ack", "fin", "ack"] {
+            for from_origin in [true, false] {
+                assert!(rows.contains_key(&(segment, state, from_origin)), "{segment} {state} {from_origin}");
+            }
+        }
+    }
+}
+
+/// Which row of section 8's tables the frame is for, if it is TCP without anything around it.
+fn row(
+    before: &[FlowView],
+    device: &str,
+    outbound: bool,
+    frame: &[u8],
+) -> Option<(&'static str, &'static str, bool)> {
+    let (source, destination, tcp): (IpAddr, IpAddr, &[u8]) = match (frame.get(12..15)?, frame.len()) {
+        ([8, 0, 0x45], 54..) if frame[23] == 6 && frame[20] & 0x3f == 0 && frame[21] == 0 => {
+            let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
+            (address(26), address(30), &frame[34..])
+        }
+        ([0x86, 0xdd, 0x60], 74..) if frame[20] == 6 => {
+            let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).unwrap());
+            (address(22), address(38), &frame[54..])
+        }
+        _ => return None,
+    };
+    let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
+    let key = if outbound {
+        (source, destination, (port(0), port(2)))
+    } else {
+        (destination, source, (port(2), port(0)))
+    };
+    let flow = before.iter().find(|flow| {
+        flow.device == device && flow.protocol == 6 && (flow.local, flow.remote, flow.ports) == key
+    })?;
+    let segment = match tcp[13] & 0x17 {
+        0x04 | 0x14 => "rst",
+        0x02 => "syn",
+        0x12 => "syn_ack",
+        0x11 => "fin",
+        0x10 => "ack",
+        _ => return None,
+    };
+    Some((segment, flow.state, flow.begun_by_instance == outbound))
 }
 
 #[test]
