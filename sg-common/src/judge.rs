@@ -271,13 +271,14 @@ where
     let (transport, key) = (&*transport, &*key);
     let live = tables.live(key);
     if let Some(flow) = live {
-        let known = known_word(T::DRY_RUN, flow, at, transport).forgotten(Opaque(free));
+        let known = known_word(T::DRY_RUN, flow, at, transport, true).forgotten(Opaque(free));
         if !known.is_over() {
             return known.verdict(&flow);
         }
     }
     if let Some(flow) = tables.half_open(key) {
-        let known = known_word(T::DRY_RUN, flow, at, transport).forgotten(Opaque(free));
+        let room = tables.add_live(at.interface.row, 0) < u64::from(at.interface.live_limit);
+        let known = known_word(T::DRY_RUN, flow, at, transport, room).forgotten(Opaque(free));
         if known.is_live_from_now_on() && !T::DRY_RUN {
             if live.is_some() {
                 remove_live::<F, T>(tables, at, key);
@@ -383,14 +384,19 @@ impl KnownWord {
 }
 
 #[inline(always)]
-fn known_word(dry_run: bool, flow: FlowRef<'_>, at: &At<'_>, transport: &Transport) -> KnownWord {
-    if dry_run { known::<true>(flow, at, transport) } else { known::<false>(flow, at, transport) }
+fn known_word(dry_run: bool, flow: FlowRef<'_>, at: &At<'_>, transport: &Transport, room: bool) -> KnownWord {
+    if dry_run { known::<true>(flow, at, transport, room) } else { known::<false>(flow, at, transport, room) }
 }
 
 /// The same subprogram for both families.
 #[inline(never)]
-fn known<const DRY_RUN: bool>(flow: FlowRef<'_>, at: &At<'_>, transport: &Transport) -> KnownWord {
-    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at.half, at.direction, transport, at.now))
+fn known<const DRY_RUN: bool>(
+    flow: FlowRef<'_>,
+    at: &At<'_>,
+    transport: &Transport,
+    room: bool,
+) -> KnownWord {
+    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, room))
 }
 
 /// Takes a flow that is over out of the way of the one that follows it.

@@ -299,11 +299,14 @@ impl Connection {
         if fin {
             self.fins |= mine.fin;
         }
-        let acknowledges_all = seen.acknowledgment == peer.end;
+        let peer_is_known = self.known & theirs.end != 0;
+        let acknowledges_all = peer_is_known && seen.acknowledgment == peer.end;
         match self.state {
             TcpSynReceived | TcpEstablished if fin => TcpFinWait,
             // With a wide gap this is a guess at the sequence number of the SYN-ACK.
-            TcpSynReceived if from_origin && distance(seen.acknowledgment, peer.end) <= SHORT => {
+            TcpSynReceived
+                if from_origin && peer_is_known && distance(seen.acknowledgment, peer.end) <= SHORT =>
+            {
                 TcpEstablished
             }
             TcpFinWait | TcpCloseWait if fin && peer_has_finished => TcpLastAck,
@@ -373,10 +376,12 @@ impl Connection {
     #[inline(always)]
     const fn scaled(&self, seen: &Seen, bits: Bits) -> u32 {
         let both = ORIGIN_SCALES | REPLY_SCALES;
-        let scale = if self.known & LOOSE != 0 {
-            MAX_SCALE as u16
-        } else if seen.has(SYN) || self.known & both != both {
+        let scale = if seen.has(SYN) {
             // The window of a SYN is never scaled (RFC 7323, section 2.2).
+            0
+        } else if self.known & LOOSE != 0 {
+            MAX_SCALE as u16
+        } else if self.known & both != both {
             0
         } else {
             (self.known >> bits.shift) & SCALE_MASK
