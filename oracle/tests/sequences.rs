@@ -55,7 +55,9 @@ fn spec_d10_to_d16_and_6_the_decisions_agree_with_the_oracle() {
             let (before, after) = steps.split_at(steps.len() / 2);
             trial.steps(before).map_err(|error| told(&files, error))?;
             trial.set_policy(&next);
-            let since = |error| told(&next, format!("{error}\nsince, before a change of policy, {before:#?}\n{limits:?}"));
+            let since = |error| {
+                told(&next, format!("{error}\nsince, before a change of policy, {before:#?}\n{limits:?}"))
+            };
             trial.steps(after).map_err(since)?;
             trial.steps(&script.on(&next_ground)).map_err(since)?;
             trial = trial.forget();

@@ -211,26 +211,38 @@ where
     let Some(scratch) = tables.scratch() else { return Verdict::of(Reason::Malformed) };
     scratch.ip = Ip::NOTHING;
     scratch.transport = Transport::NOTHING;
-    if let Err(reason) = read::<F, P>(packet, at, network, scratch) {
+    let verdict = match read::<F, P>(packet, at, network, scratch) {
+        Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
-        if matches!(reason, Reason::TinyFragment) {
-            return fragment::first::<F, T>(tables, at, scratch, Verdict::of(reason));
-        }
-        return Verdict::of(reason);
+        Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
+        Err(reason) => return Verdict::of(reason),
+    };
+    let piece = &scratch.ip.piece;
+    if piece.more && piece.offset == 0 {
+        return fragment::first::<F, T>(tables, at, scratch, verdict);
     }
+    verdict
+}
+
+/// Judges a packet whose headers have been read.
+#[inline(always)]
+fn judge_read<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Verdict
+where
+    F: ReadIp + GuardFamily,
+    P: Packet,
+    T: Tables<F>,
+{
     let ip = &scratch.ip;
     if let Err(reason) = at.guarded().route(ip) {
         return Verdict::of(reason);
     }
-    if ip.piece.offset != 0 {
-        return match at.guarded().source(tables, ip) {
-            Ok(()) => Verdict::of(fragment::later::<F, T>(tables, at, scratch)),
-            Err(reason) => Verdict::of(reason),
-        };
+    if ip.piece.offset == 0 {
+        return judge_whole::<F, P, T>(packet, tables, at, scratch);
     }
-    let more = ip.piece.more;
-    let verdict = judge_whole::<F, P, T>(packet, tables, at, scratch);
-    if more { fragment::first::<F, T>(tables, at, scratch, verdict) } else { verdict }
+    match at.guarded().source(tables, ip) {
+        Ok(()) => Verdict::of(fragment::later::<F, T>(tables, at, scratch)),
+        Err(reason) => Verdict::of(reason),
+    }
 }
 
 /// Reads the packet's headers.
