@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use sg_common::abi::FLOW_ORIGIN_OUTBOUND;
+use sg_common::abi::{Direction, FLOW_ORIGIN_OUTBOUND};
 use sg_common::conntrack::State;
 use sg_common::verdict::{Action, Reason};
 
@@ -44,13 +44,13 @@ impl Trial {
         self
     }
 
-    /// Takes a step; says what a packet is counted as.
+    /// Takes a step; says as what, and in which direction, a packet is counted.
     ///
     /// # Errors
     ///
     /// What the two judges do not agree about.
-    pub fn step(&mut self, step: &Step) -> Result<Option<Reason>, String> {
-        let reason = match step {
+    pub fn step(&mut self, step: &Step) -> Result<Option<(Reason, Direction)>, String> {
+        let counted = match step {
             Step::Advance(seconds) => {
                 self.oracle.advance((*seconds).into());
                 self.host.advance(*seconds);
@@ -58,7 +58,8 @@ impl Trial {
             }
             Step::Frame { device, ingress, frame } => {
                 let said = self.oracle.judge(device, *ingress, frame);
-                let verdict = self.host.judge(device, *ingress, frame).verdict;
+                let judgement = self.host.judge(device, *ingress, frame);
+                let verdict = judgement.verdict;
                 let Some(reason) = verdict.reason() else { return Err(format!("{verdict:?} has no reason")) };
                 if reason.name() != said.reason {
                     return Err(format!("the oracle says {}, the filter {}", said.reason, reason.name()));
@@ -67,14 +68,14 @@ impl Trial {
                     return Err(format!("{}: the oracle says it passes: {}", said.reason, said.passes));
                 }
                 *self.reasons.entry(reason).or_default() += 1;
-                Some(reason)
+                Some((reason, judgement.direction))
             }
         };
         let (expected, seen) = (self.oracle.flows(), self.flows());
         if expected != seen {
             return Err(format!("flows: the oracle has {expected:#?}, the filter {seen:#?}"));
         }
-        Ok(reason)
+        Ok(counted)
     }
 
     /// Takes all steps.
@@ -83,11 +84,7 @@ impl Trial {
     ///
     /// What the two judges do not agree about, and all that was before.
     pub fn steps(&mut self, steps: &[Step]) -> Result<(), String> {
-        for (index, step) in steps.iter().enumerate() {
-            self.step(step)
-                .map_err(|error| format!("{error}\nafter the last of\n{:#?}", &steps[..=index]))?;
-        }
-        Ok(())
+        each(steps, |step| self.step(step).map(|_| ()))
     }
 
     /// The filter's flows whose time is not over, in the words of the oracle.
@@ -113,4 +110,16 @@ impl Trial {
             seconds_left: (entry.flow.expires - self.host.now()) / HZ,
         }
     }
+}
+
+/// Takes all steps one after another.
+///
+/// # Errors
+///
+/// What the first to fail says, and all that was before.
+pub fn each(steps: &[Step], mut take: impl FnMut(&Step) -> Result<(), String>) -> Result<(), String> {
+    for (index, step) in steps.iter().enumerate() {
+        take(step).map_err(|error| format!("{error}\nafter the last of\n{:#?}", &steps[..=index]))?;
+    }
+    Ok(())
 }

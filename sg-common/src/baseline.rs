@@ -313,7 +313,9 @@ impl GuardFamily for V6 {
                 return Err(Reason::NeighborSpoof);
             }
             if kind == 136 {
-                let Some(message) = packet.read::<Neighbor>(ip.transport) else {
+                // Behind the packet's end there may be padding, which is no target.
+                let is_whole = ip.transport + size_of::<Neighbor>() as u32 <= ip.end;
+                let Some(message) = packet.read::<Neighbor>(ip.transport).filter(|_| is_whole) else {
                     return Err(Reason::Malformed);
                 };
                 if known && !own(message.target) {

@@ -372,7 +372,7 @@ impl Connection {
         }
         let first = self.known & bits.ack == 0;
         if seen.has(ACK) {
-            if first || !is_after(side.ack, seen.acknowledgment) {
+            if first || seen.acknowledgment == side.ack || is_after(seen.acknowledgment, side.ack) {
                 side.ack = seen.acknowledgment;
                 side.window = self.scaled(seen, bits);
                 self.known |= bits.ack;

@@ -15,17 +15,23 @@
 #[expect(dead_code, reason = "the packet tests use the rest")]
 mod bench;
 mod compiled;
+mod filter;
 mod loaded;
+mod sequences;
 
 use proptest::test_runner::{Config, FileFailurePersistence, TestError};
 use sg_oracle::{frame, rules, world};
 
+/// How many cases a property takes.
+fn cases(usual: u32) -> u32 {
+    match std::env::var("SGD_ORACLE_CASES") {
+        Ok(text) => text.parse().expect("SGD_ORACLE_CASES is a number of cases"),
+        Err(_) => usual,
+    }
+}
+
 /// How a property of `file` runs. Failures are kept beside it.
 fn config(file: &'static str, cases: u32) -> Config {
-    let cases = match std::env::var("SGD_ORACLE_CASES") {
-        Ok(text) => text.parse().expect("SGD_ORACLE_CASES is a number of cases"),
-        Err(_) => cases,
-    };
     Config {
         cases,
         source_file: Some(file),

@@ -164,6 +164,11 @@ impl Bench {
         self.unknown = self.unknown_counts();
     }
 
+    /// The kernel's ticks in a second.
+    pub fn hz(&mut self) -> u32 {
+        self.enforcer.kernel().hz()
+    }
+
     pub fn ingress(&self) -> Ingress {
         self.ingress
     }
