@@ -134,7 +134,9 @@ map_types! {
         pub own_v6: [Be32; 4],
         /// EtherTypes that pass beside IP and ARP, in host order; zero is none.
         pub ether_types: [u16; 8],
-        pub reserved_too: [u32; 4],
+        /// How long the pieces of a datagram may take, in jiffies.
+        pub patience: u32,
+        pub reserved_too: [u32; 3],
     }
 
     /// Key of `OWN_V4`: an address that belongs to a guest; with [`GUARD_DHCP`], a DHCP server that it may talk to.

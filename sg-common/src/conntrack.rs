@@ -15,7 +15,7 @@ use crate::abi::{
 };
 use crate::judge::{At, Tables};
 use crate::packet::{Kind, ReadIp, Transport};
-use crate::tcp::{Connection, Segment, Side, Step};
+use crate::tcp::{Connection, Segment, Side, Step, turn, turn_fins};
 use crate::verdict::Reason;
 
 /// What a flow is in; the timeout depends on it (SPEC D11). 0 is no state, so that an entry of zeros is not one.
@@ -134,24 +134,57 @@ impl FlowRef<'_> {
         state_number, set_state_number: u8 = state;
         flags, set_flags: u8 = flags;
         tcp, set_tcp: u16 = tcp;
-        sequence, set_sequence: [u32; 6] = sequence;
+    }
+
+    /// What is known of a side of a TCP connection.
+    #[inline(always)]
+    fn side(&self, from_origin: bool) -> Side {
+        // SAFETY: `new` promised a flow that stays readable, and `sequence` holds two sides.
+        unsafe { self.side_at(from_origin).read_volatile() }
     }
 
     #[inline(always)]
-    fn connection(&self, state: State, flags: u8) -> Connection {
-        let [a, b, c, d, e, f] = self.sequence();
+    fn set_side(&self, from_origin: bool, side: Side) {
+        // SAFETY: as in `side`; the flow stays writable.
+        unsafe { self.side_at(from_origin).write_volatile(side) }
+    }
+
+    #[inline(always)]
+    fn side_at(&self, from_origin: bool) -> *mut Side {
+        const _: () = assert!(size_of::<[Side; 2]>() == size_of::<[u32; 6]>());
+        // SAFETY: `new` promised a flow; nothing is read.
+        unsafe { (&raw mut (*self.flow.as_ptr()).sequence).cast::<Side>().add(usize::from(!from_origin)) }
+    }
+
+    /// A TCP connection as the side sees it that began it, or the other.
+    #[inline(always)]
+    fn connection(&self, state: State, flags: u8, from_origin: bool) -> Connection {
+        let fins = flags & (FLOW_FIN_ORIGIN | FLOW_FIN_REPLY);
         Connection {
             state,
-            fins: flags & (FLOW_FIN_ORIGIN | FLOW_FIN_REPLY),
-            known: self.tcp(),
-            origin: Side { end: a, ack: b, window: c },
-            reply: Side { end: d, ack: e, window: f },
+            fins: if from_origin { fins } else { turn_fins(fins) },
+            known: if from_origin { self.tcp() } else { turn(self.tcp()) },
+            sender: self.side(from_origin),
+            receiver: self.side(!from_origin),
+        }
+    }
+
+    /// Stores what has become of `before`, which [`Self::connection`] made. The flags and the state are stored elsewhere.
+    #[inline(always)]
+    fn set_connection(&self, before: &Connection, after: &Connection, from_origin: bool) {
+        if after.known != before.known {
+            self.set_tcp(if from_origin { after.known } else { turn(after.known) });
+        }
+        if after.sender != before.sender {
+            self.set_side(from_origin, after.sender);
+        }
+        if after.receiver != before.receiver {
+            self.set_side(!from_origin, after.receiver);
         }
     }
 }
 
-const fn sequence_of(connection: &Connection) -> [u32; 6] {
-    let Connection { origin, reply, .. } = connection;
+const fn sequence_of(origin: Side, reply: Side) -> [u32; 6] {
     [origin.end, origin.ack, origin.window, reply.end, reply.ack, reply.window]
 }
 
@@ -187,8 +220,8 @@ pub fn known<const DRY_RUN: bool>(
     let flags = flow.flags();
     let from_origin = (flags & FLOW_ORIGIN_OUTBOUND != 0) == matches!(direction, Direction::Outbound);
     let mut flags_after = if from_origin { flags } else { flags | FLOW_REPLIED };
-    let mut after = flow.connection(state, flags);
-    let tcp_known = after.known;
+    let before = flow.connection(state, flags, from_origin);
+    let mut after = before;
     let next = match transport.kind {
         Kind::Tcp => {
             let seen = &transport.seen;
@@ -204,7 +237,7 @@ pub fn known<const DRY_RUN: bool>(
                 // A reset is no answer that makes a flow live.
                 flags_after = flags;
             }
-            flags_after |= after.fins;
+            flags_after |= if from_origin { after.fins } else { turn_fins(after.fins) };
             after.state
         }
         Kind::Udp if !from_origin => State::UdpStream,
@@ -218,10 +251,7 @@ pub fn known<const DRY_RUN: bool>(
     }
     if !DRY_RUN {
         if matches!(transport.kind, Kind::Tcp) {
-            if after.known != tcp_known {
-                flow.set_tcp(after.known);
-            }
-            flow.set_sequence(sequence_of(&after));
+            flow.set_connection(&before, &after, from_origin);
         }
         if flags_after != flags {
             flow.set_flags(flags_after);
@@ -262,7 +292,7 @@ pub fn make_live<F: ReadIp, T: Tables<F>>(
         state: half_open.state_number(),
         flags: half_open.flags() & !FLOW_HALF_OPEN,
         tcp: half_open.tcp(),
-        sequence: half_open.sequence(),
+        sequence: sequence_of(half_open.side(true), half_open.side(false)),
     };
     match tables.insert_live(key, &flow) {
         Insertion::Done => {}
@@ -333,7 +363,7 @@ pub fn start<F: ReadIp, T: Tables<F>>(
         let connection = Connection::start(state, &transport.seen);
         flow.flags |= connection.fins;
         flow.tcp = connection.known;
-        flow.sequence = sequence_of(&connection);
+        flow.sequence = sequence_of(connection.sender, connection.receiver);
     }
     tables.insert_half_open(key, &flow)
 }

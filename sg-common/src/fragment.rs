@@ -15,10 +15,6 @@ use crate::judge::{At, Scratch, Tables};
 use crate::packet::{Ip, ReadIp, load, protocol, store};
 use crate::verdict::{Action, Reason, Verdict};
 
-/// How long the pieces of a datagram may take, in jiffies, as a multiple of [`crate::abi::InterfaceHalf::granularity`] (a sixteenth
-/// of a second): 30 seconds, as Linux waits (net.ipv4.ipfrag_time).
-const PATIENCE: u64 = 30 * 16;
-
 /// The ranges of 8 bytes that a piece covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -171,7 +167,7 @@ fn recall<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FragmentKey
     *datagram = match tables.datagram(key) {
         Some(known) if known.expires > at.now => known,
         _ => Datagram {
-            expires: at.now + u64::from(at.half.granularity) * PATIENCE,
+            expires: at.now + u64::from(at.half.patience),
             verdict: DATAGRAM_EARLY,
             padding: 0,
             ranges: [0; 8],

@@ -76,8 +76,9 @@ impl Seen {
     }
 }
 
-/// One side of a connection.
+/// One side of a connection, as [`crate::abi::Flow::sequence`] has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
 pub struct Side {
     /// The highest sequence number that it has used, plus one.
     pub end: u32,
@@ -87,31 +88,51 @@ pub struct Side {
     pub window: u32,
 }
 
-/// A connection as the table has it.
+/// A connection, seen from the side that sends the segment at hand. The table has it as the side that began it sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     pub state: State,
-    /// `FLOW_FIN_*` of [`crate::abi::Flow::flags`].
+    /// `FLOW_FIN_*` of [`crate::abi::Flow::flags`]: the sender's in place of the origin's, the receiver's of the reply's.
     pub fins: u8,
-    /// [`crate::abi::Flow::tcp`]: `ORIGIN_*`, `REPLY_*` and [`PIECES`].
+    /// [`crate::abi::Flow::tcp`]: what is known of the two sides.
     pub known: u16,
-    pub origin: Side,
-    pub reply: Side,
+    pub sender: Side,
+    pub receiver: Side,
 }
 
 const SCALE_MASK: u16 = 0xf;
-const REPLY_SCALE_SHIFT: u16 = 4;
-const ORIGIN_SCALES: u16 = 1 << 8;
-const REPLY_SCALES: u16 = 1 << 9;
-const ORIGIN_END: u16 = 1 << 10;
-const REPLY_END: u16 = 1 << 11;
-const ORIGIN_ACK: u16 = 1 << 12;
-const REPLY_ACK: u16 = 1 << 13;
-/// Both sides scale, as far as they can: where the handshake was not seen.
-const UNKNOWN_SCALES: u16 =
-    ORIGIN_SCALES | REPLY_SCALES | MAX_SCALE as u16 | (MAX_SCALE as u16) << REPLY_SCALE_SHIFT;
+const RECEIVER_SHIFT: u16 = 4;
+const SENDER_SCALES: u16 = 1 << 8;
+const RECEIVER_SCALES: u16 = 1 << 9;
+const SENDER_END: u16 = 1 << 10;
+const RECEIVER_END: u16 = 1 << 11;
+const SENDER_ACK: u16 = 1 << 12;
+const RECEIVER_ACK: u16 = 1 << 13;
 /// A segment came in pieces, of which only the first is looked at: the sides may have sent more than their `end` says.
 const PIECES: u16 = 1 << 14;
+/// Both sides scale, as far as they can: where the handshake was not seen.
+const UNKNOWN_SCALES: u16 =
+    SENDER_SCALES | RECEIVER_SCALES | MAX_SCALE as u16 | (MAX_SCALE as u16) << RECEIVER_SHIFT;
+
+/// The flags of each side change places.
+#[inline(always)]
+pub const fn turn(known: u16) -> u16 {
+    const SENDERS: u16 = SENDER_SCALES | SENDER_END | SENDER_ACK;
+    const RECEIVERS: u16 = RECEIVER_SCALES | RECEIVER_END | RECEIVER_ACK;
+    ((known & SCALE_MASK) << RECEIVER_SHIFT)
+        | ((known >> RECEIVER_SHIFT) & SCALE_MASK)
+        | ((known & SENDERS) << 1)
+        | ((known & RECEIVERS) >> 1)
+        | (known & PIECES)
+}
+
+/// Likewise for [`Connection::fins`].
+#[inline(always)]
+pub const fn turn_fins(fins: u8) -> u8 {
+    ((fins & FLOW_FIN_ORIGIN) << 1) | ((fins & FLOW_FIN_REPLY) >> 1)
+}
+
+const _: () = assert!(FLOW_FIN_REPLY == FLOW_FIN_ORIGIN << 1);
 
 /// What follows from a segment of a known connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,26 +173,6 @@ const fn is_after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
-/// The bits of [`Connection::known`] that are about one side.
-#[derive(Clone, Copy)]
-struct Bits {
-    end: u16,
-    ack: u16,
-    scales: u16,
-    shift: u16,
-    fin: u8,
-}
-
-const ORIGIN: Bits =
-    Bits { end: ORIGIN_END, ack: ORIGIN_ACK, scales: ORIGIN_SCALES, shift: 0, fin: FLOW_FIN_ORIGIN };
-const REPLY: Bits = Bits {
-    end: REPLY_END,
-    ack: REPLY_ACK,
-    scales: REPLY_SCALES,
-    shift: REPLY_SCALE_SHIFT,
-    fin: FLOW_FIN_REPLY,
-};
-
 impl Connection {
     /// The connection that a segment starts, which is a SYN unless the connection is older than its entry.
     #[inline(always)]
@@ -180,14 +181,18 @@ impl Connection {
             state,
             fins: if seen.has(FIN) { FLOW_FIN_ORIGIN } else { 0 },
             known: if matches!(state, State::TcpSynSent) { 0 } else { UNKNOWN_SCALES },
-            origin: Side::default(),
-            reply: Side::default(),
+            sender: Side::default(),
+            receiver: Side::default(),
         };
-        connection.see(seen, true);
+        connection.see(seen);
         connection
     }
 
-    /// Takes a segment of the side that began the connection (`from_origin`) or of the other into account.
+    const fn knows(&self, what: u16) -> bool {
+        self.known & what != 0
+    }
+
+    /// Takes a segment of the sender into account, which began the connection (`from_origin`) or did not.
     #[inline(always)]
     pub fn advance(&mut self, segment: Segment, seen: &Seen, from_origin: bool) -> Step {
         let step = self.step(segment, seen, from_origin);
@@ -200,69 +205,40 @@ impl Connection {
     #[inline(always)]
     fn step(&mut self, segment: Segment, seen: &Seen, from_origin: bool) -> Step {
         use State::{TcpClose, TcpSynReceived, TcpSynSent, TcpTimeWait};
-        let (mine, theirs) = if from_origin { (ORIGIN, REPLY) } else { (REPLY, ORIGIN) };
-        let (me, peer) = if from_origin { (self.origin, self.reply) } else { (self.reply, self.origin) };
         let state = self.state;
-        match segment {
-            Segment::Rst => {
-                if matches!(state, TcpSynSent) && !from_origin {
-                    // The answer to a SYN: it must acknowledge it (RFC 9293, section 3.10.7.3).
-                    let answers = seen.has(ACK) && seen.acknowledgment == peer.end;
-                    return if answers { Step::To(TcpClose) } else { Step::OutOfWindow };
-                }
-                match self.fit(seen, from_origin) {
-                    Fit::Exact => Step::To(TcpClose),
-                    Fit::Unknown if self.known & mine.end != 0 && seen.sequence == me.end => {
-                        Step::To(TcpClose)
-                    }
-                    Fit::Inside | Fit::Unknown => Step::Ignore,
-                    Fit::Old | Fit::Outside => Step::OutOfWindow,
-                }
-            }
+        let next = match segment {
+            Segment::Rst => return self.reset(seen, from_origin),
             Segment::Syn => match state {
-                TcpClose => Step::Restart,
+                TcpClose => return Step::Restart,
                 // RFC 9293, section 3.10.7.4; RFC 6191.
-                TcpTimeWait if self.known & mine.end == 0 || is_after(seen.sequence, me.end) => Step::Restart,
+                TcpTimeWait if !self.knows(SENDER_END) || is_after(seen.sequence, self.sender.end) => {
+                    return Step::Restart;
+                }
                 TcpSynSent if from_origin => {
                     // Sent again, perhaps without the data that the first one carried (RFC 7413, section 4.2.2); or another
                     // attempt with another sequence number.
-                    let again = distance(seen.end(), me.end) <= SHORT;
-                    self.known = if again { self.known & ORIGIN_END } else { 0 };
-                    self.see(seen, true);
-                    Step::To(TcpSynSent)
+                    let again = distance(seen.end(), self.sender.end) <= SHORT;
+                    self.known = if again { self.known & SENDER_END } else { 0 };
+                    TcpSynSent
                 }
-                TcpSynSent => {
-                    // Both opened at once (RFC 9293, figure 8).
-                    self.see(seen, false);
-                    Step::To(TcpSynReceived)
-                }
+                // Both opened at once (RFC 9293, figure 8).
+                TcpSynSent => TcpSynReceived,
                 // Its own SYN again, as nothing has acknowledged it yet.
-                TcpSynReceived if !from_origin && self.known & mine.ack == 0 => {
-                    self.see(seen, false);
-                    Step::To(TcpSynReceived)
-                }
+                TcpSynReceived if !from_origin && !self.knows(SENDER_ACK) => TcpSynReceived,
                 // The receiver answers with a challenge (RFC 5961, section 4).
-                _ if from_origin => Step::Ignore,
+                _ if from_origin => return Step::Ignore,
                 // A connection of its own, which the rules of the other direction do not cover.
-                _ => Step::Invalid,
+                _ => return Step::Invalid,
             },
             Segment::SynAck => match (state, from_origin) {
-                (TcpSynSent, false) => {
-                    if distance(seen.acknowledgment, peer.end) > SHORT {
+                (TcpSynSent, false) | (TcpSynReceived, _) => {
+                    if self.knows(RECEIVER_END) && !self.acknowledges_the_latest(seen) {
                         return Step::Invalid;
                     }
-                    self.see(seen, false);
-                    Step::To(TcpSynReceived)
+                    TcpSynReceived
                 }
-                (TcpSynReceived, _) => {
-                    if self.known & theirs.end != 0 && distance(seen.acknowledgment, peer.end) > SHORT {
-                        return Step::Invalid;
-                    }
-                    self.see(seen, from_origin);
-                    Step::To(TcpSynReceived)
-                }
-                (_, false) => Step::Ignore,
-                (_, true) => Step::Invalid,
+                (_, false) => return Step::Ignore,
+                (_, true) => return Step::Invalid,
             },
             Segment::Fin | Segment::Ack => {
                 match (state, from_origin) {
@@ -272,57 +248,71 @@ impl Connection {
                     (TcpSynSent, false) => return Step::Ignore,
                     _ => {}
                 }
-                if matches!(self.fit(seen, from_origin), Fit::Outside) {
+                if matches!(self.fit(seen), Fit::Outside) || !self.was_sent(seen) {
                     return Step::Ignore;
                 }
-                let mut peer = peer;
-                if self.known & theirs.end != 0 && is_after(seen.acknowledgment, peer.end) {
-                    let in_pieces = self.known & PIECES != 0;
-                    if !in_pieces || distance(peer.end, seen.acknowledgment) > SHORT {
-                        return Step::Ignore;
-                    }
-                    peer.end = seen.acknowledgment;
-                    if from_origin {
-                        self.reply.end = peer.end;
-                    } else {
-                        self.origin.end = peer.end;
-                    }
-                }
-                // Of a side whose SYN it has not seen, nobody knows what to acknowledge: within a wide gap this is a guess.
-                let answers =
-                    self.known & theirs.end != 0 && distance(seen.acknowledgment, peer.end) <= SHORT;
+                // Of a side whose SYN it has not seen, nobody knows what to acknowledge: in a wide gap this is a guess.
+                let answers = self.knows(RECEIVER_END) && self.acknowledges_the_latest(seen);
                 if matches!(state, TcpSynReceived) && from_origin && !answers {
                     return Step::Ignore;
                 }
-                self.see(seen, from_origin);
-                Step::To(self.after(matches!(segment, Segment::Fin), seen, &peer, mine, theirs, from_origin))
+                self.after(matches!(segment, Segment::Fin), seen, from_origin)
             }
+        };
+        self.see(seen);
+        Step::To(next)
+    }
+
+    #[inline(always)]
+    fn reset(&self, seen: &Seen, from_origin: bool) -> Step {
+        if matches!(self.state, State::TcpSynSent) && !from_origin {
+            // The answer to a SYN: it must acknowledge it (RFC 9293, section 3.10.7.3).
+            let answers = seen.has(ACK) && seen.acknowledgment == self.receiver.end;
+            return if answers { Step::To(State::TcpClose) } else { Step::OutOfWindow };
         }
+        match self.fit(seen) {
+            Fit::Exact => Step::To(State::TcpClose),
+            Fit::Unknown if self.knows(SENDER_END) && seen.sequence == self.sender.end => {
+                Step::To(State::TcpClose)
+            }
+            Fit::Inside | Fit::Unknown => Step::Ignore,
+            Fit::Old | Fit::Outside => Step::OutOfWindow,
+        }
+    }
+
+    /// Whether the acknowledgment is of the last that the receiver has sent, or of what it sent shortly before.
+    #[inline(always)]
+    const fn acknowledges_the_latest(&self, seen: &Seen) -> bool {
+        distance(seen.acknowledgment, self.receiver.end) <= SHORT
+    }
+
+    /// Whether the receiver can have sent what the segment acknowledges. Of segments in pieces, the acknowledgment tells how
+    /// long they were.
+    #[inline(always)]
+    fn was_sent(&mut self, seen: &Seen) -> bool {
+        if !self.knows(RECEIVER_END) || !is_after(seen.acknowledgment, self.receiver.end) {
+            return true;
+        }
+        if !self.knows(PIECES) || distance(self.receiver.end, seen.acknowledgment) > SHORT {
+            return false;
+        }
+        self.receiver.end = seen.acknowledgment;
+        true
     }
 
     /// The state after a FIN or an ACK that the receiver takes.
     #[inline(always)]
-    fn after(
-        &mut self,
-        fin: bool,
-        seen: &Seen,
-        peer: &Side,
-        mine: Bits,
-        theirs: Bits,
-        from_origin: bool,
-    ) -> State {
+    fn after(&mut self, fin: bool, seen: &Seen, from_origin: bool) -> State {
         use State::{TcpCloseWait, TcpEstablished, TcpFinWait, TcpLastAck, TcpSynReceived, TcpTimeWait};
-        let peer_has_finished = self.fins & theirs.fin != 0;
+        let peer_has_finished = self.fins & FLOW_FIN_REPLY != 0;
         if fin {
-            self.fins |= mine.fin;
+            self.fins |= FLOW_FIN_ORIGIN;
         }
-        let acknowledges_all = self.known & theirs.end != 0 && seen.acknowledgment == peer.end;
+        let acknowledges_all = self.knows(RECEIVER_END) && seen.acknowledgment == self.receiver.end;
         match self.state {
             TcpSynReceived | TcpEstablished if fin => TcpFinWait,
             // From the other side, the end of a handshake in which both had sent a SYN of their own.
-            TcpSynReceived if from_origin || (self.known & theirs.ack != 0 && acknowledges_all) => {
-                TcpEstablished
-            }
+            TcpSynReceived if from_origin || (self.knows(RECEIVER_ACK) && acknowledges_all) => TcpEstablished,
             TcpFinWait | TcpCloseWait if fin && peer_has_finished => TcpLastAck,
             TcpFinWait if !fin && peer_has_finished && acknowledges_all => TcpCloseWait,
             TcpLastAck if !fin && acknowledges_all => TcpTimeWait,
@@ -331,73 +321,56 @@ impl Connection {
     }
 
     #[inline(always)]
-    fn fit(&self, seen: &Seen, from_origin: bool) -> Fit {
-        let (mine, theirs) = if from_origin { (ORIGIN, REPLY) } else { (REPLY, ORIGIN) };
-        let (me, peer) = if from_origin { (&self.origin, &self.reply) } else { (&self.reply, &self.origin) };
-        if self.known & theirs.ack == 0 {
+    fn fit(&self, seen: &Seen) -> Fit {
+        let Side { ack, window, .. } = self.receiver;
+        if !self.knows(RECEIVER_ACK) {
             return Fit::Unknown;
         }
         // The receiver may have got data whose acknowledgment has not come by yet: then it expects what the sender
         // sends next.
-        if seen.sequence == peer.ack || (self.known & mine.end != 0 && seen.sequence == me.end) {
+        if seen.sequence == ack || (self.knows(SENDER_END) && seen.sequence == self.sender.end) {
             return Fit::Exact;
         }
-        let window = if peer.window == 0 { 1 } else { peer.window };
-        if distance(peer.ack, seen.sequence) < window {
+        let window = if window == 0 { 1 } else { window };
+        if distance(ack, seen.sequence) < window {
             return Fit::Inside;
         }
         let past = if window > SHORT { window } else { SHORT };
-        if distance(seen.sequence, peer.ack) <= past { Fit::Old } else { Fit::Outside }
+        if distance(seen.sequence, ack) <= past { Fit::Old } else { Fit::Outside }
     }
 
     /// Remembers what a segment tells of its sender.
     #[inline(always)]
-    fn see(&mut self, seen: &Seen, from_origin: bool) {
-        let bits = if from_origin { ORIGIN } else { REPLY };
+    fn see(&mut self, seen: &Seen) {
         if seen.partial {
             self.known |= PIECES;
         }
-        let mut side = if from_origin { self.origin } else { self.reply };
         if seen.has(SYN) {
-            self.known &= !(bits.scales | (SCALE_MASK << bits.shift));
+            self.known &= !(SENDER_SCALES | SCALE_MASK);
             if seen.scale != NO_SCALE {
                 let scale = if seen.scale > MAX_SCALE { MAX_SCALE } else { seen.scale };
-                self.known |= bits.scales | (u16::from(scale) << bits.shift);
+                self.known |= SENDER_SCALES | u16::from(scale);
             }
         }
         let end = seen.end();
-        if self.known & bits.end == 0 || is_after(end, side.end) {
-            side.end = end;
-            self.known |= bits.end;
+        if !self.knows(SENDER_END) || is_after(end, self.sender.end) {
+            self.sender.end = end;
+            self.known |= SENDER_END;
         }
-        let first = self.known & bits.ack == 0;
-        if seen.has(ACK) {
-            if first || seen.acknowledgment == side.ack || is_after(seen.acknowledgment, side.ack) {
-                side.ack = seen.acknowledgment;
-                side.window = self.scaled(seen, bits);
-                self.known |= bits.ack;
-            }
-        } else if first {
-            side.window = self.scaled(seen, bits);
-        }
-        if from_origin {
-            self.origin = side;
-        } else {
-            self.reply = side;
+        let ack = seen.acknowledgment;
+        let goes_on = !self.knows(SENDER_ACK) || ack == self.sender.ack || is_after(ack, self.sender.ack);
+        if seen.has(ACK) && goes_on {
+            self.sender.ack = ack;
+            self.sender.window = self.scaled(seen);
+            self.known |= SENDER_ACK;
         }
     }
 
     #[inline(always)]
-    const fn scaled(&self, seen: &Seen, bits: Bits) -> u32 {
-        let both = ORIGIN_SCALES | REPLY_SCALES;
-        let scale = if seen.has(SYN) {
-            // The window of a SYN is never scaled (RFC 7323, section 2.2).
-            0
-        } else if self.known & both != both {
-            0
-        } else {
-            (self.known >> bits.shift) & SCALE_MASK
-        };
+    const fn scaled(&self, seen: &Seen) -> u32 {
+        let both = SENDER_SCALES | RECEIVER_SCALES;
+        // The window of a SYN is never scaled (RFC 7323, section 2.2).
+        let scale = if seen.has(SYN) || self.known & both != both { 0 } else { self.known & SCALE_MASK };
         (seen.window as u32) << scale
     }
 }

@@ -10,8 +10,22 @@ fn data(sequence: u32, acknowledgment: u32, payload: u32) -> Seen {
     Seen { payload, ..seen(ACK, sequence, acknowledgment) }
 }
 
+/// The connection is kept as the side sees it that began it.
 fn advance(connection: &mut Connection, segment: &Seen, from_origin: bool) -> Step {
-    connection.advance(Segment::of(segment.flags).unwrap(), segment, from_origin)
+    let turned = |connection: &Connection| match connection {
+        same if from_origin => *same,
+        Connection { state, fins, known, sender, receiver } => Connection {
+            state: *state,
+            fins: turn_fins(*fins),
+            known: turn(*known),
+            sender: *receiver,
+            receiver: *sender,
+        },
+    };
+    let mut seen = turned(connection);
+    let step = seen.advance(Segment::of(segment.flags).unwrap(), segment, from_origin);
+    *connection = turned(&seen);
+    step
 }
 
 /// The client has used 100, the server 500.
@@ -25,8 +39,8 @@ fn established() -> Connection {
 #[test]
 fn spec_d12_a_handshake_establishes() {
     let connection = established();
-    assert_eq!(connection.origin, Side { end: 100, ack: 500, window: 1000 });
-    assert_eq!(connection.reply, Side { end: 500, ack: 100, window: 1000 });
+    assert_eq!(connection.sender, Side { end: 100, ack: 500, window: 1000 });
+    assert_eq!(connection.receiver, Side { end: 500, ack: 100, window: 1000 });
 }
 
 #[test]
@@ -83,11 +97,11 @@ fn spec_d12_both_may_open_at_once() {
 fn spec_d12_an_older_connection_is_taken_up_whatever_its_scales() {
     let mut c = Connection::start(TcpEstablished, &seen(ACK, 100, 500));
     advance(&mut c, &seen(ACK, 500, 100), false);
-    assert_eq!((c.origin.window, c.reply.window), (1000 << 14, 1000 << 14));
+    assert_eq!((c.sender.window, c.receiver.window), (1000 << 14, 1000 << 14));
     // A SYN+ACK tells its sender's: here that there is no scaling at all.
     let mut c = Connection::start(TcpSynReceived, &seen(SYN | ACK, 99, 500));
     advance(&mut c, &seen(ACK, 500, 100), false);
-    assert_eq!((c.origin.window, c.reply.window), (1000, 1000));
+    assert_eq!((c.sender.window, c.receiver.window), (1000, 1000));
 }
 
 #[test]
@@ -174,15 +188,15 @@ fn spec_d12_a_window_is_scaled_only_if_both_sides_said_so() {
     let mut c = Connection::start(TcpSynSent, &with_scale(SYN, 99, 0));
     advance(&mut c, &with_scale(SYN | ACK, 499, 100), false);
     advance(&mut c, &seen(ACK, 100, 500), true);
-    assert_eq!(c.origin.window, 128_000);
-    assert_eq!(c.reply.window, 1000, "the window of a SYN is never scaled");
+    assert_eq!(c.sender.window, 128_000);
+    assert_eq!(c.receiver.window, 1000, "the window of a SYN is never scaled");
     assert_eq!(advance(&mut c, &seen(RST, 500 + 127_999, 0), false), Step::Ignore);
     assert_eq!(advance(&mut c, &seen(RST, 500 + 128_000, 0), false), Step::OutOfWindow);
 
     let mut c = Connection::start(TcpSynSent, &with_scale(SYN, 99, 0));
     advance(&mut c, &seen(SYN | ACK, 499, 100), false);
     advance(&mut c, &seen(ACK, 100, 500), true);
-    assert_eq!(c.origin.window, 1000);
+    assert_eq!(c.sender.window, 1000);
 }
 
 #[test]
@@ -243,7 +257,7 @@ fn spec_d12_a_connection_older_than_its_entry_goes_on() {
     let mut c = Connection::start(TcpEstablished, &data(5000, 9000, 100));
     assert_eq!(advance(&mut c, &data(9000, 5100, 1400), false), Step::To(TcpEstablished));
     assert_eq!(advance(&mut c, &data(5100, 10_400, 60_000), true), Step::To(TcpEstablished));
-    assert_eq!(c.origin.window, 1000 << 14, "the scale may be any");
+    assert_eq!(c.sender.window, 1000 << 14, "the scale may be any");
     assert_eq!(advance(&mut c, &seen(RST, 0x9000_0000, 0), true), Step::OutOfWindow);
 }
 
@@ -253,7 +267,7 @@ fn spec_d12_sequence_numbers_wrap_around() {
     advance(&mut c, &seen(SYN | ACK, u32::MAX - 1, 0), false);
     assert_eq!(advance(&mut c, &seen(ACK, 0, u32::MAX), true), Step::To(TcpEstablished));
     assert_eq!(advance(&mut c, &data(u32::MAX, 0, 10), false), Step::To(TcpEstablished));
-    assert_eq!(c.reply.end, 9);
+    assert_eq!(c.receiver.end, 9);
     assert_eq!(advance(&mut c, &seen(ACK, 0, 9), true), Step::To(TcpEstablished));
     assert_eq!(advance(&mut c, &seen(RST, 8, 0), false), Step::OutOfWindow);
     assert_eq!(advance(&mut c, &seen(RST, 9, 0), false), Step::To(TcpClose));

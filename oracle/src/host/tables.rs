@@ -167,7 +167,8 @@ const FREE_ENTRY: Interface = Interface {
         own_v4: Be32(0),
         own_v6: [Be32(0); 4],
         ether_types: [0; 8],
-        reserved_too: [0; 4],
+        patience: 0,
+        reserved_too: [0; 3],
     }; 2],
 };
 

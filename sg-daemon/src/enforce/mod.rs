@@ -500,7 +500,8 @@ impl Enforcer {
             own_v4: Be32(0),
             own_v6: [Be32(0); 4],
             ether_types: [0; 8],
-            reserved_too: [0; 4],
+            patience: self.kernel.jiffies(PATIENCE) as u32,
+            reserved_too: [0; 3],
         }
     }
 
@@ -591,6 +592,9 @@ const CLOSED_GUARDS: u32 = GUARD_VLAN
     | GUARD_ROUTER_ADVERTISEMENT
     | GUARD_REDIRECT
     | GUARD_SOURCE_ROUTE;
+
+/// How long the pieces of a datagram may take, in seconds: as long as Linux waits (net.ipv4.ipfrag_time).
+const PATIENCE: u32 = 30;
 
 /// How far `prepare` came.
 #[derive(Default)]
