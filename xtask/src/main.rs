@@ -2,6 +2,7 @@
 
 mod cargo;
 mod demo;
+mod docs;
 mod setup;
 mod test;
 
@@ -33,6 +34,8 @@ enum Verb {
     },
     /// Build everything and run all tests, or those whose names contain a FILTER
     Test { filter: Vec<String> },
+    /// Write the pages of docs/ that are made from the code
+    Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
     ClippyBpf,
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Setup { check: false } => setup::install().map(success),
         Verb::Demo { unfiltered } => demo::run(unfiltered).map(success),
         Verb::Test { filter } => test::run(&filter),
+        Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
     result.unwrap_or_else(|error| {
