@@ -14,14 +14,14 @@ pub enum Direction {
 }
 
 impl Direction {
-    fn rules(self) -> &'static str {
+    pub(crate) fn rules(self) -> &'static str {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
         }
     }
 
-    fn remote(self) -> &'static str {
+    pub(crate) fn remote(self) -> &'static str {
         match self {
             Self::Inbound => "source",
             Self::Outbound => "destination",
@@ -116,7 +116,7 @@ pub fn allows(files: &[Value], question: &Question) -> bool {
 }
 
 /// The file that writes the group, if one does.
-fn home<'f>(files: &'f [Value], of: &Value, name: &str) -> Option<&'f Value> {
+pub(crate) fn home<'f>(files: &'f [Value], of: &Value, name: &str) -> Option<&'f Value> {
     files.iter().find(|file| {
         // K24: custom names are a VPC's, `default` is the project's.
         file["project"] == of["project"]
@@ -130,7 +130,13 @@ fn group<'f>(home: Option<&'f Value>, name: &str) -> Option<&'f Value> {
 }
 
 /// The rules of one direction, those that nobody wrote included.
-fn rules(files: &[Value], of: &Value, home: Option<&Value>, name: &str, direction: Direction) -> Vec<Value> {
+pub(crate) fn rules(
+    files: &[Value],
+    of: &Value,
+    home: Option<&Value>,
+    name: &str,
+    direction: Direction,
+) -> Vec<Value> {
     if let Some(written) = group(home, name).and_then(|group| group.get(direction.rules())) {
         return written.as_array().cloned().unwrap_or_default();
     }
@@ -154,7 +160,7 @@ fn rules(files: &[Value], of: &Value, home: Option<&Value>, name: &str, directio
 
 /// D1: whether `remote` is a member of `@name`, as the VPC of the file `of` sees it. A custom group that a rule of `default`
 /// names is the group of that name in the VPC of the interface, as `default` itself is.
-fn is_member(files: &[Value], of: &Value, name: &str, remote: IpAddr) -> bool {
+pub(crate) fn is_member(files: &[Value], of: &Value, name: &str, remote: IpAddr) -> bool {
     let allowed_too =
         group(home(files, of, name), name).is_some_and(|group| group["include_allowed_addresses"] == true);
     for file in files.iter().filter(|file| same_vpc(file, of)) {
@@ -175,11 +181,11 @@ fn is_member(files: &[Value], of: &Value, name: &str, remote: IpAddr) -> bool {
     false
 }
 
-fn attached(member: &Value, name: &str) -> bool {
+pub(crate) fn attached(member: &Value, name: &str) -> bool {
     list(member, "security_groups").iter().any(|group| group == name)
 }
 
-fn same_vpc(a: &Value, b: &Value) -> bool {
+pub(crate) fn same_vpc(a: &Value, b: &Value) -> bool {
     a["project"] == b["project"] && a["vpc"] == b["vpc"]
 }
 
@@ -238,7 +244,7 @@ fn covers(rule: &Value, question: &Question) -> bool {
 }
 
 /// D26
-fn failsafe(files: &[Value], direction: Direction) -> Vec<Value> {
+pub(crate) fn failsafe(files: &[Value], direction: Direction) -> Vec<Value> {
     let written = setting(files, "failsafe");
     if !written.is_null() {
         return list(&written, direction.rules()).to_vec();
@@ -256,7 +262,7 @@ fn failsafe(files: &[Value], direction: Direction) -> Vec<Value> {
 }
 
 /// A daemon-wide setting: whichever file says it.
-fn setting(files: &[Value], name: &str) -> Value {
+pub(crate) fn setting(files: &[Value], name: &str) -> Value {
     files
         .iter()
         .map(|file| &file["settings"][name])
@@ -265,11 +271,11 @@ fn setting(files: &[Value], name: &str) -> Value {
         .unwrap_or_default()
 }
 
-fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+pub(crate) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().expect("a string")
 }
 
@@ -298,7 +304,7 @@ pub fn in_cidr(address: IpAddr, cidr: &str) -> bool {
 }
 
 /// Whether a rule's remote is a network that lies inside of `outer`.
-fn inside(remote: &str, outer: &str) -> bool {
+pub(crate) fn inside(remote: &str, outer: &str) -> bool {
     !remote.starts_with('@') && in_cidr(split(remote).0, outer) && split(remote).1 >= split(outer).1
 }
 

@@ -137,7 +137,7 @@ map_types! {
         pub reserved_too: [u32; 4],
     }
 
-    /// Key of `OWN_V4`: an address that belongs to a guest.
+    /// Key of `OWN_V4`: an address that belongs to a guest; with [`GUARD_DHCP`], a DHCP server that it may talk to.
     pub struct OwnKeyV4: 8 {
         pub guard: u32,
         pub address: Be32,
@@ -303,8 +303,12 @@ pub const DATAGRAM_ALLOW: u32 = 1;
 /// [`Datagram::verdict`]: the first fragment was dropped.
 pub const DATAGRAM_DROP: u32 = 2;
 
-/// Set in [`OwnKeyV6::guard`] for routers; guards are 31 bits wide.
+/// Set in [`OwnKeyV6::guard`] for routers.
 pub const GUARD_ROUTER: u32 = 1 << 31;
+/// Set in [`OwnKeyV4::guard`] and [`OwnKeyV6::guard`] for DHCP servers.
+pub const GUARD_DHCP: u32 = 1 << 30;
+/// Guards are numbered below this.
+pub const MAX_GUARDS: u32 = 1 << 30;
 
 /// How far `INTERFACES` is probed for an ifindex.
 pub const INTERFACE_PROBES: u32 = 8;
@@ -350,6 +354,10 @@ pub const GUARD_SOURCE_ROUTE: u32 = 1 << 13;
 /// [`GUARD_IPV6`] and [`GUARD_ND`] take any link-local address for the guest's own, not only that of its hardware
 /// address: for guests that make stable private ones (RFC 7217).
 pub const FLAG_ANY_LINK_LOCAL: u32 = 1 << 14;
+/// DHCP servers for IPv4 are configured: only they may answer the guest.
+pub const FLAG_DHCP_SERVERS_V4: u32 = 1 << 15;
+/// Likewise for IPv6.
+pub const FLAG_DHCP_SERVERS_V6: u32 = 1 << 16;
 
 /// [`Flow::flags`]: the flow's first packet was outbound.
 pub const FLOW_ORIGIN_OUTBOUND: u8 = 1;

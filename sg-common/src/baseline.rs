@@ -2,14 +2,16 @@
 //! (SPEC section 6). Each guard has a flag, which settings clear, and a reason of its own.
 
 use crate::abi::{
-    Be32, Direction, FLAG_ANY_LINK_LOCAL, GUARD_ARP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_IPV4,
-    GUARD_IPV6, GUARD_MAC, GUARD_ND, GUARD_REDIRECT, GUARD_ROUTER, GUARD_ROUTER_ADVERTISEMENT, GUARD_ROUTERS,
-    GUARD_SOURCE_ROUTE, InterfaceHalf, OwnKeyV6,
+    Be32, Direction, FLAG_ANY_LINK_LOCAL, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
+    GUARD_ARP, GUARD_DHCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_IPV4, GUARD_IPV6, GUARD_MAC, GUARD_ND,
+    GUARD_REDIRECT, GUARD_ROUTER, GUARD_ROUTER_ADVERTISEMENT, GUARD_ROUTERS, GUARD_SOURCE_ROUTE,
+    InterfaceHalf,
 };
 use crate::family::{Family, V4, V6};
 use crate::judge::Tables;
 use crate::packet::{
-    Arp, Ethernet, Ip, Kind, LinkLayerOption, Neighbor, Packet, ReadIp, Transport, ether_type, protocol,
+    Arp, Ethernet, Ip, Kind, LinkLayerOption, Neighbor, Opaque, Packet, ReadIp, Transport, ether_type,
+    protocol, rolled,
 };
 use crate::verdict::Reason;
 
@@ -61,7 +63,7 @@ impl Guarded<'_> {
             ether_type::VLAN | ether_type::PROVIDER_VLAN => Err(Reason::Vlan),
             // Zero fills up the list.
             _ if !self.has(GUARD_ETHER_TYPE) || (kind != 0 && self.half.ether_types.contains(&kind)) => {
-                Ok(Reason::RuleOnly)
+                Ok(Reason::EtherTypeListed)
             }
             _ => Err(Reason::EtherType),
         }
@@ -102,9 +104,10 @@ impl Guarded<'_> {
         tables: &T,
         ip: &Ip<F>,
         transport: &Transport,
+        position: Opaque<'_>,
     ) -> Result<Option<Reason>, Reason> {
         let is_discovery = matches!(transport.kind, Kind::IcmpOther) && F::ICMP == protocol::ICMPV6;
-        if is_discovery && let Some(reason) = F::discovery(self, packet, tables, ip, transport)? {
+        if is_discovery && let Some(reason) = F::discovery(self, packet, tables, ip, transport, position)? {
             return Ok(Some(reason));
         }
         let kind = (transport.number >> 8) as u8;
@@ -115,7 +118,7 @@ impl Guarded<'_> {
         let ports = transport.ports;
         // RFC 2131, section 4.1; RFC 8415, section 7.2. The instance is the client.
         if matches!(transport.kind, Kind::Udp) {
-            if ports.local == client && ports.remote == server {
+            if ports.local == client && ports.remote == server && self.serves_dhcp(tables, ip) {
                 let from_nowhere = F::is_unspecified(ip.source);
                 if !from_nowhere {
                     self.source(tables, ip)?;
@@ -129,6 +132,22 @@ impl Guarded<'_> {
         }
         self.source(tables, ip)?;
         Ok(None)
+    }
+
+    /// Whether the other side of a DHCP message is one that the guest may talk to without a rule. It finds its server by
+    /// asking everybody on its link; to write to a server that nobody has configured would be a way out to anybody.
+    #[inline(always)]
+    fn serves_dhcp<F: GuardFamily, T: Tables<F>>(&self, tables: &T, ip: &Ip<F>) -> bool {
+        if self.has(FLAG_ROLE_HOST) {
+            return true;
+        }
+        let remote = match self.direction {
+            Direction::Outbound if ip.destination == F::DHCP_SERVERS => return true,
+            Direction::Outbound => ip.destination,
+            Direction::Inbound if !self.has(F::DHCP_CONFIGURED) => return true,
+            Direction::Inbound => ip.source,
+        };
+        tables.owns(&F::own_key(self.half.guard | GUARD_DHCP, remote))
     }
 
     /// What a packet's or a later fragment's header alone tells.
@@ -164,16 +183,22 @@ fn owns<F: ReadIp, T: Tables<F>>(tables: &T, half: &InterfaceHalf, address: F::A
         || tables.owns(&F::own_key(half.guard, address))
 }
 
-/// Whether a guest may use an address, because it is listed or follows from its hardware address.
+/// Whether a guest may use an address, because it is listed or follows from its hardware address. A router's never does.
 #[inline(always)]
 fn is_own<F: GuardFamily, T: Tables<F>>(tables: &T, half: &InterfaceHalf, address: F::Address) -> bool {
-    owns::<F, T>(tables, half, address) || F::owns_by_nature(half, address)
+    owns::<F, T>(tables, half, address)
+        || (F::owns_by_nature(half, address) && !tables.owns(&F::own_key(half.guard | GUARD_ROUTER, address)))
 }
 
 /// What the guards need to know of a family.
 pub trait GuardFamily: ReadIp {
     /// The flag that ties a guest to its addresses.
     const GUARD: u32;
+
+    /// Whom a DHCP client asks that knows no server: RFC 2131, section 4.1; RFC 8415, section 7.1.
+    const DHCP_SERVERS: Self::Address;
+    /// The flag that says that servers are configured.
+    const DHCP_CONFIGURED: u32;
 
     /// Whether an address is the guest's without being listed.
     fn owns_by_nature(half: &InterfaceHalf, address: Self::Address) -> bool;
@@ -189,11 +214,14 @@ pub trait GuardFamily: ReadIp {
         tables: &T,
         ip: &Ip<Self>,
         transport: &Transport,
+        position: Opaque<'_>,
     ) -> Result<Option<Reason>, Reason>;
 }
 
 impl GuardFamily for V4 {
     const GUARD: u32 = GUARD_IPV4;
+    const DHCP_SERVERS: Be32 = Be32(u32::MAX);
+    const DHCP_CONFIGURED: u32 = FLAG_DHCP_SERVERS_V4;
 
     #[inline(always)]
     fn owns_by_nature(_half: &InterfaceHalf, _address: Be32) -> bool {
@@ -207,6 +235,7 @@ impl GuardFamily for V4 {
         _tables: &T,
         _ip: &Ip<Self>,
         _transport: &Transport,
+        _position: Opaque<'_>,
     ) -> Result<Option<Reason>, Reason> {
         Ok(None)
     }
@@ -214,6 +243,9 @@ impl GuardFamily for V4 {
 
 impl GuardFamily for V6 {
     const GUARD: u32 = GUARD_IPV6;
+    const DHCP_SERVERS: [Be32; 4] =
+        [Be32::from_host(0xff02_0000), Be32(0), Be32(0), Be32::from_host(0x0001_0002)];
+    const DHCP_CONFIGURED: u32 = FLAG_DHCP_SERVERS_V6;
 
     /// The link-local address that follows from the hardware address (RFC 4291, appendix A), or any if it may be.
     #[inline(always)]
@@ -239,6 +271,7 @@ impl GuardFamily for V6 {
         tables: &T,
         ip: &Ip<Self>,
         transport: &Transport,
+        position: Opaque<'_>,
     ) -> Result<Option<Reason>, Reason> {
         const PASS: Result<Option<Reason>, Reason> = Ok(Some(Reason::NeighborDiscovery));
         let kind = transport.number >> 8;
@@ -259,17 +292,22 @@ impl GuardFamily for V6 {
             return if strict { Err(Reason::NeighborSpoof) } else { Ok(None) };
         }
         if kind == 134 {
-            let router = OwnKeyV6 { guard: guarded.half.guard | GUARD_ROUTER, address: ip.source };
-            let refused = if outbound {
-                guarded.has(GUARD_ROUTER_ADVERTISEMENT)
-            } else {
-                guarded.has(GUARD_ROUTERS) && !tables.owns(&router)
-            };
-            return if refused { Err(Reason::RouterAdvertisement) } else { PASS };
+            if outbound {
+                let refused = guarded.has(GUARD_ROUTER_ADVERTISEMENT);
+                return if refused { Err(Reason::RouterAdvertisement) } else { PASS };
+            }
+            if tables.owns(&V6::own_key(guarded.half.guard | GUARD_ROUTER, ip.source))
+                || guarded.has(FLAG_ROLE_HOST)
+            {
+                return PASS;
+            }
+            // If nobody has said who the routers are, the rules may.
+            return if guarded.has(GUARD_ROUTERS) { Err(Reason::RouterAdvertisement) } else { Ok(None) };
         }
         if outbound && strict {
             // A guest of whose addresses nobody has told can be held to none.
-            let known = !V6::is_unspecified(guarded.half.own_v6);
+            let half = guarded.half;
+            let known = !V6::is_unspecified(half.own_v6) || !V4::is_unspecified(half.own_v4);
             let own = |address| is_own::<V6, T>(tables, guarded.half, address);
             if known && !V6::is_unspecified(ip.source) && !own(ip.source) {
                 return Err(Reason::NeighborSpoof);
@@ -282,17 +320,42 @@ impl GuardFamily for V6 {
                     return Err(Reason::NeighborSpoof);
                 }
             }
-            // The option with a hardware address, if it comes first, as it does.
             let options = ip.transport + if kind == 133 { 8 } else { 24 };
-            if guarded.has(GUARD_MAC)
-                && options < ip.end
-                && let Some(option) = packet.read::<LinkLayerOption>(options)
-                && matches!(option.kind, 1 | 2)
-                && option.mac != guarded.half.mac
-            {
+            if guarded.has(GUARD_MAC) && announces_another(packet, half.mac, options, ip.end, position) {
                 return Err(Reason::NeighborSpoof);
             }
         }
         PASS
     }
+}
+
+/// How many options of a neighbour discovery message are looked at. None has more than two that matter here.
+const MAX_OPTIONS: u32 = 8;
+
+/// Whether an option tells of another hardware address (RFC 4861, section 4.6.1), or the options are such that receivers may
+/// read them otherwise than they are read here.
+#[inline(always)]
+fn announces_another<P: Packet>(
+    packet: &P,
+    mac: [u8; 6],
+    start: u32,
+    end: u32,
+    mut position: Opaque<'_>,
+) -> bool {
+    position.set(start);
+    let mut looked = 0;
+    while rolled(looked) < MAX_OPTIONS {
+        let at = position.get();
+        if at >= end {
+            return false;
+        }
+        let Some(option) = packet.read::<LinkLayerOption>(at) else { return true };
+        let next = at + u32::from(option.length) * 8;
+        if option.length == 0 || next > end || (matches!(option.kind, 1 | 2) && option.mac != mac) {
+            return true;
+        }
+        position.set(next);
+        looked += 1;
+    }
+    position.get() < end
 }

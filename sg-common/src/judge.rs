@@ -11,7 +11,7 @@ use crate::family::{V4, V6};
 use crate::fragment;
 use crate::packet::{
     ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, opposite,
-    quoted_ports, read_transport,
+    protocol, quoted_ports, read_transport,
 };
 use crate::tcp::Segment;
 use crate::verdict::{AdmittedBy, Reason, Verdict};
@@ -295,19 +295,40 @@ where
     if is_error && quotes_a_flow::<F, P, T>(packet, tables, at, scratch) {
         return Verdict::of(Reason::Related);
     }
-    judge_new::<F, T>(tables, at, scratch, live.is_some())
+    let verdict = judge_new::<F, T>(tables, at, scratch, live.is_some());
+    if verdict.reason_number() == Reason::NoRule as u32
+        && live.is_none()
+        && may_belong_to_a_live_flow(&scratch.transport)
+        && let Some(flow) = tables.live(&scratch.key)
+        && flow.expires() > at.now
+    {
+        // It became live on another CPU, after the one look-up and before the other.
+        return Verdict::new(Reason::Established, AdmittedBy::Nothing, flow.state_number(), flow.policy());
+    }
+    verdict
+}
+
+/// What begins a flow, or ends it, is not worth a third look-up.
+#[inline(always)]
+fn may_belong_to_a_live_flow(transport: &Transport) -> bool {
+    match transport.kind {
+        Kind::Tcp => matches!(Segment::of(transport.seen.flags), Some(Segment::Ack | Segment::Fin)),
+        Kind::Udp | Kind::IcmpReply | Kind::IcmpRequest | Kind::Other => true,
+        Kind::IcmpOther => false,
+    }
 }
 
 /// Subprograms have stack frames of their own, which are free again when they return; and they return words, as an enum
 /// with data leaves parts of a register undefined, which the verifier refuses.
 #[inline(never)]
-fn guard<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Option<Reason>
+fn guard<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Option<Reason>
 where
     F: ReadIp + GuardFamily,
     P: Packet,
     T: Tables<F>,
 {
-    match at.guarded().ip(packet, tables, &scratch.ip, &scratch.transport) {
+    let Scratch { ip, transport, free, .. } = scratch;
+    match at.guarded().ip(packet, tables, ip, transport, Opaque(free)) {
         Ok(reason) => reason,
         Err(reason) => Some(reason),
     }
@@ -392,7 +413,13 @@ where
 {
     let Scratch { ip, free, .. } = scratch;
     let Some(quoted) = F::read_quoted(packet, ip.transport + 8, Opaque(free)) else { return false };
-    if quoted.source != ip.destination {
+    // What lies behind the end of the packet is padding, which anybody may have filled.
+    let has_ports = quoted.piece.offset == 0
+        && (quoted.protocol == protocol::TCP
+            || quoted.protocol == protocol::UDP
+            || quoted.protocol == F::ICMP);
+    let end = quoted.transport + if has_ports { 8 } else { 0 };
+    if quoted.source != ip.destination || end > ip.end {
         return false;
     }
     // The quoted packet went the other way.

@@ -51,6 +51,8 @@ pub struct Seen {
     pub acknowledgment: u32,
     /// Bytes of payload.
     pub payload: u32,
+    /// The segment is in pieces, and this is the first: there is more payload than that.
+    pub partial: bool,
     /// As it stands in the header.
     pub window: u16,
     /// The window scale option of a SYN (RFC 7323, section 2.2), [`NO_SCALE`] if it has none.
@@ -107,6 +109,8 @@ const ORIGIN_ACK: u16 = 1 << 12;
 const REPLY_ACK: u16 = 1 << 13;
 /// The connection is older than its entry: the scales are not known.
 const LOOSE: u16 = 1 << 14;
+/// A segment came in pieces, of which only the first is looked at: the sides may have sent more than their `end` says.
+const PIECES: u16 = 1 << 15;
 
 /// What follows from a segment of a known connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,9 +261,21 @@ impl Connection {
                     (TcpSynSent, false) => return Step::Ignore,
                     _ => {}
                 }
-                let sent = self.known & theirs.end == 0 || !is_after(seen.acknowledgment, peer.end);
-                if matches!(self.fit(seen, from_origin), Fit::Outside) || !sent {
+                if matches!(self.fit(seen, from_origin), Fit::Outside) {
                     return Step::Ignore;
+                }
+                let mut peer = peer;
+                if self.known & theirs.end != 0 && is_after(seen.acknowledgment, peer.end) {
+                    let in_pieces = self.known & PIECES != 0;
+                    if !in_pieces || distance(peer.end, seen.acknowledgment) > SHORT {
+                        return Step::Ignore;
+                    }
+                    peer.end = seen.acknowledgment;
+                    if from_origin {
+                        self.reply.end = peer.end;
+                    } else {
+                        self.origin.end = peer.end;
+                    }
                 }
                 self.see(seen, from_origin);
                 Step::To(self.after(matches!(segment, Segment::Fin), seen, &peer, mine, theirs, from_origin))
@@ -321,6 +337,9 @@ impl Connection {
     #[inline(always)]
     fn see(&mut self, seen: &Seen, from_origin: bool) {
         let bits = if from_origin { ORIGIN } else { REPLY };
+        if seen.partial {
+            self.known |= PIECES;
+        }
         let mut side = if from_origin { self.origin } else { self.reply };
         if seen.has(SYN) {
             self.known &= !(bits.scales | (SCALE_MASK << bits.shift));

@@ -3,7 +3,7 @@ use State::*;
 
 /// A segment without payload; the window is 1000 bytes.
 fn seen(flags: u8, sequence: u32, acknowledgment: u32) -> Seen {
-    Seen { flags, sequence, acknowledgment, payload: 0, window: 1000, scale: NO_SCALE }
+    Seen { flags, sequence, acknowledgment, payload: 0, partial: false, window: 1000, scale: NO_SCALE }
 }
 
 fn data(sequence: u32, acknowledgment: u32, payload: u32) -> Seen {

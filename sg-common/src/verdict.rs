@@ -51,7 +51,7 @@ reasons! {
     Arp = 3, Allow, "arp";
     /// IPv6 neighbour discovery, router solicitation and multicast listener reports always pass.
     NeighborDiscovery = 4, Allow, "neighbor_discovery";
-    /// DHCP between a client and its server always passes.
+    /// DHCP between a client and its server passes by itself.
     Dhcp = 5, Allow, "dhcp";
     /// An ICMP error about an existing connection.
     Related = 6, Allow, "related";
@@ -59,12 +59,14 @@ reasons! {
     Fragment = 7, Allow, "fragment";
     /// A piece of a datagram whose first fragment has yet to come; without that one it is of no use to anybody.
     EarlyFragment = 8, Allow, "early_fragment";
+    /// The EtherType is one that the settings let pass.
+    EtherTypeListed = 9, Allow, "ether_type_listed";
 
     /// No rule allows the packet.
     NoRule = 32, Drop, "no_rule";
     /// The packet is shorter than its headers say, or contradicts itself.
     Malformed = 33, Drop, "malformed";
-    /// The EtherType is none that the filter knows.
+    /// The EtherType is neither IP nor ARP, and the settings do not list it.
     EtherType = 34, Drop, "ether_type";
     /// The frame carries a VLAN tag.
     Vlan = 35, Drop, "vlan";
@@ -98,7 +100,7 @@ reasons! {
     SourceAddress = 49, Drop, "source_address";
     /// The guest has announced an address that is not its own by ARP.
     ArpSpoof = 50, Drop, "arp_spoof";
-    /// The neighbour discovery message announces another's address, came from beyond the link, or is in pieces.
+    /// The neighbour discovery message announces another's address, came from beyond the link, or is broken.
     NeighborSpoof = 51, Drop, "neighbor_spoof";
     /// The guest plays DHCP server.
     DhcpServer = 52, Drop, "dhcp_server";

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use sg_common::abi::{Direction, PairKey, PolicyDirection, PortSet, Row};
+use sg_common::abi::{self, Direction, PairKey, PolicyDirection, PortSet, Row};
 use sg_common::family::{Family, V4, V6};
 
 use crate::compile::image::{Cells, GuardImage, Image, PolicyImage, SetName, VpcName};
@@ -36,11 +36,11 @@ pub enum Entry {
         address: IpAddr,
         slot: u32,
     },
-    /// An address that a guest may use, or with `router` one whose advertisements it may see.
+    /// An address that a guest may use, or by what is set in `guard` (`GUARD_ROUTER`, `GUARD_DHCP` of the ABI) a router or
+    /// a DHCP server of it.
     Own {
         guard: u32,
         address: IpAddr,
-        router: bool,
     },
 }
 
@@ -237,7 +237,7 @@ fn release_inherited(inherited: &[Entry], next: &mut Resident) {
 /// The `PORT_SETS` elements that a row refers to.
 pub fn table_indexes(row: &Row) -> impl Iterator<Item = u32> {
     [row.tcp, row.udp, row.icmp, row.other].into_iter().filter_map(|set| match set.kind() {
-        sg_common::abi::PortSetKind::Table(index) => Some(index),
+        abi::PortSetKind::Table(index) => Some(index),
         _ => None,
     })
 }
@@ -310,7 +310,7 @@ impl Work {
             let id = match now.policies.get(policy) {
                 Some(&id) => id,
                 None => {
-                    let limit = sg_common::abi::MAX_POLICY_ID;
+                    let limit = abi::MAX_POLICY_ID;
                     let id = fresh(&mut self.next.next.policy, limit, "policies")?;
                     let mut failed = None;
                     let entries = class_entries(policy, id, |ranges| match self.port_set(ranges) {
@@ -411,7 +411,7 @@ impl Work {
             let id = match now.guards.get(&interface.guard) {
                 Some(&id) => id,
                 None => {
-                    let id = fresh(&mut self.next.next.guard, sg_common::abi::GUARD_ROUTER, "guards")?;
+                    let id = fresh(&mut self.next.next.guard, abi::MAX_GUARDS, "guards")?;
                     self.write.extend(own_entries(&interface.guard, id));
                     id
                 }
@@ -517,9 +517,12 @@ fn class_entries(
 }
 
 fn own_entries(guard: &GuardImage, id: u32) -> impl Iterator<Item = Entry> {
-    let own = guard.own.iter().map(move |&address| Entry::Own { guard: id, address, router: false });
+    let own = guard.own.iter().map(move |&address| Entry::Own { guard: id, address });
     let routers = guard.routers.iter();
-    own.chain(routers.map(move |&router| Entry::Own { guard: id, address: router.into(), router: true }))
+    let routers =
+        routers.map(move |&router| Entry::Own { guard: id | abi::GUARD_ROUTER, address: router.into() });
+    let servers = guard.dhcp_servers.iter();
+    own.chain(routers).chain(servers.map(move |&address| Entry::Own { guard: id | abi::GUARD_DHCP, address }))
 }
 
 fn fresh(next: &mut u32, limit: u32, what: &'static str) -> Result<u32, PlanError> {

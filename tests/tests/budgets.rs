@@ -23,10 +23,10 @@ struct Budget {
 /// If so, set the number to a tenth above what the failure shows, in the change that needs it, and say why there. If a
 /// program has become much smaller, lower its budget: a budget that is never met protects nothing.
 const BUDGETS: [Budget; 5] = [
-    Budget { name: program::XDP_INGRESS, instructions: 8_540, verified: 187_000 },
-    Budget { name: program::TC_INGRESS, instructions: 8_570, verified: 118_000 },
-    Budget { name: program::TC_EGRESS, instructions: 8_560, verified: 118_000 },
-    Budget { name: program::EXPLAIN, instructions: 6_880, verified: 42_400 },
+    Budget { name: program::XDP_INGRESS, instructions: 8_540, verified: 215_000 },
+    Budget { name: program::TC_INGRESS, instructions: 8_570, verified: 138_000 },
+    Budget { name: program::TC_EGRESS, instructions: 8_560, verified: 138_000 },
+    Budget { name: program::EXPLAIN, instructions: 6_880, verified: 66_000 },
     Budget { name: program::COLLECT, instructions: 170, verified: 1_460 },
 ];
 

@@ -45,11 +45,12 @@ pub struct InterfaceImage {
     pub ether_types: [u16; 8],
 }
 
-/// Whose addresses a guest may use, and whose advertisements it may see.
+/// Which addresses a guest may use, and who its routers and DHCP servers are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct GuardImage {
     pub own: BTreeSet<IpAddr>,
     pub routers: BTreeSet<std::net::Ipv6Addr>,
+    pub dhcp_servers: BTreeSet<IpAddr>,
 }
 
 /// The rules that interfaces with the same groups share.

@@ -68,6 +68,7 @@ fn guard_image(model: &Model, interface: &Interface) -> GuardImage {
     GuardImage {
         own: interface.addresses.iter().chain(&interface.allowed_addresses).copied().collect(),
         routers: model.settings.guest_baseline.routers.iter().copied().collect(),
+        dhcp_servers: model.settings.guest_baseline.dhcp_servers.iter().copied().collect(),
     }
 }
 
@@ -77,14 +78,15 @@ fn guards(model: &Model, interface: &Interface) -> u32 {
         return 0;
     }
     let baseline = &model.settings.guest_baseline;
-    let own = || interface.addresses.iter().chain(&interface.allowed_addresses);
-    let (has_v4, has_v6) = (own().any(IpAddr::is_ipv4), own().any(IpAddr::is_ipv6));
-    // A guest whose addresses nobody has told cannot be held to them.
+    // A guest whose addresses nobody has told cannot be held to them. If they are told, they are all that it has: a guest
+    // with addresses of one family has none of the other.
+    let has_address = !interface.addresses.is_empty() || !interface.allowed_addresses.is_empty();
+    let servers = |is: fn(&IpAddr) -> bool| baseline.dhcp_servers.iter().any(is);
     [
         (baseline.source_mac && interface.mac.is_some(), abi::GUARD_MAC),
-        (baseline.source_address && has_v4, abi::GUARD_IPV4),
-        (baseline.source_address && has_v6, abi::GUARD_IPV6),
-        (baseline.arp && has_v4, abi::GUARD_ARP),
+        (baseline.source_address && has_address, abi::GUARD_IPV4),
+        (baseline.source_address && has_address, abi::GUARD_IPV6),
+        (baseline.arp && has_address, abi::GUARD_ARP),
         (baseline.neighbor_discovery, abi::GUARD_ND),
         (baseline.dhcp_server, abi::GUARD_DHCP_SERVER),
         (baseline.router_advertisements, abi::GUARD_ROUTER_ADVERTISEMENT),
@@ -93,6 +95,8 @@ fn guards(model: &Model, interface: &Interface) -> u32 {
         (baseline.vlan && !interface.trunk, abi::GUARD_VLAN),
         (baseline.ether_types != EtherTypes::Any, abi::GUARD_ETHER_TYPE),
         (baseline.source_routing, abi::GUARD_SOURCE_ROUTE),
+        (servers(IpAddr::is_ipv4), abi::FLAG_DHCP_SERVERS_V4),
+        (servers(IpAddr::is_ipv6), abi::FLAG_DHCP_SERVERS_V6),
         // Without a hardware address nothing follows from it.
         (baseline.link_local == LinkLocal::Any || interface.mac.is_none(), abi::FLAG_ANY_LINK_LOCAL),
     ]

@@ -9,8 +9,8 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
-    Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, GUARD_ROUTER, MemberKeyV4,
-    MemberKeyV6, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, Row, counter_index, map,
+    Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, MemberKeyV4, MemberKeyV6,
+    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, Row, counter_index, map,
 };
 use sg_common::verdict::Reason;
 
@@ -108,11 +108,11 @@ impl TableMaps {
             Entry::Member { vpc, address: IpAddr::V4(address), slot } => {
                 self.members_v4.insert(member_v4(*vpc, *address), slot, 0).map_err(full(map::MEMBERS_V4))
             }
-            Entry::Own { guard, address: IpAddr::V4(address), .. } => {
+            Entry::Own { guard, address: IpAddr::V4(address) } => {
                 self.own_v4.insert(own_v4(*guard, *address), 1, 0).map_err(full(map::OWN_V4))
             }
-            Entry::Own { guard, address: IpAddr::V6(address), router } => {
-                self.own_v6.insert(own_v6(*guard, *address, *router), 1, 0).map_err(full(map::OWN_V6))
+            Entry::Own { guard, address: IpAddr::V6(address) } => {
+                self.own_v6.insert(own_v6(*guard, *address), 1, 0).map_err(full(map::OWN_V6))
             }
             Entry::Member { vpc, address: IpAddr::V6(address), slot } => {
                 self.members_v6.insert(member_v6(*vpc, *address), slot, 0).map_err(full(map::MEMBERS_V6))
@@ -131,11 +131,11 @@ impl TableMaps {
                 gone(map::CLASSES_V6, self.classes_v6.remove(&class_v6(*policy, *net)))
             }
             Entry::Pair { key, .. } => gone(map::PAIRS, self.pairs.remove(key)),
-            Entry::Own { guard, address: IpAddr::V4(address), .. } => {
+            Entry::Own { guard, address: IpAddr::V4(address) } => {
                 gone(map::OWN_V4, self.own_v4.remove(&own_v4(*guard, *address)))
             }
-            Entry::Own { guard, address: IpAddr::V6(address), router } => {
-                gone(map::OWN_V6, self.own_v6.remove(&own_v6(*guard, *address, *router)))
+            Entry::Own { guard, address: IpAddr::V6(address) } => {
+                gone(map::OWN_V6, self.own_v6.remove(&own_v6(*guard, *address)))
             }
             Entry::Member { vpc, address: IpAddr::V4(address), .. } => {
                 gone(map::MEMBERS_V4, self.members_v4.remove(&member_v4(*vpc, *address)))
@@ -186,12 +186,11 @@ impl TableMaps {
         for item in &self.own_v4 {
             let (key, _) = item.map_err(KernelError::map(map::OWN_V4))?;
             let address = Ipv4Addr::from_bits(key.address.to_host()).into();
-            entries.push(Entry::Own { guard: key.guard, address, router: false });
+            entries.push(Entry::Own { guard: key.guard, address });
         }
         for item in &self.own_v6 {
             let (key, _) = item.map_err(KernelError::map(map::OWN_V6))?;
-            let (guard, router) = (key.guard & !GUARD_ROUTER, key.guard & GUARD_ROUTER != 0);
-            entries.push(Entry::Own { guard, address: v6_of(key.address).into(), router });
+            entries.push(Entry::Own { guard: key.guard, address: v6_of(key.address).into() });
         }
         Ok((entries, tables))
     }
@@ -259,8 +258,8 @@ fn own_v4(guard: u32, address: Ipv4Addr) -> OwnKeyV4 {
     OwnKeyV4 { guard, address: Be32::from_host(address.to_bits()) }
 }
 
-fn own_v6(guard: u32, address: Ipv6Addr, router: bool) -> OwnKeyV6 {
-    OwnKeyV6 { guard: if router { guard | GUARD_ROUTER } else { guard }, address: words_of(address) }
+fn own_v6(guard: u32, address: Ipv6Addr) -> OwnKeyV6 {
+    OwnKeyV6 { guard, address: words_of(address) }
 }
 
 /// An IPv6 address as the maps have it.

@@ -42,6 +42,7 @@ pub(crate) const GUEST_BASELINE: &[&str] = &[
     "ether_types",
     "link_local",
     "routers",
+    "dhcp_servers",
 ];
 pub(crate) const GROUP: &[&str] =
     &["name", "description", "include_allowed_addresses", "inbound", "outbound"];

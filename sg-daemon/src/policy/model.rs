@@ -223,7 +223,7 @@ impl Default for Settings {
 pub struct GuestBaseline {
     /// Only the interface's `mac`, where the policy gives it.
     pub source_mac: bool,
-    /// Only the interface's `addresses` and `allowed_addresses`, in each family in which it has one.
+    /// Only the interface's `addresses` and `allowed_addresses`, if it has any.
     pub source_address: bool,
     /// ARP only about its own addresses.
     pub arp: bool,
@@ -243,8 +243,11 @@ pub struct GuestBaseline {
     pub ether_types: EtherTypes,
     /// Which link-local addresses are a guest's own.
     pub link_local: LinkLocal,
-    /// Whose router advertisements a guest may see; empty: anybody's.
+    /// Whose router advertisements reach a guest by themselves; empty: the rules decide.
     pub routers: Vec<std::net::Ipv6Addr>,
+    /// Which DHCP servers a guest may write to, and that alone may answer it; of a family in which there is none: it may ask everybody
+    /// on its link, and anybody may answer.
+    pub dhcp_servers: Vec<IpAddr>,
 }
 
 impl Default for GuestBaseline {
@@ -262,6 +265,7 @@ impl Default for GuestBaseline {
             ether_types: EtherTypes::Listed(Vec::new()),
             link_local: LinkLocal::Any,
             routers: Vec::new(),
+            dhcp_servers: Vec::new(),
         }
     }
 }

@@ -104,4 +104,5 @@ pub(crate) struct RawGuestBaseline {
     pub ether_types: Option<Spanned<EtherTypes>>,
     pub link_local: Option<Spanned<LinkLocal>>,
     pub routers: Option<Spanned<Vec<Ipv6Addr>>>,
+    pub dhcp_servers: Option<Spanned<Vec<IpAddr>>>,
 }

@@ -149,7 +149,7 @@ pub struct Failsafe {
 pub struct GuestBaseline {
     /// Frames only from the interface's mac, where it is written. Default: true.
     pub source_mac: Option<bool>,
-    /// Packets only from the interface's addresses and allowed_addresses, in each family in which it has one.
+    /// Packets only from the interface's addresses and allowed_addresses, if it has any, in both families.
     /// Default: true.
     pub source_address: Option<bool>,
     /// ARP only about its own addresses. Default: true.
@@ -170,10 +170,14 @@ pub struct GuestBaseline {
     pub ether_types: Option<EtherTypes>,
     /// Which IPv6 link-local addresses are a guest's own. Default: any.
     pub link_local: Option<LinkLocal>,
-    /// IPv6 addresses, usually link-local, of the routers whose advertisements guests may see. Default: an empty list,
-    /// which means anybody's.
+    /// IPv6 addresses, usually link-local, of the routers whose advertisements reach guests without a rule, and those of
+    /// no other router at all. Default: an empty list: rules decide about router advertisements.
     #[schemars(inner(regex(pattern = r"^[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*$")))]
     pub routers: Option<Vec<String>>,
+    /// Addresses of the DHCP and DHCPv6 servers (or relays) that guests may write to without a rule. Others may then not
+    /// answer them without one. Default: an empty list: guests may ask everybody on their link, and anybody may answer.
+    #[schemars(inner(regex(pattern = r"^[0-9A-Fa-f:.]+$")))]
+    pub dhcp_servers: Option<Vec<String>>,
 }
 
 /// any: every other EtherType. A list: these.

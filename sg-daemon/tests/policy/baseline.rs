@@ -78,6 +78,8 @@ fn spec_section_6_link_local_addresses_and_routers() {
         routers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["fe80::1", "fe80::2", "2001:db8::1"]
     );
+    let servers = baseline(r#""dhcp_servers": ["10.0.0.2", "FD00::2"]"#).dhcp_servers;
+    assert_eq!(servers.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.2", "fd00::2"]);
 }
 
 #[test]
@@ -87,7 +89,8 @@ fn spec_section_6_the_baseline_is_checked_field_by_field() {
             r#""source_mac": "yes", "arp": 1, "vlan": null, "source_adress": true,
 "ether_types": ["0x88cc", 35020, "0x0800", 2054, "0x86dd", "0x8100", "0x88A8", "0x05ff", 1535, 65536, "lldp", true],
 "link_local": "Derived",
-"routers": ["10.0.0.1", "fe80::1", "FE80:0::1", "fe80::1/64", "ff02::2", 1]"#
+"routers": ["10.0.0.1", "fe80::1", "FE80:0::1", "fe80::1/64", "ff02::2", 1],
+"dhcp_servers": ["10.0.0.2", "10.0.0.2/32", "10.0.0.2", "255.255.255.255", false]"#
         )),
         [
             "4:15 settings.guest_baseline.source_mac: found the string \"yes\"",
@@ -112,6 +115,10 @@ fn spec_section_6_the_baseline_is_checked_field_by_field() {
             "7:49 settings.guest_baseline.routers[3]: \"fe80::1/64\" is a network, not an address",
             "7:63 settings.guest_baseline.routers[4]: \"ff02::2\" is not an address an interface can have",
             "7:74 settings.guest_baseline.routers[5]: found a number",
+            "8:30 settings.guest_baseline.dhcp_servers[1]: \"10.0.0.2/32\" is a network, not an address",
+            "8:45 settings.guest_baseline.dhcp_servers[2]: DHCP server 10.0.0.2 is listed twice",
+            "8:57 settings.guest_baseline.dhcp_servers[3]: \"255.255.255.255\" is not an address an interface can have",
+            "8:76 settings.guest_baseline.dhcp_servers[4]: found false",
         ]
     );
     let whole = fault(&with("\"settings\": { \"guest_baseline\": false }"));
@@ -148,7 +155,9 @@ fn spec_section_6_a_slip_is_told_what_to_write() {
 
 #[test]
 fn spec_section_6_files_may_share_a_baseline_but_not_contradict() {
-    let one = text(r#""arp": false, "ether_types": ["0x88cc", "0x888e"], "routers": ["fe80::1", "fe80::2"]"#);
+    let one = text(
+        r#""arp": false, "ether_types": ["0x88cc", "0x888e"], "routers": ["fe80::1", "fe80::2"], "dhcp_servers": ["10.0.0.2"]"#,
+    );
     let same = text(
         r#""arp": false, "vlan": false, "ether_types": [34958, 35020], "link_local": "derived", "routers": ["fe80::2", "fe80::1"]"#,
     );
@@ -161,20 +170,21 @@ fn spec_section_6_files_may_share_a_baseline_but_not_contradict() {
             ether_types: EtherTypes::Listed(vec![0x88cc, 0x888e]),
             link_local: LinkLocal::Derived,
             routers: vec!["fe80::1".parse().unwrap(), "fe80::2".parse().unwrap()],
+            dhcp_servers: vec!["10.0.0.2".parse().unwrap()],
             ..GuestBaseline::default()
         }
     );
     let other = text(
-        r#""arp": true, "vlan": true, "ether_types": "any", "link_local": "any", "routers": ["fe80::1"]"#,
+        r#""arp": true, "vlan": true, "ether_types": "any", "link_local": "any", "routers": ["fe80::1"], "dhcp_servers": ["10.0.0.3"]"#,
     );
     let error = load_files(&[("a.json", &one), ("b.json", &same), ("c.json", &other)]).unwrap_err();
     let fields: Vec<_> = error.diagnostics.iter().map(|d| d.field.as_str()).collect();
     assert_eq!(
         fields,
-        ["arp", "vlan", "ether_types", "link_local", "routers"]
+        ["arp", "vlan", "ether_types", "link_local", "routers", "dhcp_servers"]
             .map(|name| format!("settings.guest_baseline.{name}"))
     );
-    let from = ["a.json", "b.json", "a.json", "b.json", "a.json"];
+    let from = ["a.json", "b.json", "a.json", "b.json", "a.json", "a.json"];
     for (diagnostic, first) in error.diagnostics.iter().zip(from) {
         assert!(diagnostic.file.ends_with("c.json") && diagnostic.related[0].file.ends_with(first));
     }

@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 use sg_common::verdict::Reason::{
-    self, Arp, ArpSpoof, Dhcp, DhcpServer, EtherType, Malformed, NeighborDiscovery, NeighborSpoof, NewFlow,
-    NoRule, Redirect, RouterAdvertisement, RuleOnly, SourceAddress, SourceMac, SourceRoute, Vlan,
+    self, Arp, ArpSpoof, Dhcp, DhcpServer, EtherType, EtherTypeListed, Malformed, NeighborDiscovery,
+    NeighborSpoof, NewFlow, NoRule, Redirect, RouterAdvertisement, RuleOnly, SourceAddress, SourceMac,
+    SourceRoute, Vlan,
 };
 
 use crate::bench::{Bench, Way, ip, on_both_hooks};
@@ -113,7 +114,7 @@ fn spec_6_other_ether_types_do_not_pass_unless_listed() {
             for way in [Way::Ingress, Way::Egress] {
                 for ether_type in types {
                     let frame = ethernet(ether_type, &[0; 46]);
-                    let expected = if passing.contains(&ether_type) { RuleOnly } else { EtherType };
+                    let expected = if passing.contains(&ether_type) { EtherTypeListed } else { EtherType };
                     assert_eq!(bench.run_at("sg0", way, &frame), expected, "{setting} {ether_type:#x}");
                 }
                 let packet = Packet::udp(at(GUEST[0], 68), at("255.255.255.255", 67), b"").frame();
@@ -174,8 +175,12 @@ fn spec_6_neighbour_discovery_passes_for_own_addresses_if_no_router_forwarded_it
             ("redirect", neighbor(LINK_LOCAL, 137, "", None), Redirect),
         ] {
             assert_eq!(bench.sends(&packet), expected, "{what}");
-            // Others may say of themselves what they like; but nobody redirects.
-            let expected = if expected == Redirect { Redirect } else { NeighborDiscovery };
+            // Others may say of themselves what they like; but nobody redirects, and who is a router has to be told.
+            let expected = match packet.payload[0] {
+                134 => NoRule,
+                137 => Redirect,
+                _ => NeighborDiscovery,
+            };
             assert_eq!(bench.receives(&packet), expected, "{what}, received");
             // Whatever was forwarded or comes in pieces, comes from elsewhere (RFC 4861, RFC 6980).
             if expected != Redirect {
@@ -210,7 +215,7 @@ fn spec_6_neighbour_discovery_passes_for_own_addresses_if_no_router_forwarded_it
 fn spec_6_router_advertisements_come_from_configured_routers() {
     on_both_hooks(|bench| {
         for (routers, of_router, of_other) in [
-            (json!([]), NeighborDiscovery, NeighborDiscovery),
+            (json!([]), NoRule, NoRule),
             (json!([ROUTER]), NeighborDiscovery, RouterAdvertisement),
             (json!(["fe80::3", ROUTER]), NeighborDiscovery, RouterAdvertisement),
         ] {
@@ -222,6 +227,101 @@ fn spec_6_router_advertisements_come_from_configured_routers() {
             // A guest that says it is the router is none.
             assert_eq!(bench.sends(&neighbor(ROUTER, 134, "", None)), RouterAdvertisement, "{routers}");
         }
+        // Where nobody says who the routers are, the rules may; where somebody does, they may not.
+        let rules = json!([{ "protocol": "icmpv6", "source": "fe80::/10", "icmp_type": 134 }]);
+        let allowing = guarded(bench, &rules, &json!([]));
+        for (routers, expected) in [(json!([]), RuleOnly), (json!(["fe80::3"]), RouterAdvertisement)] {
+            bench.apply(&[but(allowing.clone(), "routers", routers)]);
+            assert_eq!(bench.receives(&neighbor(ROUTER, 134, "", None)), expected);
+        }
+        // D26
+        let mut host = shut(bench);
+        host["interfaces"][0]["role"] = "host".into();
+        bench.apply(&[host]);
+        let frame = neighbor(ROUTER, 134, "", None).frame();
+        assert_eq!(bench.run_at("sg0", Way::Ingress, &frame), NeighborDiscovery);
+    });
+}
+
+#[test]
+fn spec_6_no_guest_has_the_link_local_address_of_a_router() {
+    on_both_hooks(|bench| {
+        // Any other it may have.
+        let any = but(open(bench), "link_local", "any");
+        for (routers, expected, discovery) in
+            [(json!([]), NewFlow, NeighborDiscovery), (json!([ROUTER]), SourceAddress, NeighborSpoof)]
+        {
+            bench.apply(&[but(any.clone(), "routers", routers.clone())]);
+            assert_eq!(bench.sends(&neighbor(ROUTER, 135, "fe80::9", None)), discovery, "{routers}");
+            assert_eq!(bench.sends(&neighbor(LINK_LOCAL, 136, ROUTER, None)), discovery, "{routers}");
+            assert_eq!(bench.sends(&neighbor("fe80::9", 136, "fe80::9", None)), NeighborDiscovery);
+            assert_eq!(bench.sends(&Packet::udp(at(ROUTER, 1), at(OTHER[1], 2), b"")), expected);
+            assert_eq!(bench.sends(&Packet::udp(at("fe80::9", 1), at(OTHER[1], 2), b"")), NewFlow);
+            bench.forget();
+        }
+        // It may if it is said to be the router.
+        let mut listed = but(any, "routers", json!([ROUTER]));
+        listed["interfaces"][0]["allowed_addresses"] = json!([ROUTER]);
+        bench.apply(&[listed]);
+        assert_eq!(bench.sends(&neighbor(ROUTER, 135, "fe80::9", None)), NeighborDiscovery);
+        assert_eq!(bench.sends(&Packet::udp(at(ROUTER, 1), at(OTHER[1], 2), b"")), NewFlow);
+    });
+}
+
+#[test]
+fn spec_6_all_options_of_neighbour_discovery_are_looked_at() {
+    on_both_hooks(|bench| {
+        bench.apply(&[shut(bench)]);
+        let mine: &[u8] = &[2, 1, 0x52, 0x54, 0, 0, 0, 5];
+        let anothers: &[u8] = &[2, 1, 0x52, 0x54, 0, 0, 0, 6];
+        let nonce: &[u8] = &[14, 1, 1, 2, 3, 4, 5, 6];
+        let long: &[u8] = &[31, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let endless: &[u8] = &[14, 0, 0, 0, 0, 0, 0, 0];
+        let beyond: &[u8] = &[14, 2, 0, 0, 0, 0, 0, 0];
+        for (options, expected) in [
+            (vec![], NeighborDiscovery),
+            (vec![mine], NeighborDiscovery),
+            (vec![nonce, long, mine], NeighborDiscovery),
+            (vec![nonce; 8], NeighborDiscovery),
+            (vec![nonce; 9], NeighborSpoof),
+            (vec![mine, anothers], NeighborSpoof),
+            (vec![nonce, long, anothers], NeighborSpoof),
+            ([vec![nonce; 7], vec![anothers]].concat(), NeighborSpoof),
+            (vec![mine, endless], NeighborSpoof),
+            (vec![mine, beyond], NeighborSpoof),
+            (vec![mine, &[14, 1, 0]], NeighborSpoof),
+        ] {
+            for (kind, target) in [(133, ""), (135, ROUTER), (136, GUEST[1])] {
+                let mut packet = neighbor(GUEST[1], kind, target, None);
+                packet.payload.extend(options.concat());
+                assert_eq!(bench.sends(&packet), expected, "{kind} {options:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn spec_6_a_guest_with_addresses_of_one_family_has_none_of_the_other() {
+    on_both_hooks(|bench| {
+        for (addresses, family) in [(json!([GUEST[0]]), 0), (json!([GUEST[1]]), 1)] {
+            let mut file = open(bench);
+            file["interfaces"][0]["addresses"] = addresses;
+            bench.apply(&[file]);
+            for other in [0, 1] {
+                let packet = Packet::udp(at(GUEST[other], 1), at(OTHER[other], 2), b"");
+                let expected = if other == family { NewFlow } else { SourceAddress };
+                assert_eq!(bench.sends(&packet), expected, "{other} of {family}");
+            }
+            let (arp, neighbor_of) =
+                if family == 0 { (Arp, NeighborSpoof) } else { (ArpSpoof, NeighborDiscovery) };
+            assert_eq!(bench.run_at("sg0", Way::Ingress, &arp_of([10, 0, 0, 5], MAC)), arp);
+            assert_eq!(bench.sends(&neighbor(LINK_LOCAL, 136, GUEST[1], None)), neighbor_of);
+            // A link-local one has every guest, and no address while it looks for one.
+            assert_eq!(bench.sends(&neighbor(LINK_LOCAL, 136, LINK_LOCAL, None)), NeighborDiscovery);
+            assert_eq!(bench.sends(&neighbor("::", 135, LINK_LOCAL, None)), NeighborDiscovery);
+            assert_eq!(bench.run_at("sg0", Way::Ingress, &arp_of([0; 4], MAC)), Arp);
+            bench.forget();
+        }
     });
 }
 
@@ -231,9 +331,9 @@ fn spec_6_dhcp_passes_between_a_client_here_and_a_server_there() {
         bench.apply(&[shut(bench)]);
         for (here, there, client, server) in [
             ("0.0.0.0", "255.255.255.255", 68, 67),
-            (GUEST[0], OTHER[0], 68, 67),
+            (GUEST[0], "255.255.255.255", 68, 67),
             (LINK_LOCAL, "ff02::1:2", 546, 547),
-            (GUEST[1], OTHER[1], 546, 547),
+            (GUEST[1], "ff02::1:2", 546, 547),
         ] {
             let ask = Packet::udp(at(here, client), at(there, server), b"");
             assert_eq!(bench.sends(&ask), Dhcp);
@@ -245,7 +345,7 @@ fn spec_6_dhcp_passes_between_a_client_here_and_a_server_there() {
         }
         // A client asks for itself.
         for (here, there, client, server) in
-            [("10.0.0.6", OTHER[0], 68, 67), ("fe80::6", "ff02::1:2", 546, 547)]
+            [("10.0.0.6", "255.255.255.255", 68, 67), ("fe80::6", "ff02::1:2", 546, 547)]
         {
             let ask = Packet::udp(at(here, client), at(there, server), b"");
             assert_eq!(bench.sends(&ask), SourceAddress);
@@ -254,6 +354,62 @@ fn spec_6_dhcp_passes_between_a_client_here_and_a_server_there() {
         assert_eq!(bench.sends(&Packet::udp(at(GUEST[1], 68), at(OTHER[1], 67), b"")), NoRule);
         assert_eq!(bench.sends(&Packet::udp(at(GUEST[0], 546), at(OTHER[0], 547), b"")), NoRule);
         assert_eq!(bench.flows(), []);
+    });
+}
+
+#[test]
+fn spec_6_dhcp_is_no_way_out_to_anybody() {
+    const SERVER: [&str; 2] = ["10.0.0.2", "fd00::2"];
+    const EVERYBODY: [&str; 2] = ["255.255.255.255", "ff02::1:2"];
+    const PORTS: [(u16, u16); 2] = [(68, 67), (546, 547)];
+    on_both_hooks(|bench| {
+        let with = |servers: &[&str]| but(shut(bench), "dhcp_servers", json!(servers));
+        // Which servers are configured; and for each family whether a message to a listed one passes, to anybody, from a listed
+        // one, from anybody.
+        let cases = [
+            (with(&[]), [[NoRule, NoRule, Dhcp, Dhcp]; 2]),
+            (with(&SERVER), [[Dhcp, NoRule, Dhcp, NoRule]; 2]),
+            (with(&SERVER[..1]), [[Dhcp, NoRule, Dhcp, NoRule], [NoRule, NoRule, Dhcp, Dhcp]]),
+            (with(&SERVER[1..]), [[NoRule, NoRule, Dhcp, Dhcp], [Dhcp, NoRule, Dhcp, NoRule]]),
+        ];
+        for (file, expected) in cases {
+            bench.apply(std::slice::from_ref(&file));
+            for family in [0, 1] {
+                let (client, server) = PORTS[family];
+                let renew = |to| Packet::udp(at(GUEST[family], client), at(to, server), b"");
+                let seen = [
+                    bench.sends(&renew(SERVER[family])),
+                    bench.sends(&renew(OTHER[family])),
+                    bench.receives(&renew(SERVER[family]).reply()),
+                    bench.receives(&renew(OTHER[family]).reply()),
+                ];
+                assert_eq!(seen, expected[family], "{file}");
+                // Who has no lease asks everybody.
+                assert_eq!(bench.sends(&renew(EVERYBODY[family])), Dhcp, "{file}");
+                // Nobody asks in another's name.
+                let mut forged = renew(SERVER[family]);
+                forged.source = ip(["10.0.0.6", "fd00::6"][family]);
+                assert_eq!(bench.sends(&forged), SourceAddress, "{file}");
+            }
+        }
+        // Rules may let more pass, and then it is a flow like others.
+        bench.apply(&[but(open(bench), "dhcp_servers", json!(SERVER))]);
+        for family in [0, 1] {
+            let (client, server) = PORTS[family];
+            let ask = Packet::udp(at(GUEST[family], client), at(OTHER[family], server), b"");
+            assert_eq!(bench.sends(&ask), NewFlow);
+            assert_eq!(bench.receives(&ask.reply()), Reason::Established);
+        }
+        // D26: a host that cannot renew its lease is out of reach.
+        let mut host = shut(bench);
+        host["interfaces"][0]["role"] = "host".into();
+        bench.apply(&[host]);
+        for family in [0, 1] {
+            let (client, server) = PORTS[family];
+            let ask = Packet::udp(at(GUEST[family], client), at(OTHER[family], server), b"");
+            assert_eq!(bench.run_at("sg0", Way::Egress, &ask.frame()), Dhcp);
+            assert_eq!(bench.run_at("sg0", Way::Ingress, &ask.reply().frame()), Dhcp);
+        }
     });
 }
 

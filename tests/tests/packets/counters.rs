@@ -42,6 +42,7 @@ fn spec_d24_each_reason_moves_one_counter_by_one_and_the_sum_is_the_packets() {
         for file in [&mut open, &mut strict] {
             file["interfaces"][0]["mac"] = "52:54:00:00:00:05".into();
         }
+        open["settings"] = json!({ "guest_baseline": { "ether_types": ["0x88f7"] } });
         strict["settings"] = json!({ "strict_tcp": true });
         let (here, there) = (at(GUEST[0], 40_000), at(OTHER[0], 443));
         let (here6, there6) = (at(GUEST[1], 40_000), at(OTHER[1], 443));
@@ -76,6 +77,7 @@ fn spec_d24_each_reason_moves_one_counter_by_one_and_the_sum_is_the_packets() {
         expect(bench, out, &Packet::udp(at("0.0.0.0", 68), at("255.255.255.255", 67), b"").frame(), Dhcp);
         expect(bench, into, &tcp.bare()[..40], Malformed);
         expect(bench, into, &ethernet(0x88cc, &[0; 46]), EtherType);
+        expect(bench, into, &ethernet(0x88f7, &[0; 46]), EtherTypeListed);
         expect(bench, into, &tagged(&tcp.frame(), 0x8100, 1), Vlan);
         let long = Packet::udp(there, here, &[0; 256]);
         expect(bench, into, &long.piece(0, 64, 1).frame(), NewFlow);

@@ -131,6 +131,8 @@ fn spec_d15_chains_that_are_too_long_or_unknown_are_dropped() {
         }
         let piece = (FRAGMENT, vec![0, 0, 1, 0, 0, 0, 9]);
         expect(bench, "a piece of a piece", &[piece, atomic()], ExtensionHeaders);
+        let unnumbered = || (FRAGMENT, vec![0; 7]);
+        expect(bench, "two headers of whole datagrams", &[unnumbered(), unnumbered()], ExtensionHeaders);
         // Type 0 names routers to pass (RFC 5095).
         expect(bench, "routing of type 0", &[routing(0)], SourceRoute);
         // A header that is longer than what follows it.

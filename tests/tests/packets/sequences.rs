@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sg_common::conntrack::State;
-use sg_common::verdict::Reason::{Established, NewFlow, NoRule, TcpState, TcpWindow};
+use sg_common::verdict::Reason::{Established, Fragment, NewFlow, NoRule, TcpState, TcpWindow};
 
 use crate::bench::{Bench, Way, on_both_hooks};
 use crate::frame::{ACK, FIN, PSH, Packet, RST, SYN};
@@ -271,5 +271,55 @@ fn spec_d12_segments_outside_of_the_window_pass_and_keep_nothing_alive() {
         }
         bench.advance(20);
         assert_eq!(bench.flows(), []);
+    });
+}
+
+#[test]
+fn spec_d12_d14_a_segment_in_pieces_does_not_end_the_tracking() {
+    on_both_hooks(|bench| {
+        each(bench, |bench, opener, outbound| {
+            for side in [Side::Opener, Side::Answerer] {
+                let other = if side == Side::Opener { Side::Answerer } else { Side::Opener };
+                let mut talk = Talk::established(bench, opener, outbound);
+                let mut pass = |packet: &Packet, side: Side, expected| {
+                    let frame = packet.frame();
+                    assert_eq!(bench.run_at("sg0", side.way(outbound), &frame), expected, "{side:?}");
+                };
+                // Only the first piece is looked at; how long the segment is, the other side says.
+                let segment = talk.data(side, ACK | PSH, &[7; 3000]);
+                pass(&segment.piece(0, 1480, 77), side, Established);
+                pass(&segment.piece(1480, 2960, 77), side, Fragment);
+                pass(&segment.piece(2960, 3020, 77), side, Fragment);
+                pass(&talk.segment(other, ACK), other, Established);
+                for (side, flags) in [(side, FIN | ACK), (other, ACK), (other, FIN | ACK), (side, ACK)] {
+                    pass(&talk.segment(side, flags), side, Established);
+                }
+                assert_eq!(bench.flow().state, State::TcpTimeWait, "{side:?}");
+                bench.forget();
+            }
+        });
+    });
+}
+
+#[test]
+fn spec_d12_what_nobody_has_sent_cannot_be_acknowledged() {
+    on_both_hooks(|bench| {
+        each(bench, |bench, opener, outbound| {
+            for pieces in [false, true] {
+                let mut talk = Talk::established(bench, opener, outbound);
+                let segment = talk.data(Side::Opener, ACK | PSH, &[7; 3000]);
+                let way = Side::Opener.way(outbound);
+                let whole = if pieces { segment.piece(0, 1480, 78) } else { segment };
+                assert_eq!(bench.run_at("sg0", way, &whole.frame()), Established);
+                let flow = bench.flow();
+                // What is unknown of a segment in pieces is less than 65,536 bytes.
+                let far = talk.next[0].wrapping_add(70_000);
+                let forged = talk.at(Side::Answerer, FIN | ACK, talk.next[1], far);
+                let way = Side::Answerer.way(outbound);
+                assert_eq!(bench.run_at("sg0", way, &forged.frame()), Established, "the receiver drops it");
+                assert_eq!(bench.flow().state, flow.state, "pieces: {pieces}");
+                bench.forget();
+            }
+        });
     });
 }

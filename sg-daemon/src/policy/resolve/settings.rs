@@ -100,6 +100,12 @@ impl Resolver<'_, '_> {
         {
             baseline.routers.clone_from(routers);
         }
+        let field = "guest_baseline.dhcp_servers";
+        if let Some(servers) =
+            self.agreed(files, field, |raw| raw.guest_baseline.dhcp_servers.as_ref(), |a, b| same_set(a, b))
+        {
+            baseline.dhcp_servers.clone_from(servers);
+        }
         baseline
     }
 

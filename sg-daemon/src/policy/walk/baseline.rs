@@ -1,6 +1,7 @@
 //! The guest baseline (SPEC section 6).
 
-use std::net::Ipv6Addr;
+use std::fmt::Display;
+use std::hash::Hash;
 
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
@@ -30,7 +31,9 @@ impl Walk<'_, '_> {
         }
         baseline.ether_types = self.ether_types(object, &path);
         baseline.link_local = self.word(object, &path, "link_local", LINK_LOCAL);
-        baseline.routers = self.routers(object, &path);
+        baseline.routers = self.addresses_in(object, &path, "routers", "router", values::router);
+        baseline.dhcp_servers =
+            self.addresses_in(object, &path, "dhcp_servers", "DHCP server", values::address);
         baseline
     }
 
@@ -74,15 +77,22 @@ impl Walk<'_, '_> {
         self.check(value, path, values::ether_type(text))
     }
 
-    fn routers(&mut self, object: &Object<'_>, path: &Path<'_>) -> Option<Spanned<Vec<Ipv6Addr>>> {
-        let value = field(object, "routers")?;
-        let values = self.list(object, path, "routers", "addresses")?;
-        let router = |walk: &mut Self, value: &Value<'_>, path: &Path<'_>| {
+    /// A list of hosts that guests deal with, each once.
+    fn addresses_in<A: Clone + Display + Eq + Hash>(
+        &mut self,
+        object: &Object<'_>,
+        path: &Path<'_>,
+        name: &str,
+        what: &str,
+        parse: fn(&str) -> Result<A, Fault>,
+    ) -> Option<Spanned<Vec<A>>> {
+        let value = field(object, name)?;
+        let values = self.list(object, path, name, "addresses")?;
+        let one = |walk: &mut Self, value: &Value<'_>, path: &Path<'_>| {
             let text = walk.string(value, path, "an address")?;
-            walk.check(value, path, values::router(text))
+            walk.check(value, path, parse(text))
         };
-        let name = |router: &Ipv6Addr| format!("router {router}");
-        let routers = self.each_once(values, &path.field("routers"), router, name);
-        Some(self.spanned(routers, value))
+        let addresses = self.each_once(values, &path.field(name), one, |address| format!("{what} {address}"));
+        Some(self.spanned(addresses, value))
     }
 }

@@ -1,0 +1,253 @@
+//! The decisions of `sg-common`, as the kernel runs them, over tables in memory.
+//!
+//! The tables answer as the kernel's maps would; their content is made from the operator's JSON in the plainest way, with the
+//! sentences of [`crate::rules`], not with the compiler.
+
+mod half;
+mod rows;
+mod tables;
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde_json::Value;
+use sg_common::abi::{Be32, Flow, FlowKeyV4, FlowKeyV6, Hook, Interface};
+use sg_common::family::{V4, V6};
+use sg_common::headers::Header;
+use sg_common::judge::{Judgement, Scratch, judge};
+use sg_common::packet::Packet;
+
+use self::rows::Rows;
+use self::tables::Flows;
+
+/// Ticks in a second of the clock here.
+pub const HZ: u64 = 1000;
+
+/// How many flows an interface may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub live: u32,
+    pub half_v4: u32,
+    pub half_v6: u32,
+}
+
+/// A filter without a kernel.
+pub struct Host {
+    limits: Limits,
+    now: Cell<u64>,
+    rows: Rows,
+    /// The devices' names; a device's index here is its zone, its row, its policy and its ifindex, less one.
+    devices: Vec<String>,
+    /// Those that are in the policy, by index in `devices`.
+    interfaces: BTreeMap<u32, Interface>,
+    flows_v4: Flows<FlowKeyV4>,
+    flows_v6: Flows<FlowKeyV6>,
+    fragments: RefCell<tables::Fragments>,
+    shares: RefCell<BTreeMap<u32, tables::Share>>,
+    scratch_v4: UnsafeCell<Option<Scratch<V4>>>,
+    scratch_v6: UnsafeCell<Option<Scratch<V6>>>,
+    /// For one packet: between its two look-ups another CPU makes its flow live.
+    becomes_live: Cell<bool>,
+}
+
+impl Host {
+    /// A filter of the policy in `files`. Each interface may have that many flows.
+    pub fn new(files: &[Value], limits: Limits) -> Self {
+        let mut host = Self {
+            limits,
+            now: Cell::new(1_000_000),
+            rows: Rows::default(),
+            devices: Vec::new(),
+            interfaces: BTreeMap::new(),
+            flows_v4: Flows::default(),
+            flows_v6: Flows::default(),
+            fragments: RefCell::default(),
+            shares: RefCell::default(),
+            scratch_v4: UnsafeCell::new(None),
+            scratch_v6: UnsafeCell::new(None),
+            becomes_live: Cell::new(false),
+        };
+        host.set_policy(files);
+        host
+    }
+
+    /// Changes the policy. Devices keep their flows.
+    pub fn set_policy(&mut self, files: &[Value]) {
+        self.interfaces.clear();
+        let mut policies = Vec::new();
+        for file in files {
+            for interface in crate::rules::list(file, "interfaces") {
+                if interface["kind"] == "bare_metal" {
+                    continue;
+                }
+                let name = crate::rules::text(&interface["name"]);
+                let index = self.devices.iter().position(|device| device == name).unwrap_or_else(|| {
+                    self.devices.push(name.to_owned());
+                    self.devices.len() - 1
+                });
+                let number = index as u32 + 1;
+                let half = half::of(files, interface, number);
+                let Limits { live, half_v4, half_v6 } = self.limits;
+                let entry = Interface {
+                    ifindex: number,
+                    zone: number,
+                    row: number,
+                    live_limit: live,
+                    half_limit_v4: half_v4,
+                    half_base_v4: half_v4 * index as u32,
+                    half_limit_v6: half_v6,
+                    half_base_v6: half_v6 * index as u32,
+                    reserved: [0; 8],
+                    halves: [half; 2],
+                };
+                self.interfaces.insert(number, entry);
+                policies.push((number, file.clone(), interface.clone()));
+            }
+        }
+        self.rows = Rows::new(files, policies);
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, seconds: u32) {
+        self.now.set(self.now.get() + u64::from(seconds) * HZ);
+    }
+
+    /// Forgets all flows and pieces, and counts anew.
+    pub fn forget(&mut self) {
+        self.flows_v4 = Flows::default();
+        self.flows_v6 = Flows::default();
+        self.fragments = RefCell::default();
+        self.shares = RefCell::default();
+    }
+
+    /// Judges a frame at a hook of a device.
+    pub fn judge(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.flows_v4.bury();
+        self.flows_v6.bury();
+        let ifindex = self.number(device).unwrap_or(u32::MAX);
+        let hook = if ingress { Hook::Ingress } else { Hook::Egress };
+        let judgement = judge(&Frame(frame), self, ifindex, hook);
+        self.becomes_live.set(false);
+        judgement
+    }
+
+    /// The same, but between the look-up of a live flow and that of a half-open one the flow becomes live on another CPU.
+    pub fn judge_while_it_becomes_live(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.becomes_live.set(true);
+        self.judge(device, ingress, frame)
+    }
+
+    /// The zone of a device here.
+    pub fn number(&self, device: &str) -> Option<u32> {
+        let index = self.devices.iter().position(|name| name == device)? as u32 + 1;
+        self.interfaces.contains_key(&index).then_some(index)
+    }
+
+    /// The device with a zone.
+    pub fn device(&self, zone: u32) -> &str {
+        &self.devices[zone as usize - 1]
+    }
+
+    pub fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// Every entry, whether its time is over or not.
+    pub fn entries(&self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (live, key, flow) in self.flows_v4.all() {
+            let (local, remote) = (v4(key.local), v4(key.remote));
+            entries.push(Entry::new(
+                live,
+                key.zone_protocol,
+                local,
+                remote,
+                (key.ports.local, key.ports.remote),
+                flow,
+            ));
+        }
+        for (live, key, flow) in self.flows_v6.all() {
+            let (local, remote) = (v6(key.local), v6(key.remote));
+            entries.push(Entry::new(
+                live,
+                key.zone_protocol,
+                local,
+                remote,
+                (key.ports.local, key.ports.remote),
+                flow,
+            ));
+        }
+        entries.sort_by_key(|entry| (entry.id(), entry.live));
+        entries
+    }
+}
+
+/// An entry of the flow tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub live: bool,
+    pub zone: u32,
+    pub protocol: u8,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    /// As in the key.
+    pub ports: (u16, u16),
+    pub flow: Flow,
+}
+
+impl Entry {
+    fn new(
+        live: bool,
+        zone_protocol: u32,
+        local: IpAddr,
+        remote: IpAddr,
+        ports: (u16, u16),
+        flow: Flow,
+    ) -> Self {
+        Self { live, zone: zone_protocol >> 8, protocol: zone_protocol as u8, local, remote, ports, flow }
+    }
+
+    /// What tells it from others.
+    pub fn id(&self) -> (u32, u8, IpAddr, IpAddr, (u16, u16)) {
+        (self.zone, self.protocol, self.local, self.remote, self.ports)
+    }
+}
+
+/// An address as the maps have it.
+pub fn v4_words(address: std::net::Ipv4Addr) -> Be32 {
+    Be32::from_host(address.to_bits())
+}
+
+/// Likewise.
+pub fn v6_words(address: std::net::Ipv6Addr) -> [Be32; 4] {
+    let bits = address.to_bits();
+    [96, 64, 32, 0].map(|shift| Be32::from_host((bits >> shift) as u32))
+}
+
+fn v4(address: Be32) -> IpAddr {
+    std::net::Ipv4Addr::from_bits(address.to_host()).into()
+}
+
+fn v6(address: [Be32; 4]) -> IpAddr {
+    let bits = address.iter().fold(0, |bits, word| (bits << 32) | u128::from(word.to_host()));
+    std::net::Ipv6Addr::from_bits(bits).into()
+}
+
+struct Frame<'a>(&'a [u8]);
+
+impl Packet for Frame<'_> {
+    fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn read<H: Header>(&self, offset: u32) -> Option<H> {
+        let bytes = self.0.get(offset as usize..)?.get(..size_of::<H>())?;
+        // SAFETY: there are as many bytes as the header has, and any bytes are one.
+        Some(unsafe { bytes.as_ptr().cast::<H>().read_unaligned() })
+    }
+
+    fn has_offloaded_vlan(&self) -> bool {
+        false
+    }
+}

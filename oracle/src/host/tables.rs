@@ -1,0 +1,286 @@
+//! The maps, in memory.
+
+use std::cell::{RefCell, UnsafeCell};
+use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::ptr::NonNull;
+
+use sg_common::abi::Be32;
+use sg_common::abi::{
+    ClassKeyV4, ClassKeyV6, Datagram, FLOW_HALF_OPEN, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, FragmentKeyV4,
+    FragmentKeyV6, INTERFACE_PROBES, Interface, MemberKeyV4, MemberKeyV6, OwnKeyV4, OwnKeyV6, PairKey,
+    PolicyDirection, Row, interface_slot,
+};
+use sg_common::conntrack::{FlowRef, Insertion};
+use sg_common::family::{V4, V6};
+use sg_common::fragment::Range;
+use sg_common::judge::{Environment, Moment, Scratch, Tables};
+use sg_common::packet::{Ip, Transport};
+
+use super::{Host, v4, v6};
+
+/// A flow at an address of its own, which references may outlive by one packet.
+type Cell = Box<UnsafeCell<Flow>>;
+
+/// The two tables of a family and the ring.
+pub(super) struct Flows<K> {
+    live: RefCell<Vec<(K, Cell)>>,
+    half: RefCell<Vec<(K, Cell)>>,
+    ring: RefCell<BTreeMap<u32, K>>,
+    /// Removed while a packet may still look at them, as it may in the kernel.
+    removed: RefCell<Vec<Cell>>,
+}
+
+impl<K> Default for Flows<K> {
+    fn default() -> Self {
+        Self {
+            live: RefCell::default(),
+            half: RefCell::default(),
+            ring: RefCell::default(),
+            removed: RefCell::default(),
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Flows<K> {
+    /// No packet is looking.
+    pub(super) fn bury(&self) {
+        self.removed.borrow_mut().clear();
+    }
+
+    /// Whether live, key and value of every entry.
+    pub(super) fn all(&self) -> Vec<(bool, K, Flow)> {
+        let of = |live: bool, table: &RefCell<Vec<(K, Cell)>>| -> Vec<(bool, K, Flow)> {
+            // SAFETY: nobody has a reference to the flow, and no packet is being judged.
+            table.borrow().iter().map(|(key, flow)| (live, *key, unsafe { *flow.get() })).collect()
+        };
+        [of(true, &self.live), of(false, &self.half)].concat()
+    }
+
+    fn find<'a>(table: &'a RefCell<Vec<(K, Cell)>>, key: &K) -> Option<FlowRef<'a>> {
+        let table = table.borrow();
+        let (_, flow) = table.iter().find(|(other, _)| other == key)?;
+        // SAFETY: the box stays until `bury`, after the packet; nobody makes references to the flow.
+        Some(unsafe { FlowRef::new(NonNull::new_unchecked(flow.get())) })
+    }
+
+    fn remove(&self, table: &RefCell<Vec<(K, Cell)>>, key: &K) -> bool {
+        let mut table = table.borrow_mut();
+        let Some(place) = table.iter().position(|(other, _)| other == key) else { return false };
+        self.removed.borrow_mut().push(table.swap_remove(place).1);
+        true
+    }
+
+    /// What [`Host::judge_while_it_becomes_live`] is about.
+    fn make_live(&self, key: &K) {
+        let mut half = self.half.borrow_mut();
+        let Some(place) = half.iter().position(|(other, _)| other == key) else { return };
+        let (key, flow) = half.swap_remove(place);
+        // SAFETY: as in `all`; the packet has not found this flow yet.
+        unsafe { (*flow.get()).flags &= !FLOW_HALF_OPEN };
+        self.live.borrow_mut().push((key, flow));
+    }
+}
+
+/// What [`sg_common::abi::Share`] has.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    live: u64,
+    begun_v4: u64,
+    begun_v6: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Fragments {
+    v4: Vec<(FragmentKeyV4, Datagram)>,
+    v6: Vec<(FragmentKeyV6, Datagram)>,
+}
+
+impl Environment for Host {
+    const DRY_RUN: bool = false;
+
+    fn moment(&self) -> Option<Moment> {
+        Some(Moment { generation: 0, now: self.now.get() })
+    }
+
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        static FREE: Interface = FREE_ENTRY;
+        let mut here = self.interfaces.values().filter(|interface| {
+            (0..INTERFACE_PROBES).any(|probe| interface_slot(interface.ifindex, probe) == index)
+        });
+        Some(here.next().unwrap_or(&FREE))
+    }
+
+    fn member_set(&self, slot: u32, _parity: usize) -> u32 {
+        slot + 1
+    }
+
+    fn pair(&self, key: &PairKey) -> Option<&Row> {
+        let remote = self.rows.address((key.set_family >> 1) - 1);
+        Some(self.rows.row(PolicyDirection(key.policy_direction), true, remote))
+    }
+
+    fn port_table_contains(&self, index: u32, number: u16) -> bool {
+        self.rows.contains(index, number)
+    }
+
+    fn add_live(&self, row: u32, change: i64) -> u64 {
+        let mut shares = self.shares.borrow_mut();
+        let live = &mut shares.entry(row).or_default().live;
+        let before = *live;
+        *live = before.wrapping_add(change as u64);
+        before
+    }
+}
+
+const FREE_ENTRY: Interface = Interface {
+    ifindex: 0,
+    zone: 0,
+    row: 0,
+    live_limit: 0,
+    half_limit_v4: 0,
+    half_base_v4: 0,
+    half_limit_v6: 0,
+    half_base_v6: 0,
+    reserved: [0; 8],
+    halves: [sg_common::abi::InterfaceHalf {
+        policy: 0,
+        vpc: 0,
+        flags: 0,
+        granularity: 0,
+        timeouts: [0; 12],
+        mac: [0; 6],
+        reserved: 0,
+        guard: 0,
+        own_v4: Be32(0),
+        own_v6: [Be32(0); 4],
+        ether_types: [0; 8],
+        reserved_too: [0; 4],
+    }; 2],
+};
+
+macro_rules! tables {
+    ($family:ty, $flows:ident, $scratch:ident, $begun:ident, $fragments:ident, $address:ident,
+     $class:ty, $member:ty, $own:ty, $flow:ty, $fragment:ty, $blank:expr) => {
+        impl Tables<$family> for Host {
+            fn scratch(&self) -> Option<&mut Scratch<$family>> {
+                let scratch = self.$scratch.get();
+                // SAFETY: one packet at a time is judged, and takes it once.
+                let scratch = unsafe { &mut *scratch };
+                Some(scratch.get_or_insert(Scratch {
+                    ip: Ip::NOTHING,
+                    transport: Transport::NOTHING,
+                    key: $blank,
+                    datagram: Datagram { expires: 0, verdict: 0, padding: 0, ranges: [0; 8] },
+                    joined: Range { start: 0, end: 0 },
+                    free: 0,
+                }))
+            }
+
+            fn class(&self, key: &$class) -> Option<&Row> {
+                let policy = PolicyDirection(key.policy_direction.to_host());
+                Some(self.rows.row(policy, false, $address(key.address)))
+            }
+
+            fn member(&self, key: &$member) -> Option<u32> {
+                self.rows.slot($address(key.address))
+            }
+
+            fn owns(&self, key: &$own) -> bool {
+                self.rows.owns(key.guard, $address(key.address))
+            }
+
+            fn live(&self, key: &$flow) -> Option<FlowRef<'_>> {
+                let found = Flows::find(&self.$flows.live, key);
+                if found.is_none() && self.becomes_live.take() {
+                    self.$flows.make_live(key);
+                    return None;
+                }
+                found
+            }
+
+            fn insert_live(&self, key: &$flow, flow: &Flow) -> Insertion {
+                let mut table = self.$flows.live.borrow_mut();
+                if table.iter().any(|(other, _)| other == key) {
+                    return Insertion::Exists;
+                }
+                table.push((*key, Box::new(UnsafeCell::new(*flow))));
+                Insertion::Done
+            }
+
+            fn remove_live(&self, key: &$flow) -> bool {
+                self.$flows.remove(&self.$flows.live, key)
+            }
+
+            fn half_open(&self, key: &$flow) -> Option<FlowRef<'_>> {
+                Flows::find(&self.$flows.half, key)
+            }
+
+            fn insert_half_open(&self, key: &$flow, flow: &Flow) -> bool {
+                self.$flows.remove(&self.$flows.half, key);
+                self.$flows.half.borrow_mut().push((*key, Box::new(UnsafeCell::new(*flow))));
+                true
+            }
+
+            fn remove_half_open(&self, key: &$flow) {
+                self.$flows.remove(&self.$flows.half, key);
+            }
+
+            fn next_half_open(&self, row: u32) -> u64 {
+                let mut shares = self.shares.borrow_mut();
+                let begun = &mut shares.entry(row).or_default().$begun;
+                *begun += 1;
+                *begun - 1
+            }
+
+            fn take_place(&self, place: u32, key: &$flow) -> Option<$flow> {
+                Some(self.$flows.ring.borrow_mut().insert(place, *key).unwrap_or($blank))
+            }
+
+            fn datagram(&self, key: &$fragment) -> Option<Datagram> {
+                let fragments = self.fragments.borrow();
+                fragments.$fragments.iter().find(|(other, _)| other == key).map(|(_, datagram)| *datagram)
+            }
+
+            fn store_datagram(&self, key: &$fragment, datagram: &Datagram) {
+                let mut fragments = self.fragments.borrow_mut();
+                fragments.$fragments.retain(|(other, _)| other != key);
+                fragments.$fragments.push((*key, *datagram));
+            }
+        }
+    };
+}
+
+const NO_PORTS: FlowPorts = FlowPorts { local: 0, remote: 0 };
+const BLANK_V4: FlowKeyV4 = FlowKeyV4 { zone_protocol: 0, local: Be32(0), remote: Be32(0), ports: NO_PORTS };
+const BLANK_V6: FlowKeyV6 =
+    FlowKeyV6 { zone_protocol: 0, local: [Be32(0); 4], remote: [Be32(0); 4], ports: NO_PORTS };
+
+tables!(
+    V4,
+    flows_v4,
+    scratch_v4,
+    begun_v4,
+    v4,
+    v4,
+    ClassKeyV4,
+    MemberKeyV4,
+    OwnKeyV4,
+    FlowKeyV4,
+    FragmentKeyV4,
+    BLANK_V4
+);
+tables!(
+    V6,
+    flows_v6,
+    scratch_v6,
+    begun_v6,
+    v6,
+    v6,
+    ClassKeyV6,
+    MemberKeyV6,
+    OwnKeyV6,
+    FlowKeyV6,
+    FragmentKeyV6,
+    BLANK_V6
+);

@@ -1,0 +1,69 @@
+//! What two CPUs may do to each other, which no test in the kernel can bring about at will.
+
+use serde_json::{Value, json};
+use sg_common::verdict::Reason::{self, Established, NewFlow, NoRule};
+use sg_oracle::frame::{ACK, FIN, Packet, RST, SYN};
+use sg_oracle::host::{Host, Limits};
+
+const LIMITS: Limits = Limits { live: 100, half_v4: 100, half_v6: 100 };
+
+/// The guest may begin anything, the others nothing.
+fn outward() -> Vec<Value> {
+    vec![json!({
+        "version": 1, "project": "shop", "vpc": "main", "ipv6": true,
+        "security_groups": [{ "name": "outward" }],
+        "interfaces": [{ "name": "sg0", "addresses": ["10.0.0.5", "fd00::5"], "security_groups": ["outward"] }],
+    })]
+}
+
+fn sends(host: &Host, packet: &Packet) -> Option<Reason> {
+    host.judge("sg0", true, &packet.frame()).verdict.reason()
+}
+
+fn receives(host: &Host, packet: &Packet) -> Option<Reason> {
+    host.judge("sg0", false, &packet.frame()).verdict.reason()
+}
+
+#[test]
+fn spec_k6_a_reply_passes_also_while_its_flow_becomes_live_on_another_cpu() {
+    let here = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
+    for (here, there) in here.into_iter().zip(there) {
+        let host = Host::new(&outward(), LIMITS);
+        let meanwhile = |packet: &Packet| {
+            host.judge_while_it_becomes_live("sg0", false, &packet.frame()).verdict.reason()
+        };
+        let question = Packet::udp(here, there, b"?");
+        assert_eq!(sends(&host, &question), Some(NewFlow));
+        assert_eq!(meanwhile(&question.reply()), Some(Established));
+        assert!(host.entries()[0].live, "{:?}", host.entries());
+
+        let syn = Packet::tcp(here, there, SYN);
+        assert_eq!(sends(&host, &syn), Some(NewFlow));
+        assert_eq!(receives(&host, &syn.answer(SYN | ACK)), Some(Established));
+        assert_eq!(meanwhile(&syn.answer(ACK)), Some(Established));
+        // What is no flow's does not become one's.
+        for flags in [ACK, FIN | ACK, SYN, RST] {
+            let stranger = Packet::tcp(there, here, SYN).then(flags);
+            let stranger = Packet { source: "198.51.100.9".parse().unwrap(), ..stranger };
+            if here.is_ipv4() {
+                assert_eq!(meanwhile(&stranger), Some(NoRule), "{flags}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_is_over_is_not_taken_for_one_that_has_become_live() {
+    let (here, there) = ("10.0.0.5:40000".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
+    let host = Host::new(&outward(), LIMITS);
+    let question = Packet::udp(here, there, b"?");
+    assert_eq!(sends(&host, &question), Some(NewFlow));
+    assert_eq!(receives(&host, &question.reply()), Some(Established));
+    host.advance(181);
+    assert_eq!(receives(&host, &question.reply()), Some(NoRule));
+    assert_eq!(
+        host.judge_while_it_becomes_live("sg0", false, &question.reply().frame()).verdict.reason(),
+        Some(NoRule)
+    );
+}
