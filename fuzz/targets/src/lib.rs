@@ -13,14 +13,17 @@
 
 pub mod compiler;
 mod edit;
+pub mod packet;
 mod policy;
 
 pub use compiler::compiler;
 pub use edit::edit;
+pub use packet::packet;
 pub use policy::policy;
 
 /// A target: its name, which is that of its program and its directories, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] = &[("compiler", compiler), ("edit", edit), ("policy", policy)];
+pub const TARGETS: &[Target] =
+    &[("compiler", compiler), ("edit", edit), ("packet", packet), ("policy", policy)];
