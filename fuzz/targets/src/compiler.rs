@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::collection::vec;
-use proptest::strategy::{Strategy, ValueTree};
+use proptest::strategy::{BoxedStrategy, Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::Value;
 use sg_common::abi;
@@ -11,20 +11,26 @@ use sg_daemon::compile::compile;
 use sg_daemon::compile::image::Image;
 use sg_daemon::policy;
 use sg_oracle::rules::{self, Direction, Question, Transport};
-use sg_oracle::world::{any_edit, any_seed, any_world};
+use sg_oracle::world::{Edit, Seed, World, any_edit, any_seed, any_world};
 
 /// So many bytes are the dice for one piece of the world.
 const DICE: usize = 3;
-const MOST_EDITS: usize = 24;
+const MOST_EDITS: usize = 12;
 
 /// A world is thrown with the first bytes, and each of the next few changes one thing about it: so what a fuzzer adds, drops and
 /// exchanges are changes. (proptest's own `PassThrough` halves the bytes at each choice, and a world has hundreds.)
 pub fn compiler(bytes: &[u8]) {
+    // Making a strategy takes longer than using it.
+    thread_local! {
+        static WORLDS: BoxedStrategy<World> = any_world().boxed();
+        static EDITS: BoxedStrategy<Edit> = any_edit().boxed();
+        static SEEDS: BoxedStrategy<Vec<Seed>> = vec(any_seed(), 24).boxed();
+    }
     let mut dice = bytes.chunks(DICE);
     let first = dice.next().unwrap_or_default();
-    let mut world = thrown(any_world(), first);
+    let mut world = WORLDS.with(|worlds| thrown(worlds, first));
     for dice in dice.take(MOST_EDITS) {
-        world.edit(&thrown(any_edit(), dice));
+        world.edit(&EDITS.with(|edits| thrown(edits, dice)));
     }
     let files = world.files();
     let texts = files
@@ -35,13 +41,13 @@ pub fn compiler(bytes: &[u8]) {
         Ok(loaded) => compile(&loaded.model),
         Err(error) => panic!("worlds are valid policies: {error}"),
     };
-    for seed in thrown(vec(any_seed(), 24), first) {
+    for seed in SEEDS.with(|seeds| thrown(seeds, first)) {
         agrees(&image, &files, &seed.question(&files));
     }
 }
 
 /// What a strategy makes of a few bytes; of the same bytes the same.
-pub(crate) fn thrown<S: Strategy>(strategy: S, dice: &[u8]) -> S::Value {
+pub(crate) fn thrown<S: Strategy>(strategy: &S, dice: &[u8]) -> S::Value {
     let mut seed = [0; 32];
     seed[..dice.len()].copy_from_slice(dice);
     let mut runner =

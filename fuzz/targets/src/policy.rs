@@ -98,5 +98,5 @@ fn read_twice(loaded: &Loaded) {
 /// The same questions for every input: what an input does depends on nothing else.
 fn seeds() -> &'static [Seed] {
     static SEEDS: OnceLock<Vec<Seed>> = OnceLock::new();
-    SEEDS.get_or_init(|| thrown(vec(any_seed(), 24), b"questions"))
+    SEEDS.get_or_init(|| thrown(&vec(any_seed(), 24), b"questions"))
 }
