@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Map, Value, json};
 
+use crate::expect::Limits;
 use crate::world::{World, any_world};
 
 const GUARDS: [&str; 9] = [
@@ -73,6 +74,13 @@ pub fn any_guarded_world() -> impl Strategy<Value = GuardedWorld> {
             timeouts,
             extras,
         })
+}
+
+/// Room enough, or hardly any.
+pub fn any_limits() -> impl Strategy<Value = Limits> {
+    let small = (1..=3u64, 1..=3u64, 1..=3u64);
+    let small = small.prop_map(|(live, half_v4, half_v6)| Limits { live, half_v4, half_v6 });
+    prop_oneof![3 => Just(Limits { live: 1000, half_v4: 1000, half_v6: 1000 }), 1 => small]
 }
 
 /// Bare metal is no place for traffic that is to be judged.

@@ -3,7 +3,7 @@
 //! [`rules`] reads the operator's JSON and knows SPEC sections 1 to 4; it shares no code with what it judges.
 //! [`expect`] knows sections 5 and 6, from frame to verdict, likewise. [`host`] is what is judged: the decisions of `sg-common`,
 //! over tables in memory. [`frame`] builds frames byte for byte, [`world`] and [`guarded`] make random policies, and [`traffic`]
-//! makes random traffic for them.
+//! makes random traffic for them. [`trial`] has both judge it.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,4 +18,5 @@ pub mod guarded;
 pub mod host;
 pub mod rules;
 pub mod traffic;
+pub mod trial;
 pub mod world;

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use sg_common::verdict::Reason::{self, Established, NewFlow, NoRule};
+use sg_oracle::expect::Limits;
 use sg_oracle::frame::{ACK, FIN, Packet, RST, SYN};
-use sg_oracle::host::{Host, Limits};
+use sg_oracle::host::Host;
 
 const LIMITS: Limits = Limits { live: 100, half_v4: 100, half_v6: 100 };
 

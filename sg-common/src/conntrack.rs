@@ -169,15 +169,16 @@ pub enum Known {
     Over,
 }
 
-/// Judges a packet by its flow, and refreshes the flow unless `DRY_RUN`.
+/// Judges a packet by its flow, and refreshes the flow unless `DRY_RUN`. `room`: one more flow of the interface may become
+/// live. A packet that would make it live where there is none is dropped and changes nothing.
 #[inline(always)]
 pub fn known<const DRY_RUN: bool>(
     flow: &FlowRef<'_>,
-    half: &InterfaceHalf,
-    direction: Direction,
+    at: &At<'_>,
     transport: &Transport,
-    now: u64,
+    room: bool,
 ) -> Known {
+    let At { half, direction, now, .. } = *at;
     let expires = flow.expires();
     if expires <= now {
         return Known::Over;
@@ -186,12 +187,12 @@ pub fn known<const DRY_RUN: bool>(
     let flags = flow.flags();
     let from_origin = (flags & FLOW_ORIGIN_OUTBOUND != 0) == matches!(direction, Direction::Outbound);
     let mut flags_after = if from_origin { flags } else { flags | FLOW_REPLIED };
+    let mut after = flow.connection(state, flags);
+    let tcp_known = after.known;
     let next = match transport.kind {
         Kind::Tcp => {
             let seen = &transport.seen;
             let Some(segment) = Segment::of(seen.flags) else { return Known::Drop(Reason::TcpFlags) };
-            let mut after = flow.connection(state, flags);
-            let known = after.known;
             match after.advance(segment, seen, from_origin) {
                 Step::To(_) => {}
                 Step::Ignore => return Known::Pass { state, now_live: false },
@@ -204,18 +205,24 @@ pub fn known<const DRY_RUN: bool>(
                 flags_after = flags;
             }
             flags_after |= after.fins;
-            if !DRY_RUN {
-                if after.known != known {
-                    flow.set_tcp(after.known);
-                }
-                flow.set_sequence(sequence_of(&after));
-            }
             after.state
         }
         Kind::Udp if !from_origin => State::UdpStream,
         Kind::Udp | Kind::IcmpRequest | Kind::IcmpReply | Kind::IcmpOther | Kind::Other => state,
     };
+    let answered = flags_after & FLOW_REPLIED != 0
+        && !matches!(next, State::TcpSynSent | State::TcpSynReceived | State::TcpClose);
+    let now_live = flags & FLOW_HALF_OPEN != 0 && answered;
+    if now_live && !room {
+        return Known::Drop(Reason::TableFull);
+    }
     if !DRY_RUN {
+        if matches!(transport.kind, Kind::Tcp) {
+            if after.known != tcp_known {
+                flow.set_tcp(after.known);
+            }
+            flow.set_sequence(sequence_of(&after));
+        }
         if flags_after != flags {
             flow.set_flags(flags_after);
         }
@@ -227,12 +234,11 @@ pub fn known<const DRY_RUN: bool>(
             flow.set_expires(until);
         }
     }
-    let answered = flags_after & FLOW_REPLIED != 0
-        && !matches!(next, State::TcpSynSent | State::TcpSynReceived | State::TcpClose);
-    Known::Pass { state: next, now_live: flags & FLOW_HALF_OPEN != 0 && answered }
+    Known::Pass { state: next, now_live }
 }
 
-/// Moves a flow from the half-open ones to the live ones, if the interface's share has room.
+/// Moves a flow from the half-open ones to the live ones, if the interface's share has room: the count is exact, also when
+/// several CPUs found the last place free.
 ///
 /// # Errors
 ///

@@ -211,26 +211,38 @@ where
     let Some(scratch) = tables.scratch() else { return Verdict::of(Reason::Malformed) };
     scratch.ip = Ip::NOTHING;
     scratch.transport = Transport::NOTHING;
-    if let Err(reason) = read::<F, P>(packet, at, network, scratch) {
+    let verdict = match read::<F, P>(packet, at, network, scratch) {
+        Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
-        if matches!(reason, Reason::TinyFragment) {
-            return fragment::first::<F, T>(tables, at, scratch, Verdict::of(reason));
-        }
-        return Verdict::of(reason);
+        Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
+        Err(reason) => return Verdict::of(reason),
+    };
+    let piece = &scratch.ip.piece;
+    if piece.more && piece.offset == 0 {
+        return fragment::first::<F, T>(tables, at, scratch, verdict);
     }
+    verdict
+}
+
+/// Judges a packet whose headers have been read.
+#[inline(always)]
+fn judge_read<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Verdict
+where
+    F: ReadIp + GuardFamily,
+    P: Packet,
+    T: Tables<F>,
+{
     let ip = &scratch.ip;
     if let Err(reason) = at.guarded().route(ip) {
         return Verdict::of(reason);
     }
-    if ip.piece.offset != 0 {
-        return match at.guarded().source(tables, ip) {
-            Ok(()) => Verdict::of(fragment::later::<F, T>(tables, at, scratch)),
-            Err(reason) => Verdict::of(reason),
-        };
+    if ip.piece.offset == 0 {
+        return judge_whole::<F, P, T>(packet, tables, at, scratch);
     }
-    let more = ip.piece.more;
-    let verdict = judge_whole::<F, P, T>(packet, tables, at, scratch);
-    if more { fragment::first::<F, T>(tables, at, scratch, verdict) } else { verdict }
+    match at.guarded().source(tables, ip) {
+        Ok(()) => Verdict::of(fragment::later::<F, T>(tables, at, scratch)),
+        Err(reason) => Verdict::of(reason),
+    }
 }
 
 /// Reads the packet's headers.
@@ -271,13 +283,14 @@ where
     let (transport, key) = (&*transport, &*key);
     let live = tables.live(key);
     if let Some(flow) = live {
-        let known = known_word(T::DRY_RUN, flow, at, transport).forgotten(Opaque(free));
+        let known = known_word(T::DRY_RUN, flow, at, transport, true).forgotten(Opaque(free));
         if !known.is_over() {
             return known.verdict(&flow);
         }
     }
     if let Some(flow) = tables.half_open(key) {
-        let known = known_word(T::DRY_RUN, flow, at, transport).forgotten(Opaque(free));
+        let room = tables.add_live(at.interface.row, 0) < u64::from(at.interface.live_limit);
+        let known = known_word(T::DRY_RUN, flow, at, transport, room).forgotten(Opaque(free));
         if known.is_live_from_now_on() && !T::DRY_RUN {
             if live.is_some() {
                 remove_live::<F, T>(tables, at, key);
@@ -383,14 +396,19 @@ impl KnownWord {
 }
 
 #[inline(always)]
-fn known_word(dry_run: bool, flow: FlowRef<'_>, at: &At<'_>, transport: &Transport) -> KnownWord {
-    if dry_run { known::<true>(flow, at, transport) } else { known::<false>(flow, at, transport) }
+fn known_word(dry_run: bool, flow: FlowRef<'_>, at: &At<'_>, transport: &Transport, room: bool) -> KnownWord {
+    if dry_run { known::<true>(flow, at, transport, room) } else { known::<false>(flow, at, transport, room) }
 }
 
 /// The same subprogram for both families.
 #[inline(never)]
-fn known<const DRY_RUN: bool>(flow: FlowRef<'_>, at: &At<'_>, transport: &Transport) -> KnownWord {
-    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at.half, at.direction, transport, at.now))
+fn known<const DRY_RUN: bool>(
+    flow: FlowRef<'_>,
+    at: &At<'_>,
+    transport: &Transport,
+    room: bool,
+) -> KnownWord {
+    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, room))
 }
 
 /// Takes a flow that is over out of the way of the one that follows it.

@@ -569,11 +569,13 @@ fn window_scale<P: Packet>(packet: &P, transport: u32, header_bytes: u32, mut po
         match kind.value {
             0 => return NO_SCALE,
             1 => position.set(at + 1),
-            3 => return packet.read::<Byte>(at + 2).map_or(NO_SCALE, |shift| shift.value),
-            _ => {
+            kind => {
                 let Some(length) = packet.read::<Byte>(at + 1) else { return NO_SCALE };
                 if length.value < 2 {
                     return NO_SCALE;
+                }
+                if kind == 3 && length.value == 3 && at + 3 <= end {
+                    return packet.read::<Byte>(at + 2).map_or(NO_SCALE, |shift| shift.value);
                 }
                 position.set(at + u32::from(length.value));
             }

@@ -93,7 +93,7 @@ pub struct Connection {
     pub state: State,
     /// `FLOW_FIN_*` of [`crate::abi::Flow::flags`].
     pub fins: u8,
-    /// [`crate::abi::Flow::tcp`]: `ORIGIN_*`, `REPLY_*` and [`LOOSE`].
+    /// [`crate::abi::Flow::tcp`]: `ORIGIN_*`, `REPLY_*` and [`PIECES`].
     pub known: u16,
     pub origin: Side,
     pub reply: Side,
@@ -107,10 +107,11 @@ const ORIGIN_END: u16 = 1 << 10;
 const REPLY_END: u16 = 1 << 11;
 const ORIGIN_ACK: u16 = 1 << 12;
 const REPLY_ACK: u16 = 1 << 13;
-/// The connection is older than its entry: the scales are not known.
-const LOOSE: u16 = 1 << 14;
+/// Both sides scale, as far as they can: where the handshake was not seen.
+const UNKNOWN_SCALES: u16 =
+    ORIGIN_SCALES | REPLY_SCALES | MAX_SCALE as u16 | (MAX_SCALE as u16) << REPLY_SCALE_SHIFT;
 /// A segment came in pieces, of which only the first is looked at: the sides may have sent more than their `end` says.
-const PIECES: u16 = 1 << 15;
+const PIECES: u16 = 1 << 14;
 
 /// What follows from a segment of a known connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +179,7 @@ impl Connection {
         let mut connection = Self {
             state,
             fins: if seen.has(FIN) { FLOW_FIN_ORIGIN } else { 0 },
-            known: if matches!(state, State::TcpSynSent) { 0 } else { LOOSE },
+            known: if matches!(state, State::TcpSynSent) { 0 } else { UNKNOWN_SCALES },
             origin: Side::default(),
             reply: Side::default(),
         };
@@ -223,13 +224,20 @@ impl Connection {
                 // RFC 9293, section 3.10.7.4; RFC 6191.
                 TcpTimeWait if self.known & mine.end == 0 || is_after(seen.sequence, me.end) => Step::Restart,
                 TcpSynSent if from_origin => {
-                    // Sent again, or another attempt with another sequence number.
-                    self.known = 0;
+                    // Sent again, perhaps without the data that the first one carried (RFC 7413, section 4.2.2); or another
+                    // attempt with another sequence number.
+                    let again = distance(seen.end(), me.end) <= SHORT;
+                    self.known = if again { self.known & ORIGIN_END } else { 0 };
                     self.see(seen, true);
                     Step::To(TcpSynSent)
                 }
                 TcpSynSent => {
                     // Both opened at once (RFC 9293, figure 8).
+                    self.see(seen, false);
+                    Step::To(TcpSynReceived)
+                }
+                // Its own SYN again, as nothing has acknowledged it yet.
+                TcpSynReceived if !from_origin && self.known & mine.ack == 0 => {
                     self.see(seen, false);
                     Step::To(TcpSynReceived)
                 }
@@ -247,6 +255,9 @@ impl Connection {
                     Step::To(TcpSynReceived)
                 }
                 (TcpSynReceived, _) => {
+                    if self.known & theirs.end != 0 && distance(seen.acknowledgment, peer.end) > SHORT {
+                        return Step::Invalid;
+                    }
                     self.see(seen, from_origin);
                     Step::To(TcpSynReceived)
                 }
@@ -277,6 +288,12 @@ impl Connection {
                         self.origin.end = peer.end;
                     }
                 }
+                // Of a side whose SYN it has not seen, nobody knows what to acknowledge: within a wide gap this is a guess.
+                let answers =
+                    self.known & theirs.end != 0 && distance(seen.acknowledgment, peer.end) <= SHORT;
+                if matches!(state, TcpSynReceived) && from_origin && !answers {
+                    return Step::Ignore;
+                }
                 self.see(seen, from_origin);
                 Step::To(self.after(matches!(segment, Segment::Fin), seen, &peer, mine, theirs, from_origin))
             }
@@ -299,11 +316,11 @@ impl Connection {
         if fin {
             self.fins |= mine.fin;
         }
-        let acknowledges_all = seen.acknowledgment == peer.end;
+        let acknowledges_all = self.known & theirs.end != 0 && seen.acknowledgment == peer.end;
         match self.state {
             TcpSynReceived | TcpEstablished if fin => TcpFinWait,
-            // With a wide gap this is a guess at the sequence number of the SYN-ACK.
-            TcpSynReceived if from_origin && distance(seen.acknowledgment, peer.end) <= SHORT => {
+            // From the other side, the end of a handshake in which both had sent a SYN of their own.
+            TcpSynReceived if from_origin || (self.known & theirs.ack != 0 && acknowledges_all) => {
                 TcpEstablished
             }
             TcpFinWait | TcpCloseWait if fin && peer_has_finished => TcpLastAck,
@@ -373,10 +390,10 @@ impl Connection {
     #[inline(always)]
     const fn scaled(&self, seen: &Seen, bits: Bits) -> u32 {
         let both = ORIGIN_SCALES | REPLY_SCALES;
-        let scale = if self.known & LOOSE != 0 {
-            MAX_SCALE as u16
-        } else if seen.has(SYN) || self.known & both != both {
+        let scale = if seen.has(SYN) {
             // The window of a SYN is never scaled (RFC 7323, section 2.2).
+            0
+        } else if self.known & both != both {
             0
         } else {
             (self.known >> bits.shift) & SCALE_MASK

@@ -34,16 +34,60 @@ fn spec_d12_a_guess_at_the_handshake_establishes_nothing() {
     let mut connection = Connection::start(TcpSynSent, &seen(SYN, 99, 0));
     assert_eq!(advance(&mut connection, &seen(SYN | ACK, 499, 100_000), false), Step::Invalid);
     assert_eq!(advance(&mut connection, &seen(SYN | ACK, 499, 100), false), Step::To(TcpSynReceived));
-    assert_eq!(
-        advance(&mut connection, &seen(ACK, 100, 500u32.wrapping_sub(100_000)), true),
-        Step::To(TcpSynReceived)
-    );
-    assert_eq!(
-        advance(&mut connection, &seen(ACK, 100, 501), true),
-        Step::Ignore,
-        "acknowledges what was not sent"
-    );
+    for flags in [ACK, FIN | ACK] {
+        for (acknowledgment, what) in
+            [(500u32.wrapping_sub(100_000), "a guess"), (501, "acknowledges what was not sent")]
+        {
+            let guess = seen(flags, 100, acknowledgment);
+            assert_eq!(advance(&mut connection, &guess, true), Step::Ignore, "{what}");
+        }
+    }
+    assert_eq!(advance(&mut connection, &seen(SYN | ACK, 499, 100_000), false), Step::Invalid);
     assert_eq!(connection.state, TcpSynReceived);
+}
+
+#[test]
+fn spec_d12_a_syn_sent_again_without_its_data_is_answered() {
+    // RFC 7413: the first attempt carries data, the next one perhaps not.
+    let mut connection = Connection::start(TcpSynSent, &Seen { payload: 10, ..seen(SYN, 99, 0) });
+    assert_eq!(advance(&mut connection, &seen(SYN, 99, 0), true), Step::To(TcpSynSent));
+    for acknowledgment in [110, 100] {
+        let mut connection = connection;
+        let answer = seen(SYN | ACK, 499, acknowledgment);
+        assert_eq!(advance(&mut connection, &answer, false), Step::To(TcpSynReceived), "{acknowledgment}");
+    }
+    // Another attempt is another connection.
+    assert_eq!(advance(&mut connection, &seen(SYN, 900_000, 0), true), Step::To(TcpSynSent));
+    assert_eq!(advance(&mut connection, &seen(SYN | ACK, 499, 100), false), Step::Invalid);
+    assert_eq!(advance(&mut connection, &seen(SYN | ACK, 499, 900_001), false), Step::To(TcpSynReceived));
+}
+
+#[test]
+fn spec_d12_both_may_open_at_once() {
+    // RFC 9293, figure 8; each SYN may be lost behind the filter and be sent again.
+    for last in [true, false] {
+        let mut c = Connection::start(TcpSynSent, &seen(SYN, 99, 0));
+        assert_eq!(advance(&mut c, &seen(SYN, 499, 0), false), Step::To(TcpSynReceived));
+        assert_eq!(advance(&mut c, &seen(SYN, 499, 0), false), Step::To(TcpSynReceived));
+        assert_eq!(advance(&mut c, &seen(SYN, 99, 0), true), Step::Ignore);
+        assert_eq!(advance(&mut c, &seen(SYN | ACK, 99, 900), true), Step::Invalid, "of another connection");
+        assert_eq!(advance(&mut c, &seen(SYN | ACK, 99, 500), true), Step::To(TcpSynReceived));
+        assert_eq!(advance(&mut c, &seen(SYN | ACK, 499, 100), false), Step::To(TcpSynReceived));
+        assert_eq!(advance(&mut c, &seen(SYN, 499, 0), false), Step::Invalid, "it has acknowledged");
+        let (sequence, acknowledgment) = if last { (100, 500) } else { (500, 100) };
+        assert_eq!(advance(&mut c, &seen(ACK, sequence, acknowledgment), last), Step::To(TcpEstablished));
+    }
+}
+
+#[test]
+fn spec_d12_an_older_connection_is_taken_up_whatever_its_scales() {
+    let mut c = Connection::start(TcpEstablished, &seen(ACK, 100, 500));
+    advance(&mut c, &seen(ACK, 500, 100), false);
+    assert_eq!((c.origin.window, c.reply.window), (1000 << 14, 1000 << 14));
+    // A SYN+ACK tells its sender's: here that there is no scaling at all.
+    let mut c = Connection::start(TcpSynReceived, &seen(SYN | ACK, 99, 500));
+    advance(&mut c, &seen(ACK, 500, 100), false);
+    assert_eq!((c.origin.window, c.reply.window), (1000, 1000));
 }
 
 #[test]

@@ -121,16 +121,14 @@ impl Flows {
         let is_live =
             |(of, flow): &(&Key, &Flow)| of.interface == key.interface && flow.live && now < flow.over_at;
         let is_full = self.known.iter().filter(is_live).count() as u64 >= limits.live;
-        let verdict = if is_ready && !flow.live && is_full {
-            Err("table_full")
-        } else {
-            let anew = now + interface.timeout(flow.state);
-            flow.over_at = if flow.state == old.state { old.over_at.max(anew) } else { anew };
-            flow.live |= is_ready;
-            Ok("established")
-        };
+        if is_ready && !flow.live && is_full {
+            return Some(Err("table_full"));
+        }
+        let anew = now + interface.timeout(flow.state);
+        flow.over_at = if flow.state == old.state { old.over_at.max(anew) } else { anew };
+        flow.live |= is_ready;
         self.known.insert(key.clone(), flow);
-        Some(verdict)
+        Some(Ok("established"))
     }
 
     /// Section 9; `allowed` asks the rules.

@@ -52,6 +52,12 @@ impl Segment {
     fn is_syn(&self) -> bool {
         matches!(self.kind, Kind::Syn | Kind::SynAck)
     }
+
+    /// The sequence number behind it.
+    fn end(&self) -> u32 {
+        let numbers = self.data + u32::from(self.is_syn()) + u32::from(self.kind == Kind::Fin);
+        self.sequence.wrapping_add(numbers)
+    }
 }
 
 /// RFC 7323, section 2.2; a larger shift counts as 14 (section 2.3).
@@ -153,8 +159,7 @@ impl Connection {
             sender.scale = segment.scale;
         }
         let is_fin = segment.kind == Kind::Fin;
-        let numbers = segment.data + u32::from(segment.is_syn()) + u32::from(is_fin);
-        let end = segment.sequence.wrapping_add(numbers);
+        let end = segment.end();
         if sender.end.is_none_or(|known| after(end, known) > 0) {
             sender.end = Some(end);
         }
@@ -194,13 +199,15 @@ impl Connection {
         }
         let cut = self.cut;
         let (sender, receiver) = self.sides(from_origin);
-        if let (true, Some(acknowledgment), Some(end)) = (cut, segment.acknowledgment, receiver.end)
+        let fit = Self::fit(sender, receiver, segment.sequence);
+        let moves =
+            matches!(segment.kind, Kind::Fin | Kind::Ack) && state != "syn_sent" && fit != Fit::Outside;
+        if let (true, Some(acknowledgment), Some(end)) = (cut && moves, segment.acknowledgment, receiver.end)
             && (1..=65_535).contains(&after(acknowledgment, end))
         {
             receiver.end = Some(acknowledgment);
         }
         let (sender, receiver) = (*sender, *receiver);
-        let fit = Self::fit(&sender, &receiver, segment.sequence);
         match (segment.kind, state, from_origin) {
             (Kind::Nonsense, ..) => Outcome::Drop("tcp_flags"),
             (Kind::Rst, "syn_sent", false) => {
@@ -221,10 +228,13 @@ impl Connection {
                 Outcome::Restart
             }
             (Kind::Syn, "syn_sent", true) => {
+                let kept = sender.end.filter(|end| (0..=65_535).contains(&after(*end, segment.end())));
                 *self = Self::default();
+                self.origin.end = kept;
                 self.change(true, segment, "syn_sent")
             }
             (Kind::Syn, "syn_sent", false) => self.change(false, segment, "syn_recv"),
+            (Kind::Syn, "syn_recv", false) if sender.ack.is_none() => self.change(false, segment, "syn_recv"),
             (Kind::SynAck, "syn_sent", false) => {
                 if just_below(segment.acknowledgment, receiver.end) {
                     self.change(false, segment, "syn_recv")
@@ -232,7 +242,13 @@ impl Connection {
                     Outcome::Drop("tcp_state")
                 }
             }
-            (Kind::SynAck, "syn_recv", _) => self.change(from_origin, segment, "syn_recv"),
+            (Kind::SynAck, "syn_recv", _) => {
+                if receiver.end.is_none() || just_below(segment.acknowledgment, receiver.end) {
+                    self.change(from_origin, segment, "syn_recv")
+                } else {
+                    Outcome::Drop("tcp_state")
+                }
+            }
             (Kind::Syn, _, true) | (Kind::SynAck, _, false) | (Kind::Fin | Kind::Ack, "syn_sent", false) => {
                 Outcome::Nothing
             }
@@ -242,7 +258,9 @@ impl Connection {
             (Kind::Fin | Kind::Ack, ..) => {
                 let of_nothing_sent = matches!((segment.acknowledgment, receiver.end),
                     (Some(acknowledgment), Some(end)) if after(acknowledgment, end) > 0);
-                if fit == Fit::Outside || of_nothing_sent {
+                let guessed =
+                    state == "syn_recv" && from_origin && !just_below(segment.acknowledgment, receiver.end);
+                if fit == Fit::Outside || of_nothing_sent || guessed {
                     return Outcome::Nothing;
                 }
                 let next = next(state, from_origin, segment, &receiver);
@@ -262,7 +280,7 @@ fn next(state: &'static str, from_origin: bool, segment: &Segment, receiver: &Si
     let all_acknowledged = segment.acknowledgment.is_some() && segment.acknowledgment == receiver.end;
     match (segment.kind, state) {
         (Kind::Fin, "syn_recv" | "established") => "fin_wait",
-        (Kind::Ack, "syn_recv") if from_origin && just_below(segment.acknowledgment, receiver.end) => {
+        (Kind::Ack, "syn_recv") if from_origin || (all_acknowledged && receiver.ack.is_some()) => {
             "established"
         }
         (Kind::Fin, "fin_wait" | "close_wait") if receiver.fin => "last_ack",

@@ -15,22 +15,15 @@ use serde_json::Value;
 use sg_common::abi::{Be32, Flow, FlowKeyV4, FlowKeyV6, Hook, Interface};
 use sg_common::family::{V4, V6};
 use sg_common::headers::Header;
-use sg_common::judge::{Judgement, Scratch, judge};
+use sg_common::judge::{Environment as _, Judgement, Scratch, judge};
 use sg_common::packet::Packet;
 
 use self::rows::Rows;
 use self::tables::Flows;
+use crate::expect::Limits;
 
 /// Ticks in a second of the clock here.
 pub const HZ: u64 = 1000;
-
-/// How many flows an interface may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    pub live: u32,
-    pub half_v4: u32,
-    pub half_v6: u32,
-}
 
 /// A filter without a kernel.
 pub struct Host {
@@ -89,6 +82,7 @@ impl Host {
                 let number = index as u32 + 1;
                 let half = half::of(files, interface, number);
                 let Limits { live, half_v4, half_v6 } = self.limits;
+                let [live, half_v4, half_v6] = [live, half_v4, half_v6].map(|limit| limit as u32);
                 let entry = Interface {
                     ifindex: number,
                     zone: number,
@@ -108,9 +102,14 @@ impl Host {
         self.rows = Rows::new(files, policies);
     }
 
-    /// Lets time pass.
+    /// Lets time pass, and collects what is over by then.
     pub fn advance(&self, seconds: u32) {
         self.now.set(self.now.get() + u64::from(seconds) * HZ);
+        for row in
+            self.flows_v4.collect(self.now.get()).into_iter().chain(self.flows_v6.collect(self.now.get()))
+        {
+            self.add_live(row, -1);
+        }
     }
 
     /// Forgets all flows and pieces, and counts anew.

@@ -57,6 +57,18 @@ impl<K: Copy + Eq + Hash> Flows<K> {
         [of(true, &self.live), of(false, &self.half)].concat()
     }
 
+    /// Removes what is over; returns the rows of those that were live.
+    pub(super) fn collect(&self, now: u64) -> Vec<u32> {
+        let mut rows = Vec::new();
+        for (live, key, flow) in self.all() {
+            if flow.expires <= now {
+                self.remove(if live { &self.live } else { &self.half }, &key);
+                rows.extend(live.then_some(flow.place));
+            }
+        }
+        rows
+    }
+
     fn find<'a>(table: &'a RefCell<Vec<(K, Cell)>>, key: &K) -> Option<FlowRef<'a>> {
         let table = table.borrow();
         let (_, flow) = table.iter().find(|(other, _)| other == key)?;

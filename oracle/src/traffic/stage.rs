@@ -234,8 +234,9 @@ impl<'s> Stage<'s> {
         let kind = if v4 { dice.pick(&[3, 11, 12, 5, 4]) } else { dice.pick(&[1, 2, 3, 4, 137, 5]) };
         let code = dice.pick(&[0, 4, 1]);
         let mut about = about.clone();
-        match dice.below(16) {
+        match dice.below(17) {
             0..=8 => {}
+            16 => about = dress(&about, dice),
             9 => (about.source, about.destination) = (about.destination, about.source),
             10 => about.payload.iter_mut().take(2).for_each(|byte| *byte ^= 1),
             11 => about.payload.iter_mut().skip(2).take(2).for_each(|byte| *byte ^= 1),
@@ -247,8 +248,14 @@ impl<'s> Stage<'s> {
         }
         let router = if dice.once_in(3) { self.other(about.destination, dice) } else { about.destination };
         let mut error = about.error(router, kind, code);
-        match dice.below(10) {
+        match dice.below(12) {
             0..=4 => {}
+            // A header that is none, or says other lengths.
+            10 => error.payload[8] ^= dice.pick(&[0x10, 0x20, 0x01, 0x04, 0x0f]),
+            11 => {
+                let at = (8 + dice.below(48) as usize).min(error.payload.len() - 1);
+                error.payload[at] ^= dice.pick(&[1, 0x80, 0xff]);
+            }
             5 => error.payload.truncate(8 + if v4 { 28 } else { 48 }),
             6 => error.payload.truncate(8 + if v4 { 27 } else { 47 }),
             7 => error.payload.truncate(8 + if v4 { 20 } else { 40 }),

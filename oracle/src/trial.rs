@@ -1,0 +1,116 @@
+//! The same traffic before both judges: the oracle, and the decisions over tables in memory.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use sg_common::abi::FLOW_ORIGIN_OUTBOUND;
+use sg_common::conntrack::State;
+use sg_common::verdict::{Action, Reason};
+
+use crate::expect::{FlowView, Limits, Oracle};
+use crate::host::{Entry, HZ, Host};
+use crate::traffic::Step;
+
+/// How many flows an interface may have where a trial is not about that.
+pub const ROOM: Limits = Limits { live: 1000, half_v4: 1000, half_v6: 1000 };
+
+/// Both judges, of one policy.
+pub struct Trial {
+    oracle: Oracle,
+    host: Host,
+    /// How many packets were counted under which reason.
+    pub reasons: BTreeMap<Reason, u64>,
+}
+
+impl Trial {
+    pub fn new(files: &[Value], limits: Limits) -> Self {
+        let (oracle, host) = (Oracle::new(files, limits), Host::new(files, limits));
+        Self { oracle, host, reasons: BTreeMap::new() }
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    pub fn set_policy(&mut self, files: &[Value]) {
+        self.oracle.set_policy(files);
+        self.host.set_policy(files);
+    }
+
+    /// As if no packet had come yet.
+    pub fn forget(mut self) -> Self {
+        self.oracle = self.oracle.forgotten();
+        self.host.forget();
+        self
+    }
+
+    /// Takes a step; says what a packet is counted as.
+    ///
+    /// # Errors
+    ///
+    /// What the two judges do not agree about.
+    pub fn step(&mut self, step: &Step) -> Result<Option<Reason>, String> {
+        let reason = match step {
+            Step::Advance(seconds) => {
+                self.oracle.advance((*seconds).into());
+                self.host.advance(*seconds);
+                None
+            }
+            Step::Frame { device, ingress, frame } => {
+                let said = self.oracle.judge(device, *ingress, frame);
+                let verdict = self.host.judge(device, *ingress, frame).verdict;
+                let Some(reason) = verdict.reason() else { return Err(format!("{verdict:?} has no reason")) };
+                if reason.name() != said.reason {
+                    return Err(format!("the oracle says {}, the filter {}", said.reason, reason.name()));
+                }
+                if said.passes != matches!(verdict.action(), Action::Allow) {
+                    return Err(format!("{}: the oracle says it passes: {}", said.reason, said.passes));
+                }
+                *self.reasons.entry(reason).or_default() += 1;
+                Some(reason)
+            }
+        };
+        let (expected, seen) = (self.oracle.flows(), self.flows());
+        if expected != seen {
+            return Err(format!("flows: the oracle has {expected:#?}, the filter {seen:#?}"));
+        }
+        Ok(reason)
+    }
+
+    /// Takes all steps.
+    ///
+    /// # Errors
+    ///
+    /// What the two judges do not agree about, and all that was before.
+    pub fn steps(&mut self, steps: &[Step]) -> Result<(), String> {
+        for (index, step) in steps.iter().enumerate() {
+            self.step(step)
+                .map_err(|error| format!("{error}\nafter the last of\n{:#?}", &steps[..=index]))?;
+        }
+        Ok(())
+    }
+
+    /// The filter's flows whose time is not over, in the words of the oracle.
+    fn flows(&self) -> Vec<FlowView> {
+        let now = self.host.now();
+        let entries = self.host.entries();
+        let mut flows: Vec<_> =
+            entries.iter().filter(|entry| entry.flow.expires > now).map(|entry| self.view(entry)).collect();
+        flows.sort();
+        flows
+    }
+
+    fn view(&self, entry: &Entry) -> FlowView {
+        FlowView {
+            device: self.host.device(entry.zone).to_owned(),
+            protocol: entry.protocol,
+            local: entry.local,
+            remote: entry.remote,
+            ports: entry.ports,
+            state: State::from_number(entry.flow.state).map_or("none", State::name),
+            live: entry.live,
+            begun_by_instance: entry.flow.flags & FLOW_ORIGIN_OUTBOUND != 0,
+            seconds_left: (entry.flow.expires - self.host.now()) / HZ,
+        }
+    }
+}
