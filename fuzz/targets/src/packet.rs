@@ -1,15 +1,12 @@
 //! Frames and time, through the real decisions over tables in memory and through the oracle.
 
-use std::fmt::Write;
-
 use proptest::strategy::{BoxedStrategy, Strategy};
 use serde_json::Value;
-use sg_common::abi;
-use sg_common::conntrack::State;
-use sg_oracle::expect::{self, FlowView, Oracle};
+use sg_common::verdict::Reason;
+use sg_oracle::expect::Limits;
 use sg_oracle::guarded::{GuardedWorld, any_guarded_world};
-use sg_oracle::host::{self, Host};
 use sg_oracle::traffic::Step;
+use sg_oracle::trial::{ROOM, Trial};
 
 use crate::compiler::thrown;
 
@@ -39,69 +36,33 @@ const FRAME: u8 = 0x20;
 pub fn packet(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let mut files = policy(bytes.take(DICE));
-    let (live, half_v4, half_v6) = if bytes.number(1) < 64 { (2, 3, 2) } else { (1000, 1000, 1000) };
-    let mut host = Host::new(&files, host::Limits { live, half_v4, half_v6 });
-    let mut oracle = Oracle::new(
-        &files,
-        expect::Limits { live: live.into(), half_v4: half_v4.into(), half_v6: half_v6.into() },
-    );
-    let mut story = String::new();
+    let few = Limits { live: 2, half_v4: 3, half_v6: 2 };
+    let mut trial = Trial::new(&files, if bytes.number(1) < 64 { few } else { ROOM });
+    let mut story = Vec::new();
     for _ in 0..MOST_STEPS {
         let &[tag] = bytes.take(1) else { break };
-        match tag {
-            ADVANCE..POLICY => {
-                let seconds = bytes.number(3);
-                host.advance(seconds);
-                oracle.advance(seconds.into());
-                let _ = writeln!(story, "{:?}", Step::Advance(seconds));
-            }
+        let step = match tag {
+            ADVANCE..POLICY => Step::Advance(bytes.number(3)),
             POLICY..FRAME => {
                 files = policy(bytes.take(DICE));
-                host.set_policy(&files);
-                oracle.set_policy(&files);
-                let _ = writeln!(story, "{}", serde_json::json!(files));
+                trial.set_policy(&files);
+                story.push("another policy".to_owned());
+                continue;
             }
             FRAME.. => {
                 let devices = devices(&files);
                 let device = devices[usize::from(tag >> 1 & 7) % devices.len()].to_owned();
                 let length = bytes.number(2) as usize;
-                let (ingress, frame) = (tag & 1 != 0, bytes.take(length).to_vec());
-                let judged =
-                    host.judge(&device, ingress, &frame).verdict.reason().map(|reason| reason.name());
-                let said = oracle.judge(&device, ingress, &frame).reason;
-                let step = Step::Frame { device, ingress, frame };
-                let _ = writeln!(story, "{step:?} {said}");
-                let (known, expected) = (flows(&host), oracle.flows());
-                if (judged, &known) != (Some(said), &expected) {
-                    let policy = serde_json::to_string_pretty(&files).unwrap();
-                    panic!(
-                        "the filter says {judged:?} and has\n{known:#?}\nthe oracle {said:?} and\n{expected:#?}\n\
-                         after the last frame of\n{story}under (the last policy)\n{policy}"
-                    );
-                }
+                Step::Frame { device, ingress: tag & 1 != 0, frame: bytes.take(length).to_vec() }
             }
+        };
+        let judged = trial.step(&step);
+        story.push(format!("{step:?} {}", judged.as_ref().ok().copied().flatten().map_or("", Reason::name)));
+        if let Err(error) = judged {
+            let policy = serde_json::to_string_pretty(&files).unwrap();
+            panic!("{error}\nafter the last of\n{}\nunder (the last policy)\n{policy}", story.join("\n"));
         }
     }
-}
-
-/// The filter's flows whose time is not over, in the oracle's words.
-fn flows(host: &Host) -> Vec<FlowView> {
-    let entries = host.entries().into_iter().filter(|entry| entry.flow.expires > host.now());
-    let mut flows: Vec<FlowView> = entries
-        .map(|entry| FlowView {
-            device: host.device(entry.zone).to_owned(),
-            protocol: entry.protocol,
-            local: entry.local,
-            remote: entry.remote,
-            ports: entry.ports,
-            state: State::from_number(entry.flow.state).unwrap().name(),
-            live: entry.live,
-            begun_by_instance: entry.flow.flags & abi::FLOW_ORIGIN_OUTBOUND != 0,
-            seconds_left: (entry.flow.expires - host.now()) / host::HZ,
-        })
-        .collect();
-    flows.sort();
-    flows
 }
 
 fn policy(dice: &[u8]) -> Vec<Value> {
