@@ -200,12 +200,22 @@ fn covers(rule: &Value, question: &Question) -> bool {
         "tcp" => 6,
         "udp" => 17,
         "icmp" if question.remote.is_ipv4() => 1,
-        "icmp" | "icmpv6" => 58,
+        "icmp" | "icmpv6" | "ipv6-icmp" => 58,
+        // IANA, "Protocol Numbers".
+        "igmp" => 2,
         "ipip" => 4,
+        "egp" => 8,
+        "ipv6" => 41,
+        "rsvp" => 46,
         "gre" => 47,
         "esp" => 50,
         "ah" => 51,
+        "ospf" => 89,
+        "pim" => 103,
+        "vrrp" => 112,
+        "l2tp" => 115,
         "sctp" => 132,
+        "udplite" => 136,
         number => number.parse().expect("a protocol"),
     };
     if wanted != question.protocol() {

@@ -563,7 +563,10 @@ impl Seed {
         // Rules of the interface's own groups; groups of the same name elsewhere add some that are not.
         let mut rules: Vec<&Value> = all("security_groups")
             .into_iter()
-            .filter(|group| interface["security_groups"].as_array().unwrap().contains(&group["name"]))
+            // Bare metal may have no list at all.
+            .filter(|group| {
+                interface["security_groups"].as_array().is_some_and(|names| names.contains(&group["name"]))
+            })
             .filter_map(|group| group[list].as_array())
             .flatten()
             .collect();

@@ -2,6 +2,8 @@
 
 mod cargo;
 mod demo;
+mod docs;
+mod fuzz;
 mod setup;
 mod test;
 
@@ -33,6 +35,10 @@ enum Verb {
     },
     /// Build everything and run all tests, or those whose names contain a FILTER
     Test { filter: Vec<String> },
+    /// Let the fuzz targets run, each for a while; exit 1 if one fails
+    Fuzz(fuzz::Fuzz),
+    /// Write the pages of docs/ that are made from the code
+    Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
     ClippyBpf,
 }
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
         Verb::Setup { check: false } => setup::install().map(success),
         Verb::Demo { unfiltered } => demo::run(unfiltered).map(success),
         Verb::Test { filter } => test::run(&filter),
+        Verb::Fuzz(fuzz) => fuzz.run(),
+        Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
     result.unwrap_or_else(|error| {

@@ -89,7 +89,26 @@ impl fmt::Display for LoadError {
 /// # Errors
 /// Everything that is wrong in any of the files, at once; the caller's running policy is not touched (K2, D22).
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
-    let files = read::read(paths);
+    loaded(read::read(paths))
+}
+
+/// As [`load`], of files that are in memory already. The paths are names only.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_bytes(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Result<Loaded, LoadError> {
+    loaded(decoded(files))
+}
+
+fn decoded(contents: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Files {
+    let mut files = Files::default();
+    for (path, bytes) in contents {
+        files.decode(path, bytes);
+    }
+    files
+}
+
+fn loaded(files: Files) -> Result<Loaded, LoadError> {
     let loaded = check(&files)?;
     Ok(Loaded { texts: files.sources.into_iter().map(|source| source.text).collect(), ..loaded })
 }

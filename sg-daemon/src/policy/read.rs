@@ -54,9 +54,14 @@ impl Files {
         let mut bytes = Vec::new();
         // One byte more than allowed: enough to know, and a device that never ends cannot fill the memory.
         let read = File::open(&path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
-        if let Err(error) = read {
-            return self.unreadable(&path, &error);
+        match read {
+            Ok(_) => self.decode(path, bytes),
+            Err(error) => self.unreadable(&path, &error),
         }
+    }
+
+    /// Takes what a file holds.
+    pub(crate) fn decode(&mut self, path: PathBuf, bytes: Vec<u8>) {
         if bytes.len() as u64 > MOST_BYTES {
             let message = format!("the file is larger than {} MiB", MOST_BYTES >> 20);
             return self.faults.push(whole_file(&path, message));

@@ -11,6 +11,8 @@ use sg_ebpf_build::PINNED_NIGHTLY;
 
 /// The version that builds with [`LLVM`] and has been tried with aya-ebpf of this workspace.
 const BPF_LINKER: &str = "0.13.0";
+/// The version whose arguments `cargo xtask fuzz` gives.
+const CARGO_FUZZ: &str = "0.13.1";
 /// Debian's LLVM that reads what both kinds of compiler write.
 const LLVM: &str = "22";
 /// The compiler and its precompiled `core` for BPF. Debian keeps the `-web` packages of its stable releases new, because browsers
@@ -87,15 +89,23 @@ pub fn bpf_linker() -> Result<()> {
         apt(&[&llvm, &polly, "libzstd-dev"])?;
     }
     let feature = format!("llvm-{LLVM}");
+    let mut cargo = cargo_install("bpf-linker", BPF_LINKER);
+    cargo.args(["--no-default-features", "--features", &feature]).env("LLVM_PREFIX", prefix);
+    quietly(cargo)
+}
+
+pub fn cargo_fuzz() -> Result<()> {
+    quietly(cargo_install("cargo-fuzz", CARGO_FUZZ))
+}
+
+fn cargo_install(program: &str, version: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked"])
-        .args(["--no-default-features", "--features", &feature])
-        .env("LLVM_PREFIX", prefix)
+        .args(["install", program, "--version", version, "--locked"])
         .env_remove("CARGO_TARGET_DIR")
         // Not the settings of this workspace.
         .current_dir("/");
-    quietly(cargo)
+    cargo
 }
 
 fn has_apt() -> bool {

@@ -26,6 +26,16 @@ pub fn check() -> Result<()> {
     go(true)
 }
 
+/// Finds what the fuzz targets need and installs what is missing.
+pub fn fuzz() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    report.tool("C++ compiler", || version("c++", "--version"), || install::apt(&["g++"]));
+    report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
+    report.tool("bpf-linker", bpf_linker, install::bpf_linker);
+    report.tool("cargo-fuzz", || version("cargo-fuzz", "--version"), install::cargo_fuzz);
+    report.finish()
+}
+
 fn go(only_check: bool) -> Result<()> {
     let mut report = Report { only_check, missing: 0 };
     report.tool("C compiler", || version("cc", "--version"), || install::apt(&["gcc", "libc6-dev"]));
@@ -42,10 +52,7 @@ fn go(only_check: bool) -> Result<()> {
                 .into()),
         );
     }
-    if report.missing > 0 {
-        bail!("{} of the things above are missing", report.missing);
-    }
-    Ok(())
+    report.finish()
 }
 
 fn bpf_toolchain() -> Result<String, String> {
@@ -64,6 +71,13 @@ struct Report {
 }
 
 impl Report {
+    fn finish(self) -> Result<()> {
+        if self.missing > 0 {
+            bail!("{} of the things above are missing", self.missing);
+        }
+        Ok(())
+    }
+
     /// A thing that can be installed.
     fn tool(
         &mut self,

@@ -13,10 +13,10 @@ use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use super::diagnostic::{Fault, quote};
 use super::names::did_you_mean;
-use super::read::{self, STRICT};
+use super::read::{self, Files, STRICT};
 use super::source::SourceFile;
 use super::values::{self, DEFAULT_GROUP};
-use super::{LoadError, check};
+use super::{LoadError, check, decoded};
 
 /// What to copy, and how.
 #[derive(Debug, Clone)]
@@ -74,12 +74,37 @@ impl CopyError {
     }
 }
 
+/// A file with the copies in it.
+#[derive(Debug)]
+pub struct Edited {
+    pub path: PathBuf,
+    pub before: Vec<u8>,
+    pub after: Vec<u8>,
+    pub copied: Vec<Copied>,
+}
+
 /// Copies a group of the policy at `path` (a file or a directory) under each of the new names.
 ///
 /// # Errors
 /// See [`CopyError`]; in each case nothing was written.
 pub fn copy_group(path: &Path, request: &CopyRequest) -> Result<Vec<Copied>, CopyError> {
-    let mut files = read::read(&[path.to_owned()]);
+    let Edited { path, before, after, copied } = edited(read::read(&[path.to_owned()]), request)?;
+    replace::replace(&path, &before, &after).map_err(|source| CopyError::Write { path, source })?;
+    Ok(copied)
+}
+
+/// As [`copy_group`], of files that are in memory already, and writes nothing.
+///
+/// # Errors
+/// As [`copy_group`], but for [`CopyError::Write`].
+pub fn copy_group_in(
+    files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>,
+    request: &CopyRequest,
+) -> Result<Edited, CopyError> {
+    edited(decoded(files), request)
+}
+
+fn edited(mut files: Files, request: &CopyRequest) -> Result<Edited, CopyError> {
     check(&files).map_err(CopyError::Before)?;
     names_are_fresh(request)?;
     let (file, edit) = plan(&files.sources, request)?;
@@ -100,8 +125,7 @@ pub fn copy_group(path: &Path, request: &CopyRequest) -> Result<Vec<Copied>, Cop
         })
         .collect();
     check(&files).map_err(CopyError::After)?;
-    replace::replace(&path, &before, &after).map_err(|source| CopyError::Write { path, source })?;
-    Ok(copied)
+    Ok(Edited { path, before, after, copied })
 }
 
 fn bytes(source: &SourceFile) -> Vec<u8> {

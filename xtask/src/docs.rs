@@ -1,0 +1,75 @@
+//! `cargo xtask docs`: the pages of `docs/` that are made from a list in the code.
+
+use std::fmt::Write;
+use std::fs;
+
+use anyhow::{Context, Result};
+use sg_common::verdict::{Action, Reason};
+
+use crate::cargo::workspace;
+
+const DROP_REASONS: &str = "docs/drop-reasons.md";
+
+/// Writes every page that is not what it should be.
+pub fn write() -> Result<()> {
+    let path = workspace().join(DROP_REASONS);
+    let page = drop_reasons();
+    if fs::read_to_string(&path).is_ok_and(|written| written == page) {
+        println!("unchanged  {DROP_REASONS}");
+        return Ok(());
+    }
+    fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("written    {DROP_REASONS}");
+    Ok(())
+}
+
+/// The reasons in the order of their numbers.
+fn drop_reasons() -> String {
+    let mut page = String::from(
+        "<!-- Made by `cargo xtask docs` from sg-common/src/verdict.rs. Change the list there, not this page. -->\n\
+         # Why a packet passed or was dropped\n\
+         \n\
+         Every packet is counted once, under one of these names: in `sgctl status`, in `sgctl explain`, and in JSON. The\n\
+         numbers do not change; they index the counters in the kernel. [packets.md](packets.md) says when which applies.\n",
+    );
+    for (action, heading) in [(Action::Allow, "Passed"), (Action::Drop, "Dropped")] {
+        let mut reasons: Vec<Reason> =
+            Reason::EVERY.iter().copied().filter(|reason| reason.action() == action).collect();
+        reasons.sort_by_key(|reason| *reason as u8);
+        let _ = write!(page, "\n## {heading}\n\n| number | name | |\n|--:|---|---|\n");
+        for reason in reasons {
+            let text = reason.text().replace('|', "\\|");
+            let _ = writeln!(page, "| {} | `{}` | {text} |", reason as u8, reason.name());
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spec_d24_the_page_of_reasons_is_what_the_list_says() {
+        let written = fs::read_to_string(workspace().join(DROP_REASONS)).unwrap_or_default();
+        assert!(
+            written == drop_reasons(),
+            "{DROP_REASONS} is not what the list in sg-common/src/verdict.rs says: run `cargo xtask docs`"
+        );
+    }
+
+    #[test]
+    fn every_reason_has_one_line_under_what_becomes_of_the_packet() {
+        let page = drop_reasons();
+        let (passed, dropped) = page.split_once("## Dropped").unwrap();
+        for reason in Reason::EVERY {
+            let line = format!("| {} | `{}` | {} |\n", *reason as u8, reason.name(), reason.text());
+            let (here, there) = match reason.action() {
+                Action::Allow => (passed, dropped),
+                Action::Drop => (dropped, passed),
+            };
+            assert_eq!((here.matches(&line).count(), there.matches(&line).count()), (1, 0), "{line}");
+        }
+        assert_eq!(page.matches("\n| ").count(), Reason::EVERY.len() + 2, "two heads, and a line for each");
+    }
+}
