@@ -1,7 +1,9 @@
 //! What a person does to this repository is a verb here: `cargo xtask VERB`.
 
+mod attack;
 mod cargo;
 mod demo;
+mod paint;
 mod setup;
 mod test;
 
@@ -31,6 +33,8 @@ enum Verb {
         #[arg(long)]
         unfiltered: bool,
     },
+    /// Let real attackers' and everyday programs loose on the filter and count what comes through
+    Attack(attack::Options),
     /// Build everything and run all tests, or those whose names contain a FILTER
     Test { filter: Vec<String> },
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Setup { check: true } => setup::check().map(success),
         Verb::Setup { check: false } => setup::install().map(success),
         Verb::Demo { unfiltered } => demo::run(unfiltered).map(success),
+        Verb::Attack(options) => attack::run(&options).map(success),
         Verb::Test { filter } => test::run(&filter),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
