@@ -5,6 +5,8 @@
 
 mod cases;
 mod evasions;
+mod floods;
+mod scans;
 mod scapy;
 mod site;
 mod table;
@@ -34,8 +36,9 @@ pub fn run(options: &Options) -> Result<()> {
     cargo::run(&["build", "--package", "sg-daemon"])?;
     let begin = Instant::now();
     let mut table = Table::new(&options.only);
-    let _ = options.short;
     let (bare, filtered) = (Site::new(false)?, Site::new(true)?);
+    scans::run(&mut table, &bare, &filtered)?;
+    floods::run(&mut table, &bare, &filtered, options.short)?;
     evasions::run(&mut table, &bare, &filtered)?;
     let took = begin.elapsed().as_secs();
     ensure!(table.rows() > 0, "no row has {:?} in its name", options.only);

@@ -63,7 +63,11 @@ impl Scapy {
             who.insert("ROUTER_LL".into(), json!(link_local(OUTSIDE_MAC)?));
             who.insert("STRANGER4".into(), json!(IpAddr::from(outside::STRANGER)));
         }
-        let script = write_file(site.topology.lab.directory(), "sender.py", include_str!("sender.py"))?;
+        let mut script = site.topology.lab.directory().join("sender.py");
+        // Another sender may be reading it already.
+        if !script.exists() {
+            script = write_file(site.topology.lab.directory(), "sender.py", include_str!("sender.py"))?;
+        }
         let mut command = netns.command(PYTHON);
         command.arg(script).arg(who.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let process = Process::spawn(command)?;
