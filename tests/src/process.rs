@@ -9,6 +9,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::registry::{Held, Resource, lock};
 
@@ -89,6 +91,12 @@ impl Process {
             }
             sleep(POLL);
         }
+    }
+
+    /// Sends it a signal, and not its group. nsenter becomes the program that it runs, so this is the program itself.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(lock(&self.child).id())?), signal)?;
+        Ok(())
     }
 
     /// How it has ended, if it has.

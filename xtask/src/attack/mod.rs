@@ -6,8 +6,11 @@
 mod cases;
 mod evasions;
 mod floods;
+mod leases;
+mod narrow;
 mod scans;
 mod scapy;
+mod services;
 mod site;
 mod table;
 
@@ -40,6 +43,9 @@ pub fn run(options: &Options) -> Result<()> {
     scans::run(&mut table, &bare, &filtered)?;
     floods::run(&mut table, &bare, &filtered, options.short)?;
     evasions::run(&mut table, &bare, &filtered)?;
+    leases::run(&mut table, &bare, &filtered)?;
+    narrow::run(&mut table, &filtered)?;
+    services::run(&mut table, &bare, &filtered)?;
     let took = begin.elapsed().as_secs();
     ensure!(table.rows() > 0, "no row has {:?} in its name", options.only);
     ensure!(
