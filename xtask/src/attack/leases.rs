@@ -17,7 +17,7 @@ use super::table::{Seen, Table, Through};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What the guest's hardware address makes of the advertised prefix; the policy lists it.
 const SLAAC: &str = "2001:db8:c:0:5054:ff:fe00:7";
-const ADVERTISEMENTS: &str = "ip6[6] = 58 and ip6[40] = 134";
+const ADVERTISEMENTS: &str = "dst host ff02::1 and ip6[6] = 58 and ip6[40] = 134";
 
 const LEASE: &str = "dnsmasq, udhcpc: a lease";
 const RENEWAL: &str = "dnsmasq, udhcpc: a renewal with a configured server";
@@ -91,7 +91,9 @@ fn script(topology: &Topology) -> Result<PathBuf> {
 
 fn without_address(site: &Site) -> Result<&Guest> {
     let guest = site.guest(2)?;
-    guest.netns.ip("-4 address flush dev eth0")?;
+    let mut command = guest.netns.command("ip");
+    command.args(["-4", "address", "flush", "dev", DEVICE]);
+    Process::finish(command, PATIENCE)?.success("ip address flush")?;
     Ok(guest)
 }
 

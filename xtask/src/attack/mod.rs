@@ -5,6 +5,7 @@
 
 mod cases;
 mod evasions;
+mod flood;
 mod floods;
 mod leases;
 mod narrow;
@@ -12,6 +13,7 @@ mod scans;
 mod scapy;
 mod services;
 mod site;
+mod syn;
 mod table;
 
 use std::time::Instant;
@@ -46,6 +48,7 @@ pub fn run(options: &Options) -> Result<()> {
     leases::run(&mut table, &bare, &filtered)?;
     narrow::run(&mut table, &filtered)?;
     services::run(&mut table, &bare, &filtered)?;
+    flood::run(&mut table, &bare, &filtered, options.short)?;
     let took = begin.elapsed().as_secs();
     ensure!(table.rows() > 0, "no row has {:?} in its name", options.only);
     ensure!(

@@ -37,7 +37,8 @@ pub fn run(table: &mut Table, site: &Site) -> Result<()> {
         let transfer = || transfer(&far, &b.netns, SocketAddr::new(own, 80), false);
         table.row(name, Through::All, || discover(site, &b.netns, far_address, transfer));
     }
-    Ok(())
+    set(site.outside(), "ipv4/conf/all/forwarding", "0")?;
+    set(site.outside(), "ipv6/conf/all/forwarding", "0")
 }
 
 /// A namespace that `outside` forwards to.

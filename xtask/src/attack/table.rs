@@ -17,6 +17,7 @@ pub enum Through {
     All,
     Exactly(u64),
     AtMost(u64),
+    AtLeast(u64),
     /// Those to the open port, and nothing else; counted apart.
     OpenPort,
 }
@@ -28,6 +29,7 @@ impl Through {
             Self::All => through == sent,
             Self::Exactly(number) => through == number,
             Self::AtMost(number) => through <= number,
+            Self::AtLeast(number) => through >= number,
             Self::OpenPort => through > 0 && through < sent,
         }
     }
@@ -40,6 +42,7 @@ impl fmt::Display for Through {
             Self::All => f.pad("all"),
             Self::Exactly(number) => f.pad(&number.to_string()),
             Self::AtMost(number) => f.pad(&format!("≤ {number}")),
+            Self::AtLeast(number) => f.pad(&format!("≥ {number}")),
             Self::OpenPort => f.pad("open port"),
         }
     }
