@@ -99,8 +99,7 @@ const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
 fn open(device: &str, program: &[libc::sock_filter]) -> Result<Counter> {
     // Without a protocol it receives nothing before it has its program.
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-    let filter =
-        libc::sock_fprog { len: u16::try_from(program.len())?, filter: program.as_ptr().cast_mut() };
+    let filter = libc::sock_fprog { len: u16::try_from(program.len())?, filter: program.as_ptr().cast_mut() };
     // SAFETY: the program outlives the call, which copies it; the kernel only reads it.
     let attached = unsafe {
         libc::setsockopt(

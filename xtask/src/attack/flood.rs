@@ -23,9 +23,9 @@ const ATTEMPTS: u32 = 3;
 /// For an answer on a connection that lives, once the flood is over.
 const ALIVE: Duration = Duration::from_secs(5);
 
-/// A table's part for each of four interfaces (ARCHITECTURE.md, "Flows").
-const LIVE_SHARE: u64 = 262_144 / 4;
-const HALF_OPEN_SHARE: u64 = 131_072 / 4;
+/// An interface's part of the tables while there are few of them (ARCHITECTURE.md, "Flows"): they are shared out among 16.
+const LIVE_SHARE: u64 = 262_144 / 16;
+const HALF_OPEN_SHARE: u64 = 131_072 / 16;
 /// What a program may breathe. It keeps nothing of the flows: they are in maps of a fixed size.
 const BREATH: u64 = 8 << 20;
 
@@ -125,7 +125,8 @@ fn scene(bare: &Site, site: &Site, size: &Size) -> Result<[Seen; 6]> {
 fn requests(site: &Site, guest: &Guest, count: u64, progress: &AtomicU64) -> Result<Seen> {
     let IpAddr::V4(address) = guest.v4 else { bail!("{} is not IPv4", guest.v4) };
     let target = Target { from_mac: bytes(OUTSIDE_MAC)?, mac: bytes(&guest.mac)?, address, port: PORT };
-    let ours = format!("tcp dst port {PORT} and tcp[13] = 2 and dst host {address} and not src net 10.0.0.0/24");
+    let ours =
+        format!("tcp dst port {PORT} and tcp[13] = 2 and dst host {address} and not src net 10.0.0.0/24");
     let ends = Ends::new(site.outside(), &guest.netns, &ours)?;
     site.outside().run(|| syn::flood(DEVICE, target, count, progress))??;
     let (sent, through) = ends.settled()?;
@@ -289,7 +290,8 @@ fn tables(daemon: &Daemon, guest: &Guest, before: &Memory, size: &Size) -> Resul
     let output = daemon.sgctl(&["flows", "--json"])?;
     ensure!(output.status.success(), "sgctl flows: {}", String::from_utf8_lossy(&output.stderr).trim());
     let flows: Vec<Value> = serde_json::from_slice(&output.stdout).context("sgctl flows --json")?;
-    let text = |flow: &Value, name: &str| flow.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |flow: &Value, name: &str| flow.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let ours: Vec<_> = flows.iter().filter(|flow| text(flow, "interface") == guest.device).collect();
     let established = ours.iter().filter(|flow| text(flow, "state").contains("established")).count();
     let half_open = ours.iter().filter(|flow| text(flow, "state").contains("syn")).count() as u64;

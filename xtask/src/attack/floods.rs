@@ -43,7 +43,12 @@ const FLOODS: &[Flood] = &[
     ),
     inbound("hping3: ACK flood at a closed port", &["-A", "-p", "81"], "tcp dst port 81", "no_rule"),
     inbound("hping3: FIN flood at the open port", &["-F", "-p", "80"], "tcp dst port 80", "tcp_flags"),
-    inbound("hping3: FIN+ACK flood at a closed port", &["-F", "-A", "-p", "81"], "tcp dst port 81", "no_rule"),
+    inbound(
+        "hping3: FIN+ACK flood at a closed port",
+        &["-F", "-A", "-p", "81"],
+        "tcp dst port 81",
+        "no_rule",
+    ),
     inbound("hping3: UDP flood at a closed port", &["-2", "-p", "54"], "udp dst port 54", "no_rule"),
     inbound("hping3: ICMP flood", &["-1"], "icmp[0] = 8", "no_rule"),
     inbound(
@@ -71,7 +76,7 @@ const FLOODS: &[Flood] = &[
 const RESETS: &str = "hping3: resets with random numbers into a live connection";
 
 pub fn run(table: &mut Table, bare: &Site, filtered: &Site, short: bool) -> Result<()> {
-    let many = if short { 2_000 } else { 10_000 };
+    let many = if short { 2_000 } else { 20_000 };
     if !FLOODS.iter().any(|flood| table.wants(flood.name)) && !table.wants(RESETS) {
         return Ok(());
     }
@@ -150,6 +155,9 @@ fn echo(stream: &mut TcpStream) -> Result<()> {
 fn hping(from: &sg_tests::Netns, arguments: &[&str], count: u64, target: &str) -> Result<()> {
     let mut command = from.command("hping3");
     // It ends with 1 when nobody answers, which is what is hoped for.
-    command.args(["-q", "-n", "-I", "eth0", "-i", "u50", "-c", &count.to_string()]).args(arguments).arg(target);
+    command
+        .args(["-q", "-n", "-I", "eth0", "-i", "u50", "-c", &count.to_string()])
+        .args(arguments)
+        .arg(target);
     Process::finish(command, PATIENCE).map(drop)
 }

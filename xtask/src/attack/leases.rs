@@ -62,7 +62,13 @@ fn serve_dhcp(topology: &Topology) -> Result<Process> {
     let directory = topology.lab.directory();
     let mut command = topology.outside.command(program("dnsmasq")?);
     command
-        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--log-facility=-", "--user=root", "--port=0"])
+        .args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--log-facility=-",
+            "--user=root",
+            "--port=0",
+        ])
         .args(["--bind-interfaces", "--interface=eth0", "--dhcp-authoritative", "--no-ping"])
         .args(["--dhcp-range=10.0.0.7,10.0.0.7,255.255.255.0,10m", "--dhcp-option=3,10.0.0.1"])
         .arg(format!("--dhcp-leasefile={}", directory.join("leases").display()))
@@ -152,10 +158,11 @@ fn advertise(topology: &Topology, netns: &Netns, prefix: &str) -> Result<Process
     let directory = topology.lab.directory();
     let file = write_file(directory, &format!("{}-radvd.conf", netns.name()), &text)?;
     let mut command = netns.command(program("radvd")?);
-    command.args(["-n", "-m", "stderr", "-C"]).arg(file).arg("-p").arg(directory.join(format!(
-        "{}-radvd.pid",
-        netns.name()
-    )));
+    command
+        .args(["-n", "-m", "stderr", "-C"])
+        .arg(file)
+        .arg("-p")
+        .arg(directory.join(format!("{}-radvd.pid", netns.name())));
     Process::serve(command, &directory.join("radvd.log"))
 }
 

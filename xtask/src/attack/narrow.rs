@@ -65,14 +65,8 @@ fn behind_a_narrow_hop(site: &Site) -> Result<Netns> {
 }
 
 /// Counts the complaints to a guest during a transfer, and asks it for what it has learnt.
-fn discover(
-    site: &Site,
-    guest: &Netns,
-    far: IpAddr,
-    transfer: impl FnOnce() -> Result<()>,
-) -> Result<Seen> {
-    let complaint =
-        if far.is_ipv4() { "icmp[0] = 3 and icmp[1] = 4" } else { "ip6[6] = 58 and ip6[40] = 2" };
+fn discover(site: &Site, guest: &Netns, far: IpAddr, transfer: impl FnOnce() -> Result<()>) -> Result<Seen> {
+    let complaint = if far.is_ipv4() { "icmp[0] = 3 and icmp[1] = 4" } else { "ip6[6] = 58 and ip6[40] = 2" };
     let ends = Ends::new(site.outside(), guest, complaint)?;
     let known = path_mtu(guest, far)?;
     ensure!(!known.contains("mtu"), "before the transfer: {known}");

@@ -44,12 +44,24 @@ fn scans() -> Vec<Scan> {
         scan("nmap: SYN scan (-sS)", &["-sS"], OPEN, by_rule, Some("80/open/")),
         Scan {
             source: outside::STRANGER_V6.into(),
-            ..scan("nmap: SYN scan, v6 (-6 -sS)", &["-6", "-sS"], "ip6[6] = 6 and ip6[42:2] = 80", by_rule, Some("80/open/"))
+            ..scan(
+                "nmap: SYN scan, v6 (-6 -sS)",
+                &["-6", "-sS"],
+                "ip6[6] = 6 and ip6[42:2] = 80",
+                by_rule,
+                Some("80/open/"),
+            )
         },
         Scan {
             source: outside::ADMIN.into(),
             ports: "22,23,53,443,3306,8080",
-            ..scan("nmap: SYN scan by the administrator", &["-sS"], "tcp dst port 22", by_rule, Some("22/open/"))
+            ..scan(
+                "nmap: SYN scan by the administrator",
+                &["-sS"],
+                "tcp dst port 22",
+                by_rule,
+                Some("22/open/"),
+            )
         },
         // A connection older than its entry may go on where a rule allows it (D12).
         scan("nmap: ACK scan (-sA)", &["-sA"], OPEN, by_rule, Some("80/unfiltered/")),
@@ -80,8 +92,12 @@ pub fn run(table: &mut Table, bare: &Site, filtered: &Site) -> Result<()> {
     }
     let serve = |site: &Site| {
         let guest = site.guest(0)?;
-        let tcp = [(guest.v4, 22).into(), (guest.v4, 80).into(), (guest.v6, 80).into(), (guest.v4, 23).into()];
-        Ok::<_, anyhow::Error>((guest.netns.serve_tcp(&tcp)?, guest.netns.serve_udp(&[(guest.v4, 53).into()])?))
+        let tcp =
+            [(guest.v4, 22).into(), (guest.v4, 80).into(), (guest.v6, 80).into(), (guest.v4, 23).into()];
+        Ok::<_, anyhow::Error>((
+            guest.netns.serve_tcp(&tcp)?,
+            guest.netns.serve_udp(&[(guest.v4, 53).into()])?,
+        ))
     };
     let _servers = (serve(bare)?, serve(filtered)?);
     table.heading("nmap: from outside against guest a");
@@ -111,8 +127,8 @@ fn attempt(scan: &Scan, site: &Site) -> Result<(Seen, String)> {
     let wrong = Ends::new(site.outside(), &guest.netns, &forbidden)?;
     let mut command = site.outside().command("nmap");
     command
-        .args(["-n", "-Pn", "-T4", "--max-retries", "1", "--initial-rtt-timeout", "150ms"])
-        .args(["--max-rtt-timeout", "300ms", "-oG", "-", "-e", "eth0", "-S"])
+        .args(["-n", "-Pn", "-T4", "--max-retries", "2", "--initial-rtt-timeout", "300ms"])
+        .args(["--max-rtt-timeout", "600ms", "-oG", "-", "-e", "eth0", "-S"])
         .arg(scan.source.to_string())
         .args(scan.arguments)
         .args(["-p", scan.ports])
@@ -124,6 +140,7 @@ fn attempt(scan: &Scan, site: &Site) -> Result<(Seen, String)> {
     if site.daemon.is_some() {
         seen.check(leaked == 0, || format!("{leaked} packets came through that no rule allows"));
     }
-    let ports = output.stdout.lines().find_map(|line| line.split_once("Ports: ").map(|(_, ports)| ports.to_owned()));
+    let ports =
+        output.stdout.lines().find_map(|line| line.split_once("Ports: ").map(|(_, ports)| ports.to_owned()));
     Ok((seen, ports.unwrap_or_default()))
 }

@@ -72,12 +72,7 @@ impl Scapy {
         command.arg(script).arg(who.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let process = Process::spawn(command)?;
         let (stdin, stdout) = process.pipes()?;
-        Ok(Self {
-            netns: netns.clone(),
-            stdin,
-            stdout: BufReader::new(stdout).lines(),
-            _process: process,
-        })
+        Ok(Self { netns: netns.clone(), stdin, stdout: BufReader::new(stdout).lines(), _process: process })
     }
 
     /// Waits until it can send.

@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SSH: &str = "ssh: the administrator logs in by key and runs a command";
 const SSH_STRANGER: &str = "ssh: a stranger with the same key";
 const POSTGRESQL: &str = "PostgreSQL: pgbench, by an outbound rule";
+const POSTGRESQL_DENIED: &str = "PostgreSQL: pg_isready of guest c, which has no such rule";
 const IPERF: [(&str, &[&str]); 4] = [
     ("iperf3: TCP into the guest", &["-t", "1"]),
     ("iperf3: TCP out of the guest (-R)", &["-t", "1", "-R"]),
@@ -27,7 +28,8 @@ const IPERF: [(&str, &[&str]); 4] = [
 ];
 
 pub fn run(table: &mut Table, bare: &Site, filtered: &Site) -> Result<()> {
-    let names = [SSH, SSH_STRANGER, POSTGRESQL].into_iter().chain(IPERF.map(|(name, _)| name));
+    let names =
+        [SSH, SSH_STRANGER, POSTGRESQL, POSTGRESQL_DENIED].into_iter().chain(IPERF.map(|(name, _)| name));
     if !names.into_iter().any(|name| table.wants(name)) {
         return Ok(());
     }
@@ -49,6 +51,17 @@ pub fn run(table: &mut Table, bare: &Site, filtered: &Site) -> Result<()> {
         });
     }
     table.row(POSTGRESQL, Through::All, || database(filtered));
+    table.row(POSTGRESQL_DENIED, Through::Nothing, || {
+        let open = is_ready(bare)?;
+        let mut seen = is_ready(filtered)?;
+        seen.check(open.sent > 0 && open.through == open.sent, || {
+            format!("without the filter {} of {} came through", open.through, open.sent)
+        });
+        Ok(seen)
+    });
+    if !IPERF.iter().any(|(name, _)| table.wants(name)) {
+        return Ok(());
+    }
     let guest = filtered.guest(0)?;
     let mut command = guest.netns.command(program("iperf3")?);
     command.args(["-s", "-B"]).arg(guest.v4.to_string());
@@ -135,8 +148,24 @@ impl Sshd {
         let ends = Ends::new(site.outside(), &guest.netns, &expression)?;
         let mut command = site.outside().command("ssh");
         command
-            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR"])
-            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=3"])
+            .args([
+                "-F",
+                "none",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "LogLevel=ERROR",
+            ])
+            .args([
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "IdentitiesOnly=yes",
+                "-o",
+                "ConnectTimeout=3",
+            ])
             .args(["-b", &source.to_string(), "-i"])
             .arg(&self.key)
             .arg(format!("root@{}", guest.v4))
@@ -175,10 +204,11 @@ fn database(site: &Site) -> Result<Seen> {
     Process::finish(command, PATIENCE)?.success("initdb")?;
     write_file(&data, "pg_hba.conf", "host all all 0.0.0.0/0 trust\n")?;
     let mut command = as_postgres(site.outside(), &postgresql("postgres")?);
-    command.arg("-D").arg(&data).args(["-c", "fsync=off", "-c", "unix_socket_directories="]).args([
-        "-c",
-        &format!("listen_addresses={}", outside::MYSQL),
-    ]);
+    command
+        .arg("-D")
+        .arg(&data)
+        .args(["-c", "fsync=off", "-c", "unix_socket_directories="])
+        .args(["-c", &format!("listen_addresses={}", outside::MYSQL)]);
     let log = directory.join("postgresql.log");
     let server = Process::serve(command, &log)?;
     let ready = wait_until("PostgreSQL", PATIENCE, || {
@@ -208,6 +238,18 @@ fn database(site: &Site) -> Result<Seen> {
     })
 }
 
+/// Asks for the database from a guest without rules.
+fn is_ready(site: &Site) -> Result<Seen> {
+    let guest = site.guest(2)?;
+    let ends = Ends::new(&guest.netns, site.outside(), "tcp dst port 5432")?;
+    let mut command = guest.netns.command(postgresql("pg_isready")?);
+    command.args(["-t", "2", "-h", &outside::MYSQL.to_string()]);
+    // It fails either way: without the filter nobody listens.
+    Process::finish(command, PATIENCE)?;
+    let (sent, through) = ends.settled()?;
+    Ok(Seen { sent, through, faults: Vec::new() })
+}
+
 fn iperf(site: &Site, arguments: &[&str]) -> Result<Seen> {
     let guest = site.guest(0)?;
     let (from, to) = if arguments.contains(&"-R") {
@@ -231,7 +273,8 @@ fn iperf(site: &Site, arguments: &[&str]) -> Result<Seen> {
     };
     undisturbed(site, &ends, work, |seen, report| {
         let sum = |name: &str, field: &str| report.get("end")?.get(name)?.get(field)?.as_f64();
-        let bytes = if arguments.contains(&"-u") { sum("sum", "bytes") } else { sum("sum_received", "bytes") };
+        let bytes =
+            if arguments.contains(&"-u") { sum("sum", "bytes") } else { sum("sum_received", "bytes") };
         seen.check(bytes.unwrap_or(0.0) > 100_000.0, || format!("iperf3 has moved {bytes:?} bytes"));
         if arguments.contains(&"-u") {
             let lost = sum("sum", "lost_percent").unwrap_or(100.0);

@@ -81,7 +81,12 @@ pub struct Table {
 impl Table {
     /// `only`: parts of the names of rows that are wanted; none means all.
     pub fn new(only: &[String]) -> Self {
-        Self { only: only.iter().map(|part| part.to_lowercase()).collect(), section: String::new(), rows: 0, wrong: Vec::new() }
+        Self {
+            only: only.iter().map(|part| part.to_lowercase()).collect(),
+            section: String::new(),
+            rows: 0,
+            wrong: Vec::new(),
+        }
     }
 
     pub fn wants(&self, name: &str) -> bool {
@@ -93,8 +98,7 @@ impl Table {
         clear();
         text.clone_into(&mut self.section);
         println!("\n{}", paint(text, "1"));
-        let line =
-            format!("  {:<NAME_WIDTH$} {:>9} {:>9}  {:<9}", "attack", "sent", "through", "expected");
+        let line = format!("  {:<NAME_WIDTH$} {:>9} {:>9}  {:<9}", "attack", "sent", "through", "expected");
         println!("{}", paint(line.trim_end(), "2"));
     }
 
@@ -111,10 +115,8 @@ impl Table {
     pub fn show(&mut self, name: &str, expected: Through, seen: Result<Seen>) {
         clear();
         self.rows += 1;
-        let mut seen = seen.unwrap_or_else(|error| Seen {
-            faults: vec![format!("{error:#}")],
-            ..Seen::default()
-        });
+        let mut seen =
+            seen.unwrap_or_else(|error| Seen { faults: vec![format!("{error:#}")], ..Seen::default() });
         if seen.faults.is_empty() && seen.sent == 0 {
             seen.fault("nothing was sent");
         }

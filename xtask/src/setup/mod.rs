@@ -88,7 +88,9 @@ pub const PYTHON: &str = "/usr/bin/python3";
 
 fn scapy() -> Result<String, String> {
     match Command::new(PYTHON).args(["-c", "import scapy; print(scapy.VERSION)"]).output() {
-        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        }
         Ok(_) => Err("Debian's python3 has no module scapy".to_owned()),
         Err(error) => Err(format!("{PYTHON} cannot be run: {error}")),
     }
