@@ -27,7 +27,7 @@ pub struct Case {
     pub reasons: &'static [&'static str],
 }
 
-const fn case(
+pub const fn case(
     name: &'static str,
     from: By,
     frames: &'static str,
@@ -43,7 +43,7 @@ impl Case {
         self
     }
 
-    const fn counted(mut self, expression: &'static str) -> Self {
+    pub const fn counted(mut self, expression: &'static str) -> Self {
         self.counted = Some(expression);
         self
     }
@@ -187,7 +187,8 @@ pub const HEADERS: &[Case] = &[
     case(
         "fragments behind destination options",
         Both,
-        "[v6()/options()/frag(0, True)/Raw(datagram(48)[:32]), v6()/options()/frag(4, False)/Raw(bytes(16))]",
+        "[v6()/options()/frag(0, True)/Raw(datagram(48)[:32]), \
+          v6()/options()/frag(4, False)/Raw(bytes(16))]",
         All,
         &["fragment"],
     ),
@@ -224,7 +225,8 @@ pub const HEADERS: &[Case] = &[
     case(
         "nested fragment headers",
         Both,
-        "[v6()/frag(0, False, 44)/frag(0, False)/udp(), v6()/frag(0, True, 44)/frag(0, True)/Raw(datagram(48)[:32])]",
+        "[v6()/frag(0, False, 44)/frag(0, False)/udp(), \
+          v6()/frag(0, True, 44)/frag(0, True)/Raw(datagram(48)[:32])]",
         Nothing,
         &["extension_headers"],
     ),
@@ -246,15 +248,17 @@ pub const HEADERS: &[Case] = &[
     case(
         "source-routed IPv4, loose and strict",
         Both,
-        "[v4(options=[IPOption_LSRR(routers=[ROUTER4])])/udp(), v4(options=[IPOption_SSRR(routers=[ROUTER4])])/udp()]",
+        "[v4(options=[IPOption_LSRR(routers=[ROUTER4])])/udp(), \
+          v4(options=[IPOption_SSRR(routers=[ROUTER4])])/udp()]",
         Nothing,
         &["source_route"],
     ),
     case(
         "lengths that contradict each other",
         Both,
-        "[v4(ihl=4)/udp(), v4(len=2000)/udp(), v4(len=10)/udp(), v4()/tcp(dataofs=4), v4()/tcp(dataofs=15), \
-          v4()/udp(len=4), v4()/udp(len=400), v6(plen=400)/udp(), v6()/udp(len=4)]",
+        "[v4(ihl=4)/udp(), v4(len=2000)/udp(), v4(len=10)/udp(), v4()/tcp(dataofs=4), \
+          v4()/tcp(dataofs=15), v4()/udp(len=4), v4()/udp(len=400), v6(plen=400)/udp(), \
+          v6()/udp(len=4)]",
         Nothing,
         &["malformed"],
     ),
@@ -268,7 +272,8 @@ pub const HEADERS: &[Case] = &[
     case(
         "tunnels: IP in IP, IPv6 in IP, GRE, ESP",
         Both,
-        "[v4()/IP(src=ME4, dst=TO4)/udp(), v4(proto=41)/IPv6(src=ME6, dst=TO6)/udp(), v4()/GRE()/IP()/udp(), v4(proto=50)/Raw(bytes(32))]",
+        "[v4()/IP(src=ME4, dst=TO4)/udp(), v4(proto=41)/IPv6(src=ME6, dst=TO6)/udp(), \
+          v4()/GRE()/IP()/udp(), v4(proto=50)/Raw(bytes(32))]",
         Nothing,
         &["no_rule"],
     ),
@@ -284,7 +289,8 @@ pub const HEADERS: &[Case] = &[
     case(
         "unknown EtherTypes: MPLS, PPPoE, EAPOL, loopback, LLDP, 802.3",
         Both,
-        "[e(type=kind)/Raw(struct.pack('!H', ID) + bytes(58)) for kind in (0x88b5, 0x8847, 0x8863, 0x888e, 0x9000, 0x88cc, 60)]",
+        "[e(type=kind)/Raw(struct.pack('!H', ID) + bytes(58)) \
+          for kind in (0x88b5, 0x8847, 0x8863, 0x888e, 0x9000, 0x88cc, 60)]",
         Nothing,
         &["ether_type"],
     ),
@@ -296,12 +302,19 @@ const FLOW6: &str = "v6()/udp()";
 
 pub const ERRORS: &[Case] = &[
     case("an ICMP error about a flow", Both, "v4()/quote()", All, &["related"]).after(FLOW),
-    case("an ICMP error about a flow, from a router on the way", Outside, "v4(src=ROUTER4)/quote()", All, &["related"])
-        .after(FLOW),
+    case(
+        "an ICMP error about a flow, from a router on the way",
+        Outside,
+        "v4(src=ROUTER4)/quote()",
+        All,
+        &["related"],
+    )
+    .after(FLOW),
     case(
         "ICMPv6 errors about a flow",
         Both,
-        "[v6()/quote6(error) for error in (ICMPv6DestUnreach(code=4), ICMPv6PacketTooBig(mtu=1280), ICMPv6TimeExceeded(), ICMPv6ParamProblem())]",
+        "[v6()/quote6(error) for error in (ICMPv6DestUnreach(code=4), ICMPv6PacketTooBig(mtu=1280), \
+          ICMPv6TimeExceeded(), ICMPv6ParamProblem())]",
         All,
         &["related"],
     )
@@ -309,9 +322,11 @@ pub const ERRORS: &[Case] = &[
     case(
         "ICMP errors about other ports, addresses, protocols, …",
         Both,
-        "[v4()/quote(sport=SPORT + 1), v4()/quote(dport=54), v4()/quote(dst=STRANGER4), v4()/quote(src=NEIGHBOR4, dst=STRANGER4), \
-          v4()/quote(transport=TCP), v4()/quote(src=ME4, dst=TO4), v4()/quote(src=ME4, dst=TO4, sport=53, dport=SPORT), \
-          v4()/ICMP(type=3, code=3)/Raw(bytes(IP(src=TO4, dst=ME4, proto=17))), v4()/ICMP(type=3, code=3)]",
+        "[v4()/quote(sport=SPORT + 1), v4()/quote(dport=54), v4()/quote(dst=STRANGER4), \
+          v4()/quote(src=NEIGHBOR4, dst=STRANGER4), v4()/quote(transport=TCP), \
+          v4()/quote(src=ME4, dst=TO4), v4()/quote(src=ME4, dst=TO4, sport=53, dport=SPORT), \
+          v4()/ICMP(type=3, code=3)/Raw(bytes(IP(src=TO4, dst=ME4, proto=17))), \
+          v4()/ICMP(type=3, code=3)]",
         Nothing,
         &["no_rule"],
     )
@@ -319,16 +334,30 @@ pub const ERRORS: &[Case] = &[
     case(
         "ICMPv6 errors about other ports, addresses, protocols, …",
         Both,
-        "[v6()/quote6(ICMPv6PacketTooBig(mtu=1280), **k) for k in (dict(sport=SPORT + 1), dict(dport=54), dict(dst=ROUTER6), \
-          dict(transport=TCP), dict(src=ME6, dst=TO6))] + [v6()/ICMPv6PacketTooBig(mtu=1280)]",
+        "[v6()/quote6(ICMPv6PacketTooBig(mtu=1280), **k) for k in (dict(sport=SPORT + 1), \
+          dict(dport=54), dict(dst=ROUTER6), dict(transport=TCP), \
+          dict(src=ME6, dst=TO6))] + [v6()/ICMPv6PacketTooBig(mtu=1280)]",
         Nothing,
         &["no_rule"],
     )
     .after(FLOW6),
-    case("ICMP redirects", Outside, "[v4(src=ROUTER4)/ICMP(type=5, code=code, gw=STRANGER4)/IP(src=TO4, dst=ME4)/UDP(sport=SPORT, dport=53) for code in (0, 1)]", Nothing, &["redirect"])
-        .after(FLOW),
-    case("ICMP redirects", Guest, "v4()/ICMP(type=5, code=1, gw=ME4)/IP(src=TO4, dst=ME4)/UDP(sport=SPORT, dport=53)", Nothing, &["redirect"])
-        .after(FLOW),
+    case(
+        "ICMP redirects",
+        Outside,
+        "[v4(src=ROUTER4)/ICMP(type=5, code=code, gw=STRANGER4)/IP(src=TO4, dst=ME4)/UDP(sport=SPORT, \
+          dport=53) for code in (0, 1)]",
+        Nothing,
+        &["redirect"],
+    )
+    .after(FLOW),
+    case(
+        "ICMP redirects",
+        Guest,
+        "v4()/ICMP(type=5, code=1, gw=ME4)/IP(src=TO4, dst=ME4)/UDP(sport=SPORT, dport=53)",
+        Nothing,
+        &["redirect"],
+    )
+    .after(FLOW),
     case(
         "ICMPv6 redirects",
         Outside,
@@ -340,150 +369,11 @@ pub const ERRORS: &[Case] = &[
     case(
         "answers that nobody has asked for",
         Both,
-        "[v4()/UDP(sport=53, dport=SPORT)/b'answer', v4()/ICMP(type=0), v6()/ICMPv6EchoReply(), v6()/UDP(sport=53, dport=SPORT)/b'answer'] + \
-         [v4()/TCP(sport=80, dport=SPORT, flags=flags) for flags in ('SA', 'A', 'R', 'RA', 'FA', 'PA')]",
+        "[v4()/UDP(sport=53, dport=SPORT)/b'answer', v4()/ICMP(type=0), v6()/ICMPv6EchoReply(), \
+          v6()/UDP(sport=53, dport=SPORT)/b'answer'] \
+          + [v4()/TCP(sport=80, dport=SPORT, flags=flags) \
+          for flags in ('SA', 'A', 'R', 'RA', 'FA', 'PA')]",
         Nothing,
         &["no_rule"],
     ),
-];
-
-/// Where a guest pretends to be somebody else.
-pub const IDENTITY: &[Case] = &[
-    case(
-        "another's IPv4 source: router, neighbour, nobody, loopback, …",
-        Guest,
-        "[v4(src=src)/udp() for src in (ROUTER4, NEIGHBOR4, STRANGER4, '0.0.0.0', '127.0.0.1', '255.255.255.255')]",
-        Nothing,
-        &["source_address"],
-    ),
-    case(
-        "another's IPv6 source: router, its link-local, neighbour, …",
-        Guest,
-        "[v6(src=src)/udp() for src in (ROUTER6, ROUTER_LL, NEIGHBOR6, '::', 'ff02::1')]",
-        Nothing,
-        &["source_address"],
-    ),
-    case("another's source in a later fragment", Guest, "f4(4, bytes(16), 0, src=NEIGHBOR4)", Nothing, &["source_address"]),
-    case("another's hardware address", Guest, "e(src='52:54:00:00:66:66')/ip()/udp()", Nothing, &["source_mac"]),
-    case("another's source to a neighbour", Neighbor, "e(NEIGHBOR)/IP(src=ROUTER4, dst=NEIGHBOR4, id=ID)/udp()", Nothing, &["source_address"]),
-    case("the guest's own address from outside", Outside, "[v4(src=TO4)/tcp(dport=22), v4(src=TO4)/udp(54)]", Nothing, &["no_rule"]),
-    case(
-        "ARP for the router's address",
-        Neighbor,
-        "[e('ff:ff:ff:ff:ff:ff')/ARP(op=op, hwsrc=ME, psrc=ROUTER4, pdst=ROUTER4) for op in (1, 2)] + [e(NEIGHBOR)/ARP(op=2, hwsrc=ME, psrc=ROUTER4, hwdst=NEIGHBOR, pdst=NEIGHBOR4)]",
-        Nothing,
-        &["arp_spoof"],
-    )
-    .counted("arp and arp[14:4] = 0x0a000001"),
-    case(
-        "ARP for its own address with another's hardware address",
-        Neighbor,
-        "e('ff:ff:ff:ff:ff:ff')/ARP(op=2, hwsrc='de:ad:be:ef:00:01', psrc=ME4, pdst=ME4)",
-        Nothing,
-        &["arp_spoof"],
-    )
-    .counted("arp and ether[22:4] = 0xdeadbeef"),
-    case("an honest neighbour advertisement", Neighbor, "nd(na(ME6, ME))", All, &["neighbor_discovery"]),
-    case("a neighbour advertisement for the router", Neighbor, "[nd(na(ROUTER6, ME)), nd(na(ROUTER6, ME), between=options())]", Nothing, &["neighbor_spoof"]),
-    case("a neighbour advertisement for the router's link-local", Neighbor, "[nd(na(ROUTER_LL, ME)), nd(na(ROUTER_LL, ME), src=ROUTER_LL)]", Nothing, &["neighbor_spoof"]),
-    case("a neighbour advertisement with another's hardware address", Neighbor, "nd(na(ME6, 'de:ad:be:ef:00:01'))", Nothing, &["neighbor_spoof"]),
-    case(
-        "a neighbour advertisement with another's in its second option",
-        Neighbor,
-        "[nd(na(ME6, ME, 'de:ad:be:ef:00:01')), nd(ICMPv6ND_NA(tgt=ME6, R=0)/ICMPv6NDOptMTU()/ICMPv6NDOptDstLLAddr(lladdr='de:ad:be:ef:00:01'))]",
-        Nothing,
-        &["neighbor_spoof"],
-    ),
-    case(
-        "solicitations with another's in their second option",
-        Neighbor,
-        "[nd(message/ICMPv6NDOptSrcLLAddr(lladdr=ME)/ICMPv6NDOptSrcLLAddr(lladdr='de:ad:be:ef:00:01')) for message in (ICMPv6ND_NS(tgt=NEIGHBOR6), ICMPv6ND_RS())]",
-        Nothing,
-        &["neighbor_spoof"],
-    ),
-    case("neighbour discovery that a router has forwarded", Neighbor, "nd(na(ME6, ME), hlim=64)", Nothing, &["neighbor_spoof"]),
-    case("neighbour discovery in fragments", Neighbor, "nd_pieces(na(ROUTER6, ME)) + [nd(na(ROUTER6, ME), between=frag(0, False, 58))]", Nothing, &["neighbor_spoof", "fragment_of_dropped"]),
-    case(
-        "router advertisements: plain, behind options, in fragments",
-        Neighbor,
-        "[nd(ra()), nd(ra(), between=IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(4))])), nd(ra(), between=options()), \
-          nd(ra(), between=frag(0, False, 58)), e(NEIGHBOR)/IPv6(src=ME_LL, dst=NEIGHBOR6, hlim=255, fl=ID)/ra()] + nd_pieces(ra())",
-        Nothing,
-        &["router_advertisement", "neighbor_spoof", "fragment_of_dropped"],
-    ),
-    case("the configured router's advertisement", Outside, "nd(ra())", All, &["neighbor_discovery"]),
-    case("another router's advertisement", Outside, "nd(ra(), src='fe80::bad')", Nothing, &["router_advertisement"]),
-    case("an honest ARP announcement", Neighbor, "e('ff:ff:ff:ff:ff:ff')/ARP(op=1, hwsrc=ME, psrc=ME4, pdst=ME4)", All, &["arp"])
-        .counted("arp and arp[14:4] = arp[24:4]"),
-    case(
-        "an honest multicast listener report",
-        Neighbor,
-        "e('33:33:00:00:00:16')/IPv6(src=ME_LL, dst='ff02::16', hlim=1, fl=ID)/IPv6ExtHdrHopByHop(options=[RouterAlert()])/ICMPv6MLReport2()",
-        All,
-        &["neighbor_discovery"],
-    ),
-    case(
-        "a multicast listener report of another",
-        Neighbor,
-        "e('33:33:00:00:00:16')/IPv6(src=ROUTER_LL, dst='ff02::16', hlim=1, fl=ID)/IPv6ExtHdrHopByHop(options=[RouterAlert()])/ICMPv6MLReport2()",
-        Nothing,
-        &["source_address"],
-    ),
-    case("DHCP: a client with another's address", Guest, "v4(src=NEIGHBOR4)/UDP(sport=68, dport=67)/b'data'", Nothing, &["source_address"]),
-    case(
-        "DHCP: a client asks everybody",
-        Guest,
-        "e('ff:ff:ff:ff:ff:ff')/IP(src='0.0.0.0', dst='255.255.255.255', id=ID)/UDP(sport=68, dport=67)/BOOTP(chaddr=bytes(6))/DHCP(options=[('message-type', 'discover'), 'end'])",
-        All,
-        &["dhcp"],
-    ),
-    case("DHCP as a way out: to a server that is not configured", Guest, "[v4()/UDP(sport=68, dport=67)/b'data', v4(src='0.0.0.0')/UDP(sport=68, dport=67)/b'data']", Nothing, &["no_rule", "source_address"]),
-    case("DHCP: a guest serves", Neighbor, "[e('ff:ff:ff:ff:ff:ff')/IP(src=ME4, dst='255.255.255.255', id=ID)/UDP(sport=67, dport=68)/BOOTP(op=2), e(NEIGHBOR)/IP(src=ME4, dst=NEIGHBOR4, id=ID)/UDP(sport=1067, dport=68)/BOOTP(op=2)]", Nothing, &["dhcp_server"]),
-    case("DHCPv6: a client asks everybody", Guest, "e('33:33:00:01:00:02')/IPv6(src=ME_LL, dst='ff02::1:2', fl=ID)/UDP(sport=546, dport=547)/DHCP6_Solicit()", All, &["dhcp"]),
-    case("DHCPv6 as a way out: to a server that is not configured", Guest, "v6()/UDP(sport=546, dport=547)/b'data'", Nothing, &["no_rule"]),
-    case("DHCPv6: a guest serves", Neighbor, "e(NEIGHBOR)/IPv6(src=ME_LL, dst=NEIGHBOR6, fl=ID)/UDP(sport=547, dport=546)/DHCP6_Advertise()", Nothing, &["dhcp_server"]),
-];
-
-/// With `link_local: any`, which lets a guest use any link-local address but its router's.
-pub const ANY_LINK_LOCAL: &[Case] = &[
-    case(
-        "any link-local address of its own",
-        Neighbor,
-        "nd(na('fe80::1234', ME), src='fe80::1234')",
-        All,
-        &["neighbor_discovery"],
-    ),
-    case(
-        "the router's link-local in an advertisement",
-        Neighbor,
-        "nd(na(ROUTER_LL, ME), src='fe80::1234')",
-        Nothing,
-        &["neighbor_spoof"],
-    ),
-    case(
-        "the router's link-local as a source",
-        Neighbor,
-        "nd(na(ME6, ME), src=ROUTER_LL)",
-        Nothing,
-        &["neighbor_spoof"],
-    ),
-    case(
-        "the router's link-local as a source of data",
-        Guest,
-        "v6(src=ROUTER_LL)/udp()",
-        Nothing,
-        &["source_address"],
-    ),
-];
-
-/// By a guest with an IPv4 address only.
-pub const OTHER_FAMILY: &[Case] = &[
-    case(
-        "an IPv6 source of a guest with IPv4 addresses only",
-        Guest,
-        "v6()/udp()",
-        Nothing,
-        &["source_address"],
-    ),
-    case("an advertisement for it", Neighbor, "nd(na(ME6, ME))", Nothing, &["neighbor_spoof"]),
 ];

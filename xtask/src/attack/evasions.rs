@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use sg_tests::Netns;
 
 use super::cases::{self, By, Case};
+use super::identity;
 use super::scapy::{self, Scapy, marked};
 use super::site::{Ends, POLICY, Site, reason};
 use super::table::{Seen, Table};
@@ -53,8 +54,8 @@ impl Sender {
 }
 
 pub fn run(table: &mut Table, bare: &Site, filtered: &Site) -> Result<()> {
-    let every = [cases::FRAGMENTS, cases::HEADERS, cases::ERRORS, cases::IDENTITY].concat();
-    let others = [cases::ANY_LINK_LOCAL, cases::OTHER_FAMILY].concat();
+    let every = [cases::FRAGMENTS, cases::HEADERS, cases::ERRORS, identity::IDENTITY].concat();
+    let others = [identity::ANY_LINK_LOCAL, identity::OTHER_FAMILY].concat();
     if !every.iter().chain(&others).any(|case| table.wants(case.name)) {
         return Ok(());
     }
@@ -71,13 +72,13 @@ pub fn run(table: &mut Table, bare: &Site, filtered: &Site) -> Result<()> {
     stage.section(
         "scapy: from guest d, which has IPv4 addresses only",
         Sender::Guest(D),
-        cases::OTHER_FAMILY,
+        identity::OTHER_FAMILY,
     )?;
     if others.iter().any(|case| stage.table.wants(case.name)) {
         filtered.daemon()?.apply(&POLICY.replace("\"derived\"", "\"any\""))?;
         for (name, guest) in [("XDP", A), ("TC", B)] {
             let heading = format!("scapy: guests may use any link-local address ({name})");
-            stage.section(&heading, Sender::Guest(guest), cases::ANY_LINK_LOCAL)?;
+            stage.section(&heading, Sender::Guest(guest), identity::ANY_LINK_LOCAL)?;
         }
         filtered.daemon()?.apply(POLICY)?;
     }
@@ -102,7 +103,7 @@ impl Stage<'_> {
         self.table.heading(heading);
         for case in wanted {
             let Self { table, bare, filtered, open, closed } = self;
-            table.row(case.name, case.through, || both(case, sender, (bare, open), (filtered, closed)));
+            table.row(case.name, case.through, || both(case, sender, bare, open, filtered, closed));
         }
         Ok(())
     }
@@ -112,15 +113,17 @@ impl Stage<'_> {
 fn both(
     case: &Case,
     sender: Sender,
-    bare: (&Site, &mut Senders),
-    filtered: (&Site, &mut Senders),
+    bare: &Site,
+    open: &mut Senders,
+    filtered: &Site,
+    closed: &mut Senders,
 ) -> Result<Seen> {
     /// Marks the packets of a case: what follows must not be taken for fragments of what went before.
     static NEXT: AtomicU16 = AtomicU16::new(0x4000);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let (open, closed) = std::thread::scope(|scope| {
-        let open = scope.spawn(|| attempt(case, sender, id, bare.0, bare.1));
-        let closed = attempt(case, sender, id, filtered.0, filtered.1);
+        let open = scope.spawn(|| attempt(case, sender, id, bare, open));
+        let closed = attempt(case, sender, id, filtered, closed);
         (open.join().unwrap_or_else(|_| Err(anyhow!("a thread has panicked"))), closed)
     });
     let (open, mut seen) = (open?, closed?);

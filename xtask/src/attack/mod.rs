@@ -7,6 +7,7 @@ mod cases;
 mod evasions;
 mod flood;
 mod floods;
+mod identity;
 mod leases;
 mod narrow;
 mod scans;
