@@ -1,4 +1,4 @@
-//! The laboratory: network namespaces, real sockets and a real daemon, for the tests and for `cargo xtask demo`.
+//! The laboratory: network namespaces, real sockets and a real daemon, for the tests and for `cargo xtask demo` and `attack`.
 //!
 //! ```no_run
 //! use sg_tests::{Daemon, Probe, Topology, patience};

@@ -35,7 +35,7 @@ const NAMES: [&str; 6] = [
     "flood: new connections to guest a meanwhile",
     "flood: live connections of its neighbour, guest b",
     "flood: new connections to guest b meanwhile",
-    "flood: flows of guest a, within its share of the tables",
+    "flood: flows of guest a, within its share; memory as before",
 ];
 
 /// How much of everything.

@@ -238,7 +238,7 @@ pub const ANY_LINK_LOCAL: &[Case] = &[
         Neighbor,
         "nd(na(ME6, ME), src=ROUTER_LL)",
         Nothing,
-        &["neighbor_spoof"],
+        &["neighbor_spoof", "source_address"],
     ),
     case(
         "the router's link-local as a source of data",

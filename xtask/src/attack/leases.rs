@@ -21,25 +21,24 @@ const ADVERTISEMENTS: &str = "dst host ff02::1 and ip6[6] = 58 and ip6[40] = 134
 
 const LEASE: &str = "dnsmasq, udhcpc: a lease";
 const RENEWAL: &str = "dnsmasq, udhcpc: a renewal with a configured server";
+const ROGUE_DHCP: &str = "dnsmasq, udhcpc: a server that is not configured";
 const ROUTER: &str = "radvd: the configured router, an address by SLAAC";
 const ROGUE: &str = "radvd: a router that is not configured";
 
 pub fn run(table: &mut Table, bare: &Site, filtered: &Site) -> Result<()> {
-    if ![LEASE, RENEWAL, ROUTER, ROGUE].iter().any(|name| table.wants(name)) {
+    if ![LEASE, RENEWAL, ROGUE_DHCP, ROUTER, ROGUE].iter().any(|name| table.wants(name)) {
         return Ok(());
     }
     table.heading("everyday: guest c, which has no rules, gets its addresses");
     table.row(LEASE, Through::All, || lease(filtered));
-    table.row(RENEWAL, Through::All, || {
-        let setting = POLICY.replace("\"link_local\"", "\"dhcp_servers\": [\"10.0.0.1\"], \"link_local\"");
-        let file = write_file(filtered.topology.lab.directory(), "dhcp.json", &setting)?;
-        let daemon = filtered.daemon()?;
-        let check = daemon.sgctl(&["check", &file.to_string_lossy()])?;
-        ensure!(check.status.success(), "sgctl check: {}", first_line(&check.stdout, &check.stderr));
-        daemon.apply(&setting)?;
-        let seen = renewal(filtered);
-        daemon.apply(POLICY)?;
-        seen
+    table.row(RENEWAL, Through::All, || with_server(filtered, renewal));
+    table.row(ROGUE_DHCP, Through::Nothing, || {
+        let open = rogue_dhcp(bare)?;
+        let mut seen = with_server(filtered, rogue_dhcp)?;
+        seen.check(open.sent > 0 && open.through == open.sent, || {
+            format!("without the filter {} of {} came through", open.through, open.sent)
+        });
+        Ok(seen)
     });
     table.row(ROUTER, Through::All, || slaac(filtered));
     table.row(ROGUE, Through::Nothing, || {
@@ -53,14 +52,28 @@ pub fn run(table: &mut Table, bare: &Site, filtered: &Site) -> Result<()> {
     Ok(())
 }
 
+/// While the policy names the DHCP server.
+fn with_server(site: &Site, work: fn(&Site) -> Result<Seen>) -> Result<Seen> {
+    let setting = POLICY.replace("\"link_local\"", "\"dhcp_servers\": [\"10.0.0.1\"], \"link_local\"");
+    let file = write_file(site.topology.lab.directory(), "dhcp.json", &setting)?;
+    let daemon = site.daemon()?;
+    let check = daemon.sgctl(&["check", &file.to_string_lossy()])?;
+    ensure!(check.status.success(), "sgctl check: {}", first_line(&check.stdout, &check.stderr));
+    daemon.apply(&setting)?;
+    let seen = work(site);
+    daemon.apply(POLICY)?;
+    seen
+}
+
 fn first_line(stdout: &[u8], stderr: &[u8]) -> String {
     let said = [stdout, stderr].concat();
     String::from_utf8_lossy(&said).lines().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
 }
 
-fn serve_dhcp(topology: &Topology) -> Result<Process> {
+/// Leases one address.
+fn serve_dhcp(topology: &Topology, netns: &Netns, address: &str) -> Result<Process> {
     let directory = topology.lab.directory();
-    let mut command = topology.outside.command(program("dnsmasq")?);
+    let mut command = netns.command(program("dnsmasq")?);
     command
         .args([
             "--keep-in-foreground",
@@ -70,10 +83,11 @@ fn serve_dhcp(topology: &Topology) -> Result<Process> {
             "--port=0",
         ])
         .args(["--bind-interfaces", "--interface=eth0", "--dhcp-authoritative", "--no-ping"])
-        .args(["--dhcp-range=10.0.0.7,10.0.0.7,255.255.255.0,10m", "--dhcp-option=3,10.0.0.1"])
-        .arg(format!("--dhcp-leasefile={}", directory.join("leases").display()))
-        .arg(format!("--pid-file={}", directory.join("dnsmasq.pid").display()));
-    let log = directory.join("dnsmasq.log");
+        .arg(format!("--dhcp-range={address},{address},255.255.255.0,10m"))
+        .arg("--dhcp-option=3,10.0.0.1")
+        .arg(format!("--dhcp-leasefile={}", directory.join(format!("{}-leases", netns.name())).display()))
+        .arg(format!("--pid-file={}", directory.join(format!("{}-dnsmasq.pid", netns.name())).display()));
+    let log = directory.join(format!("{}-dnsmasq.log", netns.name()));
     let process = Process::serve(command, &log)?;
     wait_until("dnsmasq serves", PATIENCE, || {
         ensure!(process.ended()?.is_none(), "dnsmasq: {}", std::fs::read_to_string(&log).unwrap_or_default());
@@ -114,7 +128,7 @@ fn has_address(netns: &Netns, address: &str) -> Result<bool> {
 
 fn lease(site: &Site) -> Result<Seen> {
     let guest = without_address(site)?;
-    let _server = serve_dhcp(&site.topology)?;
+    let _server = serve_dhcp(&site.topology, site.outside(), "10.0.0.7")?;
     let ends = Ends::new(&guest.netns, site.outside(), "udp dst port 67")?;
     let mut command = guest.netns.command(program("udhcpc")?);
     command.args(["-f", "-n", "-q", "-i", DEVICE, "-t", "5", "-T", "2", "-s"]).arg(script(&site.topology)?);
@@ -131,7 +145,7 @@ fn lease(site: &Site) -> Result<Seen> {
 /// A renewal goes to the server alone.
 fn renewal(site: &Site) -> Result<Seen> {
     let guest = without_address(site)?;
-    let _server = serve_dhcp(&site.topology)?;
+    let _server = serve_dhcp(&site.topology, site.outside(), "10.0.0.7")?;
     let mut command = guest.netns.command(program("udhcpc")?);
     command.args(["-f", "-i", DEVICE, "-t", "5", "-T", "2", "-s"]).arg(script(&site.topology)?);
     let client = Process::serve(command, &site.topology.lab.directory().join("udhcpc.log"))?;
@@ -145,6 +159,31 @@ fn renewal(site: &Site) -> Result<Seen> {
     if let Err(error) = answered {
         seen.fault(format!("{error:#}"));
     }
+    Ok(seen)
+}
+
+/// Somebody on the bridge whom no policy names.
+fn stranger_on_the_link(site: &Site) -> Result<Netns> {
+    let [v4, v6] = ["10.0.0.66", "fd00::66"];
+    let netns =
+        site.topology.plug("rogue", "up1", "52:54:00:00:00:66", v4.parse::<Ipv4Addr>()?, v6.parse()?)?;
+    // Its link-local address has to be settled.
+    wait_until("the rogue's address", PATIENCE, || has_address(&netns, "fe80::5054:ff:fe00:66"))?;
+    Ok(netns)
+}
+
+/// Nobody else serves.
+fn rogue_dhcp(site: &Site) -> Result<Seen> {
+    let guest = without_address(site)?;
+    let rogue = stranger_on_the_link(site)?;
+    let _server = serve_dhcp(&site.topology, &rogue, "10.0.0.99")?;
+    let ends = Ends::new(&rogue, &guest.netns, "udp src port 67")?;
+    let mut command = guest.netns.command(program("udhcpc")?);
+    command.args(["-f", "-n", "-q", "-i", DEVICE, "-t", "2", "-T", "1", "-s"]).arg(script(&site.topology)?);
+    let leased = Process::finish(command, PATIENCE)?.status.success();
+    let (sent, through) = ends.settled()?;
+    let mut seen = Seen { sent, through, faults: Vec::new() };
+    seen.check(leased != site.daemon.is_some(), || format!("udhcpc has a lease: {leased}"));
     Ok(seen)
 }
 
@@ -208,11 +247,7 @@ fn slaac(site: &Site) -> Result<Seen> {
 fn rogue(site: &Site) -> Result<Seen> {
     let guest = site.guest(2)?;
     set(&guest.netns, "ipv6/conf/eth0/accept_ra", "1")?;
-    let [v4, v6] = ["10.0.0.66", "fd00::66"];
-    let rogue =
-        site.topology.plug("rogue", "up1", "52:54:00:00:00:66", v4.parse::<Ipv4Addr>()?, v6.parse()?)?;
-    // Its link-local address has to be settled.
-    wait_until("the rogue's address", PATIENCE, || has_address(&rogue, "fe80::5054:ff:fe00:66"))?;
+    let rogue = stranger_on_the_link(site)?;
     let ends = Ends::new(&rogue, &guest.netns, ADVERTISEMENTS)?;
     let before = site.status(&guest.device)?;
     let _router = advertise(&site.topology, &rogue, "2001:db8:666::/64")?;

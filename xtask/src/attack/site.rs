@@ -38,7 +38,21 @@ impl Site {
             }
         }
         let daemon = filtered.then(|| Daemon::start(&topology, POLICY)).transpose()?;
-        Ok(Self { daemon, topology })
+        let site = Self { daemon, topology };
+        if filtered {
+            site.check_hooks()?;
+        }
+        Ok(site)
+    }
+
+    /// That guests a and b really are on different hooks.
+    fn check_hooks(&self) -> Result<()> {
+        for (device, kinds) in [("tap0", &["xdp"][..]), ("tap1", &["tcx", "clsact"])] {
+            let status = self.status(device)?;
+            let seen = status.get("ingress").and_then(Value::as_str).unwrap_or("nothing");
+            ensure!(kinds.contains(&seen), "{device} is on {seen}, and not on {}", kinds.join(" or "));
+        }
+        Ok(())
     }
 
     pub fn guest(&self, index: usize) -> Result<&Guest> {

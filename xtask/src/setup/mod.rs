@@ -33,6 +33,8 @@ fn go(only_check: bool) -> Result<()> {
     report.tool("C compiler", || version("cc", "--version"), || install::apt(&["gcc", "libc6-dev"]));
     report.tool("network tools", || version("ip", "-V"), || install::apt(&["iproute2"]));
     report.tool("nsenter", || version("nsenter", "--version"), || install::apt(&["util-linux"]));
+    let tcpdump = || version("tcpdump", "--version");
+    report.tool("tcpdump", tcpdump, || install::apt(&["tcpdump"]));
     report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
     report.tool("bpf-linker", bpf_linker, install::bpf_linker);
     if Uid::effective().is_root() {
@@ -69,7 +71,7 @@ pub fn install_attackers() -> Result<()> {
 }
 
 /// Programs and the Debian packages that they are in.
-const ATTACKERS: [(&str, &str); 11] = [
+const ATTACKERS: [(&str, &str); 10] = [
     ("nmap", "nmap"),
     ("hping3", "hping3"),
     ("dnsmasq", "dnsmasq-base"),
@@ -78,7 +80,6 @@ const ATTACKERS: [(&str, &str); 11] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("iperf3", "iperf3"),
-    ("tcpdump", "tcpdump"),
     ("ping", "iputils-ping"),
     ("setpriv", "util-linux"),
 ];
