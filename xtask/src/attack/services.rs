@@ -241,6 +241,12 @@ fn database(site: &Site) -> Result<Seen> {
 /// Asks for the database from a guest without rules.
 fn is_ready(site: &Site) -> Result<Seen> {
     let guest = site.guest(2)?;
+    // Rows before this one may have left it without an address.
+    guest.netns.ip(&format!(
+        "address replace {}/24 dev eth0\nroute replace default via {}",
+        guest.v4,
+        outside::ROUTER
+    ))?;
     let ends = Ends::new(&guest.netns, site.outside(), "tcp dst port 5432")?;
     let mut command = guest.netns.command(postgresql("pg_isready")?);
     command.args(["-t", "2", "-h", &outside::MYSQL.to_string()]);
