@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use sg_tests::{Daemon, Guest};
 
-use super::site::{DEVICE, Ends, OUTSIDE_MAC, Site, dropped};
+use super::site::{DEVICE, Ends, OUTSIDE_MAC, Site, dropped, since};
 use super::syn::{self, Target};
 use super::table::{Seen, Table, Through};
 
@@ -88,7 +88,7 @@ fn scene(bare: &Site, site: &Site, size: &Size) -> Result<[Seen; 6]> {
     let mut live_a = connections(site, a, size.live)?;
     let mut live_b = connections(site, b, size.neighbor)?;
     let memory = Memory::of(daemon)?;
-    let dropped_b = dropped(&site.status(&b.device)?);
+    let before_b = site.status(&b.device)?;
 
     let progress = AtomicU64::new(0);
     let (flood, new_a, new_b) = std::thread::scope(|scope| {
@@ -115,8 +115,10 @@ fn scene(bare: &Site, site: &Site, size: &Size) -> Result<[Seen; 6]> {
 
     let alive_a = alive(&mut live_a);
     let alive_b = alive(&mut live_b);
-    let dropped_b = dropped(&site.status(&b.device)?) - dropped_b;
-    new_b.check(dropped_b == 0, || format!("the filter has dropped {dropped_b} packets of guest b"));
+    let after_b = site.status(&b.device)?;
+    new_b.check(dropped(&after_b) == dropped(&before_b), || {
+        format!("the filter has dropped packets of guest b: {}", since(&before_b, &after_b))
+    });
     let flows = tables(daemon, a, &memory, size)?;
     Ok([flood, alive_a, new_a, alive_b, new_b, flows])
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sg_tests::{Counter, Daemon, Guest, Netns, Topology, Way};
 
 pub const POLICY: &str = include_str!("policy.json");
@@ -97,6 +97,23 @@ pub fn dropped(status: &Value) -> u64 {
         .iter()
         .filter_map(|direction| status.get(direction)?.get("dropped")?.as_u64())
         .sum()
+}
+
+/// What has been counted since, in words.
+pub fn since(before: &Value, after: &Value) -> String {
+    let mut words = Vec::new();
+    for direction in ["inbound", "outbound"] {
+        let counters = after.get(direction);
+        let reasons = counters.and_then(|counters| counters.get("reasons")?.as_array());
+        for name in reasons.into_iter().flatten().filter_map(|reason| reason.get("reason")?.as_str()) {
+            let of = |status: &Value| reason(&json!({ direction: status.get(direction) }), name);
+            let packets = of(after).saturating_sub(of(before));
+            if packets > 0 {
+                words.push(format!("{direction} {name} {packets}"));
+            }
+        }
+    }
+    words.join(", ")
 }
 
 /// A setting of a namespace below /proc/sys/net, which shows those of whoever looks.

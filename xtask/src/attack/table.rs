@@ -15,6 +15,8 @@ const NAME_WIDTH: usize = 64;
 pub enum Through {
     Nothing,
     All,
+    /// All but one in a hundred: what goes at full speed overruns a queue somewhere, whoever filters.
+    Most,
     Exactly(u64),
     AtMost(u64),
     AtLeast(u64),
@@ -27,6 +29,7 @@ impl Through {
         match self {
             Self::Nothing => through == 0,
             Self::All => through == sent,
+            Self::Most => through <= sent && through >= sent - sent / 100,
             Self::Exactly(number) => through == number,
             Self::AtMost(number) => through <= number,
             Self::AtLeast(number) => through >= number,
@@ -40,6 +43,7 @@ impl fmt::Display for Through {
         match self {
             Self::Nothing => f.pad("none"),
             Self::All => f.pad("all"),
+            Self::Most => f.pad("≥ 99 %"),
             Self::Exactly(number) => f.pad(&number.to_string()),
             Self::AtMost(number) => f.pad(&format!("≤ {number}")),
             Self::AtLeast(number) => f.pad(&format!("≥ {number}")),
