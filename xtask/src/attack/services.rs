@@ -83,10 +83,12 @@ fn listening(netns: &Netns, port: u16) -> Result<()> {
     })
 }
 
-/// Runs a row: what is counted, and that the filter has dropped nothing.
+/// Runs a row: what is counted, and that the filter has dropped nothing, or `but` a few percent of what was sent: at full speed
+/// segments are lost in queues, and what is sent again may come after the reset that has ended its connection.
 fn undisturbed<T>(
     site: &Site,
     ends: &Ends,
+    but: u64,
     work: impl FnOnce() -> Result<T>,
     judge: impl FnOnce(&mut Seen, T),
 ) -> Result<Seen> {
@@ -101,7 +103,9 @@ fn undisturbed<T>(
     }
     let after = site.status(device)?;
     let dropped = dropped(&after) - dropped(&before);
-    seen.check(dropped == 0, || format!("the filter has dropped {dropped}: {}", since(&before, &after)));
+    seen.check(dropped <= sent * but / 100, || {
+        format!("the filter has dropped {dropped}: {}", since(&before, &after))
+    });
     Ok(seen)
 }
 
@@ -233,7 +237,7 @@ fn database(site: &Site) -> Result<Seen> {
         pgbench(&["-i", "-q"])?;
         pgbench(&["-n", "-c", "4", "-t", "50"])
     };
-    undisturbed(site, &ends, work, |seen, output| {
+    undisturbed(site, &ends, 0, work, |seen, output| {
         let done = output.stdout.contains("200/200");
         seen.check(done, || format!("pgbench has said {}", output.stdout.trim()));
     })
@@ -278,7 +282,7 @@ fn iperf(site: &Site, arguments: &[&str]) -> Result<Seen> {
         }
         Ok(report)
     };
-    undisturbed(site, &ends, work, |seen, report| {
+    undisturbed(site, &ends, 1, work, |seen, report| {
         let sum = |name: &str, field: &str| report.get("end")?.get(name)?.get(field)?.as_f64();
         let bytes =
             if arguments.contains(&"-u") { sum("sum", "bytes") } else { sum("sum_received", "bytes") };
