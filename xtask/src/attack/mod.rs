@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     leases::run(&mut table, &bare, &filtered)?;
     narrow::run(&mut table, &filtered)?;
     services::run(&mut table, &bare, &filtered)?;
-    flood::run(&mut table, &bare, &filtered, options.short)?;
+    flood::run(&mut table, &bare, options.short)?;
     let took = begin.elapsed().as_secs();
     ensure!(table.rows() > 0, "no row has {:?} in its name", options.only);
     ensure!(
