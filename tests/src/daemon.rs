@@ -171,6 +171,11 @@ impl Daemon {
             .context("cannot run sgctl")
     }
 
+    /// The process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| lock(&running.child).id())
+    }
+
     /// `kill -9`. The kernel side stays.
     pub fn kill(&mut self) {
         self.running = None;

@@ -1,4 +1,4 @@
-//! The laboratory: network namespaces, real sockets and a real daemon, for the tests and for `cargo xtask demo`.
+//! The laboratory: network namespaces, real sockets and a real daemon, for the tests and for `cargo xtask demo` and `attack`.
 //!
 //! ```no_run
 //! use sg_tests::{Daemon, Probe, Topology, patience};
@@ -19,20 +19,24 @@
 //! SIGTERM. What an earlier process could not remove because it was killed is removed by the next one ([`sweep`]).
 //! All of it needs root, and says so.
 
+mod count;
 mod daemon;
 mod lab;
 mod netns;
 pub mod patience;
 mod probe;
+mod process;
 mod registry;
 mod serve;
 mod socket;
 mod topology;
 
+pub use count::{Counter, Way};
 pub use daemon::{Daemon, binary};
 pub use lab::{Lab, sweep};
 pub use netns::Netns;
 pub use probe::{Connection, Outcome, Probe, run_all};
+pub use process::{Finished, Process, write as write_file};
 pub use serve::Servers;
 pub use socket::Transport;
 pub use topology::{Guest, Topology, outside};

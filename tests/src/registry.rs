@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// A thing outside of this process's memory.
@@ -19,6 +21,8 @@ pub enum Resource {
     /// A directory with all that is in it; on bpffs too, where removing a pinned link detaches its program.
     Directory(PathBuf),
     Process(Arc<Mutex<Child>>),
+    /// A process that leads a group of its own, with that group.
+    Group(Arc<Mutex<Child>>),
 }
 
 impl Resource {
@@ -34,6 +38,16 @@ impl Resource {
             }
             Self::Directory(path) => {
                 let _ = std::fs::remove_dir_all(path);
+            }
+            Self::Group(child) => {
+                let mut child = lock(child);
+                // Once it has been waited for, its number may be somebody else's.
+                if matches!(child.try_wait(), Ok(None))
+                    && let Ok(group) = i32::try_from(child.id())
+                {
+                    let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+                    let _ = child.wait();
+                }
             }
             Self::Process(child) => {
                 let mut child = lock(child);

@@ -98,6 +98,13 @@ impl Topology {
         self.guests.get(index).with_context(|| format!("the site has {} guests", self.guests.len()))
     }
 
+    /// One more namespace on the bridge, at a port of the host that no policy names.
+    pub fn plug(&self, role: &str, port: &str, mac: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<Netns> {
+        let netns = self.lab.netns(role)?;
+        plug(&self.host, port, &netns, mac, v4, v6)?;
+        Ok(netns)
+    }
+
     /// The namespace that holds an address.
     pub fn owner(&self, address: IpAddr) -> &Netns {
         let guest = self.guests.iter().find(|guest| guest.v4 == address || guest.v6 == address);

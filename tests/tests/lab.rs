@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sg_tests::{Daemon, Lab, Netns, Outcome, Probe, Topology, outside, patience, run_all, sweep};
+use sg_tests::{
+    Daemon, Lab, Netns, Outcome, Probe, Process, Topology, Way, outside, patience, run_all, sweep,
+};
 
 const WEB: u16 = 80;
 
@@ -128,6 +130,57 @@ fn a_held_connection_answers_until_it_is_silenced() {
         // TCP sends again what was lost; both ends are as they were.
         assert_eq!(held.exchange(patience::ALLOWED).unwrap(), Outcome::Answered, "{probe}");
     }
+}
+
+#[test]
+fn packets_are_counted_where_they_leave_and_where_they_arrive() {
+    let site = Topology::with_guests(1).unwrap();
+    let guest = site.guest(0).unwrap();
+    let to = SocketAddr::new(guest.v4, 9);
+    let expression = "udp dst port 9";
+    let count = |netns: &Netns, way| netns.count("eth0", way, expression).unwrap();
+    let [sent, taken] = [count(&site.outside, Way::Sent), count(&guest.netns, Way::Received)];
+    let [back, there] = [count(&guest.netns, Way::Sent), count(&site.outside, Way::Received)];
+    for probe in [Probe::udp(&site.outside, to), Probe::udp(&site.outside, (guest.v4, 10))] {
+        assert_eq!(probe.run(patience::ALLOWED).unwrap(), Outcome::Refused);
+    }
+    let counted = || [&sent, &taken, &back, &there].map(|counter| counter.read().unwrap());
+    assert_eq!(counted(), [1, 1, 0, 0]);
+    assert_eq!(counted(), [1, 1, 0, 0], "reading changes nothing");
+    assert!(site.outside.count("eth0", Way::Sent, "udp dst prt 9").is_err());
+}
+
+#[test]
+fn a_program_ends_with_its_guard_and_so_does_what_it_has_started() {
+    let lab = Lab::new().unwrap();
+    let netns = lab.netns("programs").unwrap();
+    let alive = || {
+        let output = Command::new("ip").args(["netns", "pids", netns.name()]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).lines().count()
+    };
+    let mut command = netns.command("sh");
+    command.args(["-c", "sleep 1000 & sleep 1000"]);
+    let process = Process::spawn(command).unwrap();
+    let deadline = Instant::now() + patience::ALLOWED;
+    while alive() < 3 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(alive(), 3);
+    drop(process);
+    while alive() > 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(alive(), 0);
+
+    let mut command = netns.command("sh");
+    command.args(["-c", "echo out; echo err >&2; exit 3"]);
+    let finished = Process::finish(command, patience::ALLOWED).unwrap();
+    assert_eq!((&*finished.stdout, &*finished.stderr), ("out\n", "err\n"));
+    assert!(format!("{:#}", finished.success("sh").unwrap_err()).contains("out | err"));
+    let mut command = netns.command("sleep");
+    command.arg("1000");
+    assert!(Process::finish(command, Duration::from_millis(50)).is_err());
+    assert_eq!(alive(), 0);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! What a person does to this repository is a verb here: `cargo xtask VERB`.
 
+mod attack;
 mod cargo;
 mod demo;
 mod docs;
 mod fuzz;
+mod paint;
 mod setup;
 mod test;
 
@@ -33,6 +35,8 @@ enum Verb {
         #[arg(long)]
         unfiltered: bool,
     },
+    /// Let real attackers' and everyday programs loose on the filter and count what comes through
+    Attack(attack::Options),
     /// Build everything and run all tests, or those whose names contain a FILTER
     Test { filter: Vec<String> },
     /// Let the fuzz targets run, each for a while; exit 1 if one fails
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Setup { check: true } => setup::check().map(success),
         Verb::Setup { check: false } => setup::install().map(success),
         Verb::Demo { unfiltered } => demo::run(unfiltered).map(success),
+        Verb::Attack(options) => attack::run(&options).map(success),
         Verb::Test { filter } => test::run(&filter),
         Verb::Fuzz(fuzz) => fuzz.run(),
         Verb::Docs => docs::write().map(success),

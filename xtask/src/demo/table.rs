@@ -1,9 +1,9 @@
 //! The table of probes.
 
-use std::io::IsTerminal;
-
 use anyhow::Result;
 use sg_tests::Outcome;
+
+use crate::paint::paint;
 
 /// What is longer moves the rest of its own line only.
 const PROBE_WIDTH: usize = 66;
@@ -49,15 +49,5 @@ impl Table {
 
     pub fn wrong(&self) -> usize {
         self.wrong
-    }
-}
-
-/// With an ANSI attribute, where someone watches who has not asked for plain text (no-color.org).
-fn paint(text: &str, attribute: &str) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if plain || !std::io::stdout().is_terminal() {
-        text.to_owned()
-    } else {
-        format!("\x1b[{attribute}m{text}\x1b[0m")
     }
 }

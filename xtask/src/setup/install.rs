@@ -1,6 +1,8 @@
 //! Installing, with apt where it may be used, else with rustup and cargo.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -32,6 +34,27 @@ pub fn apt(packages: &[&str]) -> Result<()> {
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(packages);
     quietly(apt_get(&arguments)).with_context(|| by_hand)
+}
+
+/// Installs Debian packages whose services must not start: they are run in namespaces, by whoever needs them.
+pub fn without_services(packages: &[&str]) -> Result<()> {
+    /// What invoke-rc.d asks before it starts anything. Where there is one already, its owner has decided.
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+    let forbid = || -> Result<bool> {
+        let mut file = match File::create_new(POLICY) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            file => file.with_context(|| format!("cannot write {POLICY}"))?,
+        };
+        file.write_all(b"#!/bin/sh\nexit 101\n")?;
+        file.set_permissions(Permissions::from_mode(0o755))?;
+        Ok(true)
+    };
+    let ours = has_apt() && Uid::effective().is_root() && forbid()?;
+    let result = apt(packages);
+    if ours {
+        fs::remove_file(POLICY).with_context(|| format!("cannot remove {POLICY}"))?;
+    }
+    result
 }
 
 /// A Rust compiler that knows BPF: Debian's packages, else a nightly of our own with `rust-src`.

@@ -10,9 +10,11 @@
 mod install;
 mod kernel;
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::unistd::Uid;
 use sg_ebpf_build::{Linker, Toolchain};
 
@@ -41,6 +43,8 @@ fn go(only_check: bool) -> Result<()> {
     report.tool("C compiler", || version("cc", "--version"), || install::apt(&["gcc", "libc6-dev"]));
     report.tool("network tools", || version("ip", "-V"), || install::apt(&["iproute2"]));
     report.tool("nsenter", || version("nsenter", "--version"), || install::apt(&["util-linux"]));
+    let tcpdump = || version("tcpdump", "--version");
+    report.tool("tcpdump", tcpdump, || install::apt(&["tcpdump"]));
     report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
     report.tool("bpf-linker", bpf_linker, install::bpf_linker);
     if Uid::effective().is_root() {
@@ -53,6 +57,80 @@ fn go(only_check: bool) -> Result<()> {
         );
     }
     report.finish()
+}
+
+/// Finds the programs that `cargo xtask attack` runs and installs those that are missing.
+pub fn install_attackers() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    for (name, package) in ATTACKERS {
+        let find = || match program(name) {
+            Ok(path) => Ok(path.display().to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        report.tool(name, find, || install::without_services(&[package]));
+    }
+    report.tool("scapy", scapy, || install::without_services(&["python3-scapy"]));
+    report.tool("PostgreSQL", postgresql_version, || install::without_services(&["postgresql"]));
+    if report.missing > 0 {
+        bail!("{} of the things above are missing", report.missing);
+    }
+    Ok(())
+}
+
+/// Programs and the Debian packages that they are in.
+const ATTACKERS: [(&str, &str); 10] = [
+    ("nmap", "nmap"),
+    ("hping3", "hping3"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("udhcpc", "udhcpc"),
+    ("radvd", "radvd"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("iperf3", "iperf3"),
+    ("ping", "iputils-ping"),
+    ("setpriv", "util-linux"),
+];
+
+/// The one that Debian's modules are for, whichever comes first in PATH.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+fn scapy() -> Result<String, String> {
+    match Command::new(PYTHON).args(["-c", "import scapy; print(scapy.VERSION)"]).output() {
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        }
+        Ok(_) => Err("Debian's python3 has no module scapy".to_owned()),
+        Err(error) => Err(format!("{PYTHON} cannot be run: {error}")),
+    }
+}
+
+/// Where a program is, by PATH and where Debian keeps servers.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("there is no {name}"))
+}
+
+fn postgresql_version() -> Result<String, String> {
+    let initdb = postgresql("initdb").map_err(|error| error.to_string())?;
+    postgresql("pgbench").map_err(|error| error.to_string())?;
+    version(&initdb.to_string_lossy(), "--version")
+}
+
+/// A program of the newest PostgreSQL here. Debian keeps servers out of PATH, as several may be installed.
+pub fn postgresql(program: &str) -> Result<PathBuf> {
+    let mut found: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin").join(program))
+        .filter(|path| path.is_file())
+        .collect();
+    found.sort();
+    found.pop().with_context(|| format!("there is no {program} in /usr/lib/postgresql"))
 }
 
 fn bpf_toolchain() -> Result<String, String> {
@@ -82,7 +160,7 @@ impl Report {
     fn tool(
         &mut self,
         what: &str,
-        find: fn() -> Result<String, String>,
+        find: impl Fn() -> Result<String, String>,
         install: impl FnOnce() -> Result<()>,
     ) {
         let reason = match find() {
