@@ -1,0 +1,114 @@
+//! The lasting differences, each recognised by what was sent and by what both filters said. `docs/nftables.md` has the
+//! reasons.
+
+use sg_common::verdict::Reason;
+
+use crate::frame::{ACK, FIN, RST, SYN, URG};
+use crate::traffic::{Cut, Fault, Query, Sent, Step};
+
+/// How much of what was sent came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    Nothing,
+    /// Some pieces of a datagram.
+    Part,
+    All,
+}
+
+/// One packet, or the pieces of one, on both wires.
+#[derive(Debug)]
+pub struct Seen {
+    pub sent: Sent,
+    pub sgd: Came,
+    /// What sgd counted, piece by piece.
+    pub reasons: Vec<Reason>,
+    pub nft: Came,
+    /// Whether conntrack called it invalid.
+    pub invalid: bool,
+}
+
+macro_rules! differences {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal;)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Difference { $($(#[doc = $doc])+ $variant,)* }
+
+        impl Difference {
+            pub const EVERY: &[Self] = &[$(Self::$variant,)*];
+
+            /// As in `docs/nftables.md`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+differences! {
+    /// A segment other than SYN or ACK of no connection passes sgd where a rule allows it.
+    MidStream = "mid-stream";
+    /// A segment that its receiver would not take passes sgd and moves nothing.
+    OutOfWindow = "out-of-window";
+    /// ICMP that neither asks nor belongs to anything passes sgd where a rule allows it.
+    LoneIcmp = "lone-icmp";
+    /// A source quench or redirect about a connection passes conntrack.
+    ObsoleteError = "obsolete-error";
+    /// conntrack takes URG for a fault in a reset.
+    Urgent = "urgent";
+    /// Pieces of a datagram that never becomes whole pass sgd.
+    Incomplete = "incomplete";
+    /// Pieces before a first one that no rule allows pass sgd where some rule might have allowed it.
+    EarlyPieces = "early-pieces";
+    /// conntrack drops all of a datagram with an overlap, sgd the piece.
+    Overlap = "overlap";
+    /// A first piece without its whole TCP header is put together by conntrack.
+    TinyFirst = "tiny-first";
+    /// What a guest may not do whatever the rules say.
+    Guard = "guard";
+}
+
+impl Difference {
+    /// The difference that this is, if it is one and we know it.
+    pub fn of(seen: &Seen) -> Option<Self> {
+        let Seen { sent, sgd, reasons, nft, invalid } = seen;
+        let all = |wanted: &[Reason]| reasons.iter().all(|reason| wanted.contains(reason));
+        let passes_sgd_alone = (*sgd, *nft) == (Came::All, Came::Nothing);
+        let passes_nft_alone = (*sgd, *nft) == (Came::Nothing, Came::All);
+        match sent.step {
+            Step::Spoof(_) if passes_nft_alone && all(&[Reason::SourceAddress]) => Some(Self::Guard),
+            Step::Segment(_, flags, _, bend) if passes_sgd_alone && *invalid => {
+                let plain = flags & (SYN | ACK | FIN | RST);
+                if flags & URG != 0 && plain & RST != 0 {
+                    return Some(Self::Urgent);
+                }
+                if all(&[Reason::NewFlow, Reason::RuleOnly]) && plain != SYN && plain != ACK {
+                    return Some(Self::MidStream);
+                }
+                (all(&[Reason::Established]) && plain & RST == 0 && bend.is_outside()).then_some(Self::OutOfWindow)
+            }
+            Step::Icmp(_, query) if passes_sgd_alone && *invalid && all(&[Reason::RuleOnly]) => {
+                (!matches!(query, Query::EchoRequest | Query::Rare)).then_some(Self::LoneIcmp)
+            }
+            Step::Error(..) if passes_sgd_alone && *invalid && all(&[Reason::RuleOnly]) => Some(Self::LoneIcmp),
+            Step::Error(_, Fault::Quench | Fault::Redirect, ..) if passes_nft_alone => {
+                all(&[Reason::NoRule, Reason::Redirect]).then_some(Self::ObsoleteError)
+            }
+            Step::Pieces(_, cut) => pieces(seen, cut),
+            _ => None,
+        }
+    }
+}
+
+fn pieces(seen: &Seen, cut: Cut) -> Option<Difference> {
+    let said = |reason| seen.reasons.contains(&reason);
+    match (cut, seen.sgd, seen.nft) {
+        (Cut::NoLast | Cut::NoFirst, Came::Part, Came::Nothing) => Some(Difference::Incomplete),
+        (Cut::Overlap, Came::Part, Came::Nothing) if said(Reason::FragmentOverlap) => Some(Difference::Overlap),
+        (Cut::Reversed | Cut::MiddleFirst, Came::Part, Came::Nothing)
+            if said(Reason::EarlyFragment) && said(Reason::NoRule) =>
+        {
+            Some(Difference::EarlyPieces)
+        }
+        (Cut::Tiny, Came::Nothing, Came::All) if said(Reason::TinyFragment) => Some(Difference::TinyFirst),
+        _ => None,
+    }
+}

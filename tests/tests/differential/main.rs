@@ -1,0 +1,85 @@
+//! sgd against nftables with conntrack: the same policy, the same packets, the same verdicts, but for the differences that
+//! `docs/nftables.md` lists.
+//!
+//! `SGD_DIFFERENTIAL_CASES` sets how many random policies are tried instead of the default. A case that fails is written
+//! next to this file (`*.proptest-regressions`) and is tried first from then on; keep such files.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test program: a panic is how it says what is wrong"
+)]
+
+#[path = "../packets/bench.rs"]
+#[expect(dead_code, reason = "the packet tests use the rest")]
+mod bench;
+mod classes;
+#[path = "../packets/frame.rs"]
+#[expect(dead_code, reason = "the packet tests use the rest")]
+mod frame;
+mod nft;
+mod policy;
+mod run;
+mod traffic;
+mod wire;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use bench::Ingress;
+use classes::Difference;
+use policy::any_policy;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner};
+use run::{Case, Wires};
+use traffic::{any_conns, any_step};
+
+/// Random policies of one run.
+const CASES: u32 = 150;
+
+fn any_case() -> impl Strategy<Value = Case> {
+    (any_policy(), any_conns(), vec(any_step(), 1..=30))
+        .prop_map(|(policy, conns, steps)| Case { policy, conns, steps })
+}
+
+#[test]
+fn both_filters_agree_but_for_the_differences_that_are_explained() {
+    let cases = match std::env::var("SGD_DIFFERENTIAL_CASES") {
+        Ok(text) => text.parse().expect("SGD_DIFFERENTIAL_CASES is a number of cases"),
+        Err(_) => CASES,
+    };
+    let config = Config {
+        cases,
+        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
+        max_shrink_iters: 1024,
+        ..Config::default()
+    };
+    let (seen, result) = Wires::run(Ingress::Xdp, |wires| {
+        let wires = RefCell::new(wires);
+        let seen = RefCell::new(BTreeMap::<Difference, u32>::new());
+        let result = TestRunner::new(config).run(&any_case(), |case| {
+            let differences = wires.borrow_mut().case(&case).map_err(TestCaseError::fail)?;
+            for (_, difference) in differences {
+                *seen.borrow_mut().entry(difference).or_default() += 1;
+            }
+            Ok(())
+        });
+        let result = result.map_err(|error| match error {
+            TestError::Fail(reason, _) | TestError::Abort(reason) => reason.to_string(),
+        });
+        (seen.into_inner(), result)
+    });
+    for difference in Difference::EVERY {
+        match seen.get(difference) {
+            Some(count) => println!("{:<16} seen {count} times", difference.name()),
+            None => println!("{:<16} not seen in this run", difference.name()),
+        }
+    }
+    if let Err(reason) = result {
+        panic!("{reason}");
+    }
+}

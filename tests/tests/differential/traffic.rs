@@ -1,0 +1,382 @@
+//! What two hosts say to each other on a few connections, mostly as they should.
+
+use std::net::{IpAddr, SocketAddr};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::frame::{ACK, FIN, PSH, Packet, RST, SYN, URG};
+use crate::policy::{GUEST, OTHERS, REMOTES, SERVICES};
+use crate::wire::From;
+
+/// Addresses and ports that packets share. Who opens it is who asks; the other answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Conn {
+    pub v6: bool,
+    pub remote: usize,
+    pub guest_opens: bool,
+    pub service: u16,
+}
+
+/// Which of the connections, and whether its opener sends.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender {
+    pub conn: usize,
+    pub opener: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    Handshake(usize),
+    /// Both sides finish, the opener first.
+    Close(usize),
+    Segment(Sender, u8, usize, Bend),
+    Datagram(Sender),
+    /// A guest says that it is somebody else.
+    Spoof(usize),
+    Icmp(Sender, Query),
+    Other(Sender, u8),
+    /// An error that goes to the sender of what it quotes.
+    Error(Sender, Fault, Quoted, Quote),
+    Pieces(Sender, Cut),
+}
+
+/// What is not as it should be in a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bend {
+    Straight,
+    /// Inside of the window, but not what comes next.
+    Ahead,
+    FarAhead,
+    /// A retransmission.
+    Behind,
+    FarBehind,
+    /// It acknowledges what was never sent.
+    AckAhead,
+    FarAckBehind,
+}
+
+impl Bend {
+    /// Whether the receiver would not take the segment.
+    pub fn is_outside(self) -> bool {
+        matches!(self, Self::FarAhead | Self::FarBehind | Self::AckAhead | Self::FarAckBehind)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Query {
+    EchoRequest,
+    EchoReply,
+    /// An IPv4 timestamp, an IPv6 node information query.
+    Rare,
+    RareReply,
+    /// A type that nobody knows.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Unreachable,
+    TooBig,
+    TimeExceeded,
+    /// IPv4 source quench; in IPv6 a parameter problem.
+    Quench,
+    Redirect,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quoted {
+    Tcp,
+    Udp,
+    Echo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quote {
+    Right,
+    OtherPort,
+    /// What the other side has sent.
+    Reversed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    InOrder,
+    Reversed,
+    MiddleFirst,
+    NoLast,
+    NoFirst,
+    Overlap,
+    Duplicate,
+    /// A TCP segment of whose header the first piece has eight bytes.
+    Tiny,
+}
+
+/// What is sent at once: one packet, or the pieces of one.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub from: From,
+    pub step: Step,
+    pub packets: Vec<Packet>,
+    /// Bytes behind the IP header, all pieces together.
+    pub bytes: usize,
+}
+
+/// What a step says of the sender's sequence space.
+#[derive(Debug, Clone, Copy)]
+struct Talk {
+    /// What the opener and the answerer send next.
+    next: [u32; 2],
+    /// How often the connection has been replaced by one with another port.
+    renewed: u16,
+}
+
+pub struct Traffic {
+    conns: Vec<Conn>,
+    talks: Vec<Talk>,
+    datagrams: u16,
+}
+
+impl Traffic {
+    /// `datagrams`: the last identification that was used.
+    pub fn new(conns: &[Conn], datagrams: u16) -> Self {
+        let talk = Talk { next: [1_000_000, 500_000_000], renewed: 0 };
+        Self { conns: conns.to_vec(), talks: vec![talk; conns.len()], datagrams }
+    }
+
+    pub fn datagrams(&self) -> u16 {
+        self.datagrams
+    }
+
+    /// The same steps, of one packet or datagram each.
+    pub fn singly(step: Step) -> Vec<Step> {
+        let segment = |conn, opener, flags| Step::Segment(Sender { conn, opener }, flags, 0, Bend::Straight);
+        match step {
+            Step::Handshake(conn) => vec![
+                segment(conn, true, SYN),
+                segment(conn, false, SYN | ACK),
+                segment(conn, true, ACK),
+            ],
+            Step::Close(conn) => vec![
+                segment(conn, true, FIN | ACK),
+                segment(conn, false, ACK),
+                segment(conn, false, FIN | ACK),
+                segment(conn, true, ACK),
+            ],
+            step => vec![step],
+        }
+    }
+
+    /// The receiver has got it.
+    pub fn delivered(&mut self, step: Step) {
+        if let Step::Segment(Sender { conn, opener }, flags, data, Bend::Straight) = step
+            && flags & RST == 0
+        {
+            let next = &mut self.talks[conn].next[usize::from(!opener)];
+            *next = next.wrapping_add(data as u32 + u32::from(flags & (SYN | FIN) != 0));
+        }
+    }
+
+    /// Begins the step's connection anew, with another port: the two filters do not know the same of it any more.
+    pub fn renew(&mut self, step: Step) {
+        let conn = match step {
+            Step::Handshake(conn) | Step::Close(conn) | Step::Spoof(conn) => conn,
+            Step::Segment(sender, ..)
+            | Step::Datagram(sender)
+            | Step::Icmp(sender, _)
+            | Step::Other(sender, _)
+            | Step::Error(sender, ..)
+            | Step::Pieces(sender, _) => sender.conn,
+        };
+        self.talks[conn].renewed += 1;
+    }
+
+    pub fn sent(&mut self, step: Step) -> Sent {
+        let packets = match step {
+            Step::Handshake(_) | Step::Close(_) => panic!("these are several packets"),
+            Step::Segment(sender, flags, data, bend) => vec![self.segment(sender, flags, data, bend)],
+            Step::Datagram(sender) => vec![self.datagram(sender, 4)],
+            Step::Spoof(conn) => {
+                let mut packet = self.datagram(self.guest(conn), 4);
+                let stranger = if packet.source.is_ipv4() { "10.0.0.77" } else { "fd00::77" };
+                packet.source = stranger.parse().unwrap();
+                vec![packet]
+            }
+            Step::Icmp(sender, query) => vec![self.icmp(sender, query)],
+            Step::Other(sender, protocol) => {
+                let (source, destination) = self.ends(sender);
+                vec![Packet::new(source.ip(), destination.ip(), protocol, vec![0; 16])]
+            }
+            Step::Error(sender, fault, quoted, quote) => vec![self.error(sender, fault, quoted, quote)],
+            Step::Pieces(sender, cut) => self.pieces(sender, cut),
+        };
+        let from_guest = GUEST.contains(&packets[0].source.to_string().as_str()) || matches!(step, Step::Spoof(_));
+        let bytes = packets.iter().map(|packet| usize::from(packet.fragment.unwrap_or_default().0) + packet.payload.len());
+        let whole = match step {
+            Step::Pieces(_, Cut::Tiny) => 60,
+            Step::Pieces(..) => DATAGRAM,
+            _ => bytes.max().unwrap(),
+        };
+        Sent { from: if from_guest { From::Guest } else { From::World }, step, packets, bytes: whole }
+    }
+
+    fn guest(&self, conn: usize) -> Sender {
+        Sender { conn, opener: self.conns[conn].guest_opens }
+    }
+
+    fn client_port(&self, conn: usize) -> u16 {
+        40_000 + conn as u16 + 8 * self.talks[conn].renewed
+    }
+
+    /// From where to where it goes.
+    fn ends(&self, sender: Sender) -> (SocketAddr, SocketAddr) {
+        let conn = self.conns[sender.conn];
+        let guest: IpAddr = GUEST[usize::from(conn.v6)].parse().unwrap();
+        let remote: IpAddr = REMOTES[usize::from(conn.v6)][conn.remote].parse().unwrap();
+        let (opener, answerer) = if conn.guest_opens { (guest, remote) } else { (remote, guest) };
+        let ends = (SocketAddr::new(opener, self.client_port(sender.conn)), SocketAddr::new(answerer, conn.service));
+        if sender.opener { ends } else { (ends.1, ends.0) }
+    }
+
+    fn segment(&self, sender: Sender, flags: u8, data: usize, bend: Bend) -> Packet {
+        let (source, destination) = self.ends(sender);
+        let next = self.talks[sender.conn].next;
+        let (own, peer) = if sender.opener { (next[0], next[1]) } else { (next[1], next[0]) };
+        let own = match bend {
+            Bend::Ahead => own.wrapping_add(1000),
+            Bend::FarAhead => own.wrapping_add(0x2000_0000),
+            Bend::Behind => own.wrapping_sub(1),
+            Bend::FarBehind => own.wrapping_sub(0x2000_0000),
+            _ => own,
+        };
+        let peer = match bend {
+            Bend::AckAhead => peer.wrapping_add(0x2000_0000),
+            Bend::FarAckBehind => peer.wrapping_sub(0x2000_0000),
+            _ => peer,
+        };
+        Packet::tcp(source, destination, flags)
+            .sequence(own, if flags & ACK == 0 { 0 } else { peer })
+            .data(&vec![b'.'; data])
+    }
+
+    fn datagram(&self, sender: Sender, bytes: usize) -> Packet {
+        let (source, destination) = self.ends(sender);
+        Packet::udp(source, destination, &vec![b'.'; bytes])
+    }
+
+    fn icmp(&self, sender: Sender, query: Query) -> Packet {
+        let (source, destination) = self.ends(sender);
+        let kinds = if source.is_ipv4() { [8, 0, 13, 14, 42] } else { [128, 129, 139, 140, 200] };
+        let id = self.client_port(sender.conn);
+        Packet::icmp(source.ip(), destination.ip(), kinds[query as usize], 0, id)
+    }
+
+    fn error(&self, sender: Sender, fault: Fault, quoted: Quoted, quote: Quote) -> Packet {
+        let quoted_sender = match quote {
+            Quote::Reversed => Sender { opener: !sender.opener, ..sender },
+            _ => sender,
+        };
+        let mut packet = match quoted {
+            Quoted::Tcp => self.segment(quoted_sender, ACK, 0, Bend::Straight),
+            Quoted::Udp => self.datagram(quoted_sender, 4),
+            Quoted::Echo if quoted_sender.opener => self.icmp(quoted_sender, Query::EchoRequest),
+            Quoted::Echo => self.icmp(quoted_sender, Query::EchoReply),
+        };
+        if quote == Quote::OtherPort {
+            // The last byte of the source port, or of the identifier.
+            packet.payload[if quoted == Quoted::Echo { 5 } else { 1 }] ^= 0x40;
+        }
+        let (receiver, other) = self.ends(sender);
+        // Errors for the guest come from any router; what goes out is the guest's own.
+        let router = match receiver.ip().to_string() {
+            address if address == GUEST[0] => "192.0.2.9".parse().unwrap(),
+            address if address == GUEST[1] => "2001:db8:aaaa::9".parse().unwrap(),
+            _ => other.ip(),
+        };
+        let (kind, code) = match (fault, receiver.is_ipv4()) {
+            (Fault::Unreachable, true) => (3, 1),
+            (Fault::TooBig, true) => (3, 4),
+            (Fault::TimeExceeded, true) => (11, 0),
+            (Fault::Quench, true) => (4, 0),
+            (Fault::Redirect, true) => (5, 1),
+            (Fault::Unreachable, false) => (1, 0),
+            (Fault::TooBig, false) => (2, 0),
+            (Fault::TimeExceeded, false) => (3, 0),
+            (Fault::Quench, false) => (4, 0),
+            (Fault::Redirect, false) => (137, 0),
+        };
+        let mut error = packet.error(router, kind, code);
+        error.destination = receiver.ip();
+        error
+    }
+
+    fn pieces(&mut self, sender: Sender, cut: Cut) -> Vec<Packet> {
+        self.datagrams = self.datagrams.wrapping_add(1).max(1);
+        let mut whole = match cut {
+            Cut::Tiny => self.segment(sender, SYN, 40, Bend::Straight),
+            _ => self.datagram(sender, DATAGRAM - 8),
+        };
+        // The checksum is that of the whole.
+        let header = if whole.source.is_ipv4() { 34 } else { 54 };
+        whole.payload = whole.bare()[header..].to_vec();
+        let cuts: &[(usize, usize)] = match cut {
+            Cut::InOrder => &[(0, 32), (32, 64), (64, 96)],
+            Cut::Reversed => &[(64, 96), (32, 64), (0, 32)],
+            Cut::MiddleFirst => &[(32, 64), (0, 32), (64, 96)],
+            Cut::NoLast => &[(0, 32), (32, 64)],
+            Cut::NoFirst => &[(32, 64), (64, 96)],
+            Cut::Overlap => &[(0, 40), (32, 64), (64, 96)],
+            Cut::Duplicate => &[(0, 32), (0, 32), (32, 64), (64, 96)],
+            Cut::Tiny => &[(0, 8), (8, 60)],
+        };
+        cuts.iter().map(|&(from, to)| whole.piece(from, to, self.datagrams)).collect()
+    }
+}
+
+/// Bytes of a datagram that is sent in pieces, with its UDP header.
+const DATAGRAM: usize = 96;
+
+pub fn any_conns() -> impl Strategy<Value = Vec<Conn>> {
+    let conn = (any::<bool>(), 0..3usize, any::<bool>(), select(SERVICES.to_vec()))
+        .prop_map(|(v6, remote, guest_opens, service)| Conn { v6, remote, guest_opens, service });
+    vec(conn, CONNS)
+}
+
+/// Connections of one case.
+const CONNS: usize = 3;
+
+pub fn any_step() -> impl Strategy<Value = Step> {
+    let sender = || (0..CONNS, any::<bool>()).prop_map(|(conn, opener)| Sender { conn, opener });
+    let flags = vec![
+        SYN, SYN, SYN | ACK, SYN | ACK, ACK, ACK, ACK | PSH, ACK | PSH, FIN | ACK, FIN | ACK, RST, RST, RST | ACK,
+        ACK | URG, RST | URG, FIN, SYN | FIN, SYN | RST, 0, FIN | PSH | URG,
+    ];
+    let bend = prop_oneof![
+        6 => Just(Bend::Straight),
+        4 => select(vec![
+            Bend::Ahead, Bend::FarAhead, Bend::Behind, Bend::FarBehind, Bend::AckAhead, Bend::FarAckBehind,
+        ]),
+    ];
+    let query = vec![
+        Query::EchoRequest, Query::EchoRequest, Query::EchoReply, Query::Rare, Query::RareReply, Query::Unknown,
+    ];
+    let faults = vec![Fault::Unreachable, Fault::TooBig, Fault::TimeExceeded, Fault::Quench, Fault::Redirect];
+    let quotes = vec![Quote::Right, Quote::Right, Quote::Right, Quote::OtherPort, Quote::Reversed];
+    let cuts = vec![
+        Cut::InOrder, Cut::Reversed, Cut::MiddleFirst, Cut::NoLast, Cut::NoFirst, Cut::Overlap, Cut::Duplicate, Cut::Tiny,
+    ];
+    prop_oneof![
+        4 => (0..CONNS).prop_map(Step::Handshake),
+        2 => (0..CONNS).prop_map(Step::Close),
+        10 => (sender(), select(flags), select(vec![0, 0, 10, 100]), bend)
+            .prop_map(|(sender, flags, data, bend)| Step::Segment(sender, flags, data, bend)),
+        3 => sender().prop_map(Step::Datagram),
+        1 => (0..CONNS).prop_map(Step::Spoof),
+        3 => (sender(), select(query)).prop_map(|(sender, query)| Step::Icmp(sender, query)),
+        1 => (sender(), select(OTHERS.to_vec())).prop_map(|(sender, protocol)| Step::Other(sender, protocol)),
+        4 => (sender(), select(faults), select(vec![Quoted::Tcp, Quoted::Udp, Quoted::Echo]), select(quotes))
+            .prop_map(|(sender, fault, quoted, quote)| Step::Error(sender, fault, quoted, quote)),
+        3 => (sender(), select(cuts)).prop_map(|(sender, cut)| Step::Pieces(sender, cut)),
+    ]
+}
