@@ -25,6 +25,8 @@ pub struct Seen {
     pub nft: Came,
     /// Whether conntrack called it invalid.
     pub invalid: bool,
+    /// Whether conntrack has dropped the connection with the segment.
+    pub forgotten: bool,
 }
 
 macro_rules! differences {
@@ -62,19 +64,32 @@ differences! {
     Overlap = "overlap";
     /// A first piece without its whole TCP header is put together by conntrack.
     TinyFirst = "tiny-first";
+    /// A SYN that no rule allows ends a connection in TIME_WAIT for conntrack.
+    Forgotten = "forgotten";
+    /// conntrack forgets at once a connection of which one side has not been heard when a reset comes.
+    Refused = "refused";
     /// What a guest may not do whatever the rules say.
     Guard = "guard";
 }
 
+const RST_ACK: u8 = RST | ACK;
+
 impl Difference {
     /// The difference that this is, if it is one and we know it.
     pub fn of(seen: &Seen) -> Option<Self> {
-        let Seen { sent, sgd, reasons, nft, invalid } = seen;
+        let Seen { sent, sgd, reasons, nft, invalid, forgotten } = seen;
         let all = |wanted: &[Reason]| reasons.iter().all(|reason| wanted.contains(reason));
         let passes_sgd_alone = (*sgd, *nft) == (Came::All, Came::Nothing);
         let passes_nft_alone = (*sgd, *nft) == (Came::Nothing, Came::All);
         match sent.step {
             Step::Spoof(_) if passes_nft_alone && all(&[Reason::SourceAddress]) => Some(Self::Guard),
+            Step::Segment(_, flags, _, _) if *forgotten && sgd == nft => {
+                match (flags & (SYN | ACK | FIN | RST), sgd) {
+                    (SYN, Came::Nothing) if all(&[Reason::NoRule]) => Some(Self::Forgotten),
+                    (RST, Came::All) | (RST_ACK, Came::All) if all(&[Reason::Established]) => Some(Self::Refused),
+                    _ => None,
+                }
+            }
             Step::Segment(_, flags, _, bend) if passes_sgd_alone && *invalid => {
                 let plain = flags & (SYN | ACK | FIN | RST);
                 if flags & URG != 0 && plain & RST != 0 {

@@ -11,6 +11,7 @@ use sg_tests::Lab;
 
 use crate::bench::{Bench, Ingress};
 use crate::classes::{Came, Difference, Seen};
+use crate::frame::Packet;
 use crate::nft::ruleset;
 use crate::policy::Policy;
 use crate::traffic::{Conn, Sent, Step, Traffic};
@@ -68,8 +69,8 @@ impl Wires {
         for (index, step) in case.steps.iter().enumerate() {
             for single in Traffic::singly(*step) {
                 let seen = self.send(traffic.sent(single));
-                writeln!(told, "{index:>3} {}", line(&seen)).unwrap();
-                if seen.sgd == seen.nft {
+                writeln!(told, "{index:>3} {}\n{}", line(&seen), self.conntrack.table(self.zone)).unwrap();
+                if seen.sgd == seen.nft && !seen.forgotten {
                     if seen.sgd == Came::All {
                         traffic.delivered(single);
                     }
@@ -97,6 +98,9 @@ impl Wires {
 
     fn send(&mut self, sent: Sent) -> Seen {
         let invalid_before = self.conntrack.invalid();
+        let port = sent.segment_port;
+        let tracks = |conntrack: &Conntrack, zone| port.is_some_and(|port| conntrack.tracks(zone, port));
+        let tracked = tracks(&self.conntrack, self.zone);
         let mut reasons = Vec::new();
         let (mut through_sgd, mut through_nft) = (Vec::new(), Vec::new());
         for packet in &sent.packets {
@@ -111,7 +115,8 @@ impl Wires {
         }
         let (sgd, nft) = (came(&sent, &through_sgd), came(&sent, &through_nft));
         let invalid = self.conntrack.invalid() > invalid_before;
-        Seen { sent, sgd, reasons, nft, invalid }
+        let forgotten = tracked && !tracks(&self.conntrack, self.zone);
+        Seen { sent, sgd, reasons, nft, invalid, forgotten }
     }
 
     /// Under which reason sgd has counted the last packet.
@@ -137,8 +142,12 @@ impl Wires {
     }
 
     fn explain(&mut self, case: &Case, seen: &Seen, told: &str) -> String {
+        let frames: Vec<String> = seen.sent.packets.iter().map(hex).collect();
         format!(
-            "a difference that docs/nftables.md does not know: {seen:#?}\n\npolicy:\n{}\n\n{}\nconnections: {:?}\nwhat was sent:\n{told}\nconntrack:\n{}\n\nsgd:\n{:#?}",
+            "a difference that docs/nftables.md does not know: {}\n{}\n\npolicy:\n{}\n\n{}\nconnections: {:?}\n\
+             what was sent:\n{told}\nconntrack:\n{}\n\nsgd:\n{:#?}",
+            line(seen),
+            frames.join("\n"),
             case.policy.file("xdp"),
             ruleset(&case.policy, self.zone),
             case.conns,
@@ -148,13 +157,18 @@ impl Wires {
     }
 }
 
+fn hex(packet: &Packet) -> String {
+    packet.bare().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn line(seen: &Seen) -> String {
-    let Seen { sent, sgd, reasons, nft, invalid } = seen;
+    let Seen { sent, sgd, reasons, nft, invalid, forgotten } = seen;
     format!(
-        "{:?} sends {:?}: sgd {sgd:?} {reasons:?}, nft {nft:?}{}",
+        "{:?} sends {:?}: sgd {sgd:?} {reasons:?}, nft {nft:?}{}{}",
         sent.from,
         sent.step,
-        if *invalid { " (invalid)" } else { "" }
+        if *invalid { " (invalid)" } else { "" },
+        if *forgotten { " (forgets the connection)" } else { "" }
     )
 }
 

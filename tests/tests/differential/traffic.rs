@@ -121,6 +121,8 @@ pub struct Sent {
     pub packets: Vec<Packet>,
     /// Bytes behind the IP header, all pieces together.
     pub bytes: usize,
+    /// The opener's port, of a TCP segment.
+    pub segment_port: Option<u16>,
 }
 
 /// What a step says of the sender's sequence space.
@@ -128,8 +130,31 @@ pub struct Sent {
 struct Talk {
     /// What the opener and the answerer send next.
     next: [u32; 2],
+    /// With what they began.
+    first: [Option<u32>; 2],
+    finished: [bool; 2],
+    /// A SYN begins a new one.
+    over: bool,
     /// How often the connection has been replaced by one with another port.
     renewed: u16,
+}
+
+impl Talk {
+    fn new(renewed: u16) -> Self {
+        let next = [1_000_000, 500_000_000];
+        Self { next, first: [None; 2], finished: [false; 2], over: false, renewed }
+    }
+
+    /// The number of the next segment of a side.
+    fn sequence(&self, side: usize, flags: u8) -> u32 {
+        match self.first[side] {
+            _ if flags & SYN == 0 => self.next[side],
+            // A new connection, clear of what is left of the old one.
+            _ if self.over => self.next[side].wrapping_add(1_000_000),
+            Some(first) => first,
+            None => self.next[side],
+        }
+    }
 }
 
 pub struct Traffic {
@@ -141,7 +166,7 @@ pub struct Traffic {
 impl Traffic {
     /// `datagrams`: the last identification that was used.
     pub fn new(conns: &[Conn], datagrams: u16) -> Self {
-        let talk = Talk { next: [1_000_000, 500_000_000], renewed: 0 };
+        let talk = Talk::new(0);
         Self { conns: conns.to_vec(), talks: vec![talk; conns.len()], datagrams }
     }
 
@@ -170,12 +195,27 @@ impl Traffic {
 
     /// The receiver has got it.
     pub fn delivered(&mut self, step: Step) {
-        if let Step::Segment(Sender { conn, opener }, flags, data, Bend::Straight) = step
-            && flags & RST == 0
-        {
-            let next = &mut self.talks[conn].next[usize::from(!opener)];
-            *next = next.wrapping_add(data as u32 + u32::from(flags & (SYN | FIN) != 0));
+        let Step::Segment(Sender { conn, opener }, flags, data, Bend::Straight) = step else { return };
+        let talk = &mut self.talks[conn];
+        let side = usize::from(!opener);
+        if flags & RST != 0 {
+            talk.over = true;
+            return;
         }
+        let sequence = talk.sequence(side, flags);
+        let end = sequence.wrapping_add(data as u32 + u32::from(flags & (SYN | FIN) != 0));
+        if flags & SYN != 0 {
+            if talk.first[side] == Some(sequence) {
+                return;
+            }
+            if talk.over {
+                (talk.over, talk.finished, talk.first) = (false, [false; 2], [None; 2]);
+            }
+            talk.first[side] = Some(sequence);
+        }
+        talk.next[side] = end;
+        talk.finished[side] |= flags & FIN != 0;
+        talk.over = talk.finished == [true; 2];
     }
 
     /// Begins the step's connection anew, with another port: the two filters do not know the same of it any more.
@@ -189,7 +229,7 @@ impl Traffic {
             | Step::Error(sender, ..)
             | Step::Pieces(sender, _) => sender.conn,
         };
-        self.talks[conn].renewed += 1;
+        self.talks[conn] = Talk::new(self.talks[conn].renewed + 1);
     }
 
     pub fn sent(&mut self, step: Step) -> Sent {
@@ -218,7 +258,11 @@ impl Traffic {
             Step::Pieces(..) => DATAGRAM,
             _ => bytes.max().unwrap(),
         };
-        Sent { from: if from_guest { From::Guest } else { From::World }, step, packets, bytes: whole }
+        let segment_port = match step {
+            Step::Segment(sender, ..) => Some(self.client_port(sender.conn)),
+            _ => None,
+        };
+        Sent { from: if from_guest { From::Guest } else { From::World }, step, packets, bytes: whole, segment_port }
     }
 
     fn guest(&self, conn: usize) -> Sender {
@@ -241,8 +285,9 @@ impl Traffic {
 
     fn segment(&self, sender: Sender, flags: u8, data: usize, bend: Bend) -> Packet {
         let (source, destination) = self.ends(sender);
-        let next = self.talks[sender.conn].next;
-        let (own, peer) = if sender.opener { (next[0], next[1]) } else { (next[1], next[0]) };
+        let talk = &self.talks[sender.conn];
+        let side = usize::from(!sender.opener);
+        let (own, peer) = (talk.sequence(side, flags), talk.next[1 - side]);
         let own = match bend {
             Bend::Ahead => own.wrapping_add(1000),
             Bend::FarAhead => own.wrapping_add(0x2000_0000),

@@ -26,15 +26,6 @@ pub enum From {
     World,
 }
 
-impl From {
-    pub fn other(self) -> Self {
-        match self {
-            Self::Guest => Self::World,
-            Self::World => Self::Guest,
-        }
-    }
-}
-
 pub struct Wire {
     pub filter: Netns,
     _ends: Netns,
@@ -130,14 +121,20 @@ impl Conntrack {
             .unwrap()
     }
 
-    /// How many packets it has called invalid.
+    /// How many packets it has called invalid. Of those, ICMP errors are in a column of their own.
     pub fn invalid(&self) -> u64 {
         let text = read(&self.statistics);
-        let mut lines = text.lines();
-        let column = lines.next().unwrap().split_whitespace().position(|name| name == "invalid").unwrap();
-        lines
-            .map(|line| u64::from_str_radix(line.split_whitespace().nth(column).unwrap(), 16).unwrap())
-            .sum()
+        let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let names = lines.next().unwrap();
+        let columns = ["invalid", "icmp_error"].map(|wanted| names.iter().position(|name| *name == wanted).unwrap());
+        let count = |line: Vec<&str>| columns.map(|column| u64::from_str_radix(line[column], 16).unwrap());
+        lines.flat_map(count).sum()
+    }
+
+    /// Whether there is a TCP connection with that port, at either end.
+    pub fn tracks(&self, zone: u16, port: u16) -> bool {
+        let port = format!("sport={port} ");
+        self.table(zone).lines().any(|line| line.contains(" tcp ") && line.contains(&port))
     }
 
     /// The connections that it knows in a zone, for a person to read.
