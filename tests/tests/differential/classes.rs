@@ -4,7 +4,7 @@
 use sg_common::verdict::Reason;
 
 use crate::frame::{ACK, FIN, RST, SYN, URG};
-use crate::traffic::{Cut, Fault, Query, Sent, Step};
+use crate::traffic::{Bend, Cut, Fault, Query, Sent, Step};
 
 /// How much of what was sent came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +25,26 @@ pub struct Seen {
     pub nft: Came,
     /// Whether conntrack called it invalid.
     pub invalid: bool,
+    /// The state of a segment's connection for conntrack, if it has one, before and after it.
+    pub states: [Option<String>; 2],
+}
+
+impl Seen {
     /// Whether conntrack has dropped the connection with the segment.
-    pub forgotten: bool,
+    fn is_forgotten(&self) -> bool {
+        matches!(self.states, [Some(_), None])
+    }
+
+    /// Whether conntrack takes a connection for new that was further.
+    fn is_taken_back(&self) -> bool {
+        let [before, after] = self.states.each_ref().map(Option::as_deref);
+        after == Some("SYN_RECV") && before.is_some_and(|before| !before.starts_with("SYN_"))
+    }
+
+    /// Whether the filters differ, in their verdict or in whether there is a connection from now on.
+    pub fn is_difference(&self) -> bool {
+        self.sgd != self.nft || self.is_forgotten() || self.is_taken_back()
+    }
 }
 
 macro_rules! differences {
@@ -68,6 +86,18 @@ differences! {
     Forgotten = "forgotten";
     /// conntrack forgets at once a connection of which one side has not been heard when a reset comes.
     Refused = "refused";
+    /// In a simultaneous open, sgd drops the second side's SYN when it is sent again.
+    CrossedSyn = "crossed-syn";
+    /// A reset passes sgd, without effect, as long as its receiver has not said what it expects.
+    EarlyReset = "early-reset";
+    /// A FIN that answers a SYN passes sgd, without effect.
+    EarlyFin = "early-fin";
+    /// A SYN of the side that answered opens a connection anew in sgd, once the old one is over and a rule allows it.
+    Reopened = "reopened";
+    /// A reset outside of the window passes conntrack once a side has finished.
+    LateReset = "late-reset";
+    /// A SYN and its answer, sent again, take conntrack back to a handshake.
+    Resync = "resync";
     /// What a guest may not do whatever the rules say.
     Guard = "guard";
 }
@@ -77,16 +107,31 @@ const RST_ACK: u8 = RST | ACK;
 impl Difference {
     /// The difference that this is, if it is one and we know it.
     pub fn of(seen: &Seen) -> Option<Self> {
-        let Seen { sent, sgd, reasons, nft, invalid, forgotten } = seen;
+        let Seen { sent, sgd, reasons, nft, invalid, states } = seen;
+        let state = states[0].as_deref();
         let all = |wanted: &[Reason]| reasons.iter().all(|reason| wanted.contains(reason));
         let passes_sgd_alone = (*sgd, *nft) == (Came::All, Came::Nothing);
         let passes_nft_alone = (*sgd, *nft) == (Came::Nothing, Came::All);
         match sent.step {
             Step::Spoof(_) if passes_nft_alone && all(&[Reason::SourceAddress]) => Some(Self::Guard),
-            Step::Segment(_, flags, _, _) if *forgotten && sgd == nft => {
+            Step::Segment(_, flags, _, _) if seen.is_forgotten() && sgd == nft => {
                 match (flags & (SYN | ACK | FIN | RST), sgd) {
                     (SYN, Came::Nothing) if all(&[Reason::NoRule]) => Some(Self::Forgotten),
-                    (RST, Came::All) | (RST_ACK, Came::All) if all(&[Reason::Established]) => Some(Self::Refused),
+                    (RST | RST_ACK, Came::All) if all(&[Reason::Established]) => Some(Self::Refused),
+                    _ => None,
+                }
+            }
+            Step::Segment(_, flags, ..) if seen.is_taken_back() && sgd == nft => {
+                (flags & (SYN | ACK | FIN | RST) == SYN | ACK && all(&[Reason::Established])).then_some(Self::Resync)
+            }
+            Step::Segment(_, flags, ..) if passes_nft_alone => {
+                match (flags & (SYN | ACK | FIN | RST), state) {
+                    (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => Some(Self::CrossedSyn),
+                    (RST | RST_ACK, Some("FIN_WAIT" | "CLOSE_WAIT" | "LAST_ACK" | "TIME_WAIT"))
+                        if all(&[Reason::TcpWindow]) =>
+                    {
+                        Some(Self::LateReset)
+                    }
                     _ => None,
                 }
             }
@@ -97,6 +142,15 @@ impl Difference {
                 }
                 if all(&[Reason::NewFlow, Reason::RuleOnly]) && plain != SYN && plain != ACK {
                     return Some(Self::MidStream);
+                }
+                if all(&[Reason::Established]) && plain & RST != 0 && bend != Bend::Straight {
+                    return Some(Self::EarlyReset);
+                }
+                if all(&[Reason::NewFlow]) && plain == SYN && matches!(state, Some("CLOSE" | "TIME_WAIT")) {
+                    return Some(Self::Reopened);
+                }
+                if all(&[Reason::Established]) && plain == FIN | ACK && state == Some("SYN_SENT") {
+                    return Some(Self::EarlyFin);
                 }
                 (all(&[Reason::Established]) && plain & RST == 0 && bend.is_outside()).then_some(Self::OutOfWindow)
             }

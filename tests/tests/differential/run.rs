@@ -69,8 +69,8 @@ impl Wires {
         for (index, step) in case.steps.iter().enumerate() {
             for single in Traffic::singly(*step) {
                 let seen = self.send(traffic.sent(single));
-                writeln!(told, "{index:>3} {}\n{}", line(&seen), self.conntrack.table(self.zone)).unwrap();
-                if seen.sgd == seen.nft && !seen.forgotten {
+                writeln!(told, "{index:>3} {}", line(&seen)).unwrap();
+                if !seen.is_difference() {
                     if seen.sgd == Came::All {
                         traffic.delivered(single);
                     }
@@ -99,8 +99,7 @@ impl Wires {
     fn send(&mut self, sent: Sent) -> Seen {
         let invalid_before = self.conntrack.invalid();
         let port = sent.segment_port;
-        let tracks = |conntrack: &Conntrack, zone| port.is_some_and(|port| conntrack.tracks(zone, port));
-        let tracked = tracks(&self.conntrack, self.zone);
+        let before = port.and_then(|port| self.conntrack.tcp_state(self.zone, port));
         let mut reasons = Vec::new();
         let (mut through_sgd, mut through_nft) = (Vec::new(), Vec::new());
         for packet in &sent.packets {
@@ -115,8 +114,8 @@ impl Wires {
         }
         let (sgd, nft) = (came(&sent, &through_sgd), came(&sent, &through_nft));
         let invalid = self.conntrack.invalid() > invalid_before;
-        let forgotten = tracked && !tracks(&self.conntrack, self.zone);
-        Seen { sent, sgd, reasons, nft, invalid, forgotten }
+        let after = port.and_then(|port| self.conntrack.tcp_state(self.zone, port));
+        Seen { sent, sgd, reasons, nft, invalid, states: [before, after] }
     }
 
     /// Under which reason sgd has counted the last packet.
@@ -162,13 +161,14 @@ fn hex(packet: &Packet) -> String {
 }
 
 fn line(seen: &Seen) -> String {
-    let Seen { sent, sgd, reasons, nft, invalid, forgotten } = seen;
+    let Seen { sent, sgd, reasons, nft, invalid, states } = seen;
     format!(
-        "{:?} sends {:?}: sgd {sgd:?} {reasons:?}, nft {nft:?}{}{}",
+        "{:?} sends {:?}: sgd {sgd:?} {reasons:?}, nft {nft:?}{}, {} → {}",
         sent.from,
         sent.step,
         if *invalid { " (invalid)" } else { "" },
-        if *forgotten { " (forgets the connection)" } else { "" }
+        states[0].as_deref().unwrap_or("none"),
+        states[1].as_deref().unwrap_or("none"),
     )
 }
 

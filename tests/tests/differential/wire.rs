@@ -131,10 +131,13 @@ impl Conntrack {
         lines.flat_map(count).sum()
     }
 
-    /// Whether there is a TCP connection with that port, at either end.
-    pub fn tracks(&self, zone: u16, port: u16) -> bool {
+    /// The state of the TCP connection with that port, at either end.
+    pub fn tcp_state(&self, zone: u16, port: u16) -> Option<String> {
         let port = format!("sport={port} ");
-        self.table(zone).lines().any(|line| line.contains(" tcp ") && line.contains(&port))
+        let table = self.table(zone);
+        let line = table.lines().find(|line| line.contains(" tcp ") && line.contains(&port))?;
+        // Family, protocol and timeout come first.
+        line.split_whitespace().nth(5).map(str::to_owned)
     }
 
     /// The connections that it knows in a zone, for a person to read.
