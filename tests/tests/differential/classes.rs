@@ -86,23 +86,28 @@ differences! {
     Forgotten = "forgotten";
     /// conntrack forgets at once a connection of which one side has not been heard when a reset comes.
     Refused = "refused";
-    /// In a simultaneous open, sgd drops the second side's SYN when it is sent again.
-    CrossedSyn = "crossed-syn";
+    /// In a simultaneous open, sgd drops the second side's SYN when it is sent again, and the connection is established
+    /// for it only when the first side has acknowledged.
+    SimultaneousOpen = "simultaneous-open";
     /// A reset passes sgd, without effect, as long as its receiver has not said what it expects.
     EarlyReset = "early-reset";
     /// A FIN that answers a SYN passes sgd, without effect.
     EarlyFin = "early-fin";
     /// A SYN of the side that answered opens a connection anew in sgd, once the old one is over and a rule allows it.
     Reopened = "reopened";
-    /// A reset outside of the window passes conntrack once a side has finished.
-    LateReset = "late-reset";
+    /// A reset outside of the window passes conntrack, and ends the connection, unless that is established and both
+    /// sides have been heard.
+    LooseReset = "loose-reset";
     /// A SYN and its answer, sent again, take conntrack back to a handshake.
     Resync = "resync";
+    /// sgd drops the answer to data of a SYN (TCP Fast Open) once the SYN has been sent again without them.
+    FastOpen = "fast-open";
     /// What a guest may not do whatever the rules say.
     Guard = "guard";
 }
 
 const RST_ACK: u8 = RST | ACK;
+const SYN_ACK: u8 = SYN | ACK;
 
 impl Difference {
     /// The difference that this is, if it is one and we know it.
@@ -124,13 +129,14 @@ impl Difference {
             Step::Segment(_, flags, ..) if seen.is_taken_back() && sgd == nft => {
                 (flags & (SYN | ACK | FIN | RST) == SYN | ACK && all(&[Reason::Established])).then_some(Self::Resync)
             }
-            Step::Segment(_, flags, ..) if passes_nft_alone => {
+            Step::Segment(_, flags, _, bend) if passes_nft_alone => {
                 match (flags & (SYN | ACK | FIN | RST), state) {
-                    (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => Some(Self::CrossedSyn),
-                    (RST | RST_ACK, Some("FIN_WAIT" | "CLOSE_WAIT" | "LAST_ACK" | "TIME_WAIT"))
-                        if all(&[Reason::TcpWindow]) =>
-                    {
-                        Some(Self::LateReset)
+                    (SYN_ACK, Some("SYN_SENT")) if all(&[Reason::TcpState]) && bend == Bend::Straight => {
+                        Some(Self::FastOpen)
+                    }
+                    (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => Some(Self::SimultaneousOpen),
+                    (RST | RST_ACK, Some(state)) if all(&[Reason::TcpWindow]) => {
+                        (state != "ESTABLISHED" || seen.is_forgotten()).then_some(Self::LooseReset)
                     }
                     _ => None,
                 }
@@ -148,6 +154,9 @@ impl Difference {
                 }
                 if all(&[Reason::NewFlow]) && plain == SYN && matches!(state, Some("CLOSE" | "TIME_WAIT")) {
                     return Some(Self::Reopened);
+                }
+                if all(&[Reason::Established]) && plain == SYN_ACK && state == Some("ESTABLISHED") {
+                    return Some(Self::SimultaneousOpen);
                 }
                 if all(&[Reason::Established]) && plain == FIN | ACK && state == Some("SYN_SENT") {
                     return Some(Self::EarlyFin);
