@@ -121,20 +121,23 @@ impl Difference {
             Step::Spoof(_) if passes_nft_alone && all(&[Reason::SourceAddress]) => Some(Self::Guard),
             Step::Segment(_, flags, _, _) if seen.is_forgotten() && sgd == nft => {
                 match (flags & (SYN | ACK | FIN | RST), sgd) {
-                    (SYN, Came::Nothing) if all(&[Reason::NoRule]) => Some(Self::Forgotten),
+                    (SYN, Came::Nothing) if all(&[Reason::NoRule, Reason::TcpState]) => Some(Self::Forgotten),
                     (RST | RST_ACK, Came::All) if all(&[Reason::Established]) => Some(Self::Refused),
                     _ => None,
                 }
             }
             Step::Segment(_, flags, ..) if seen.is_taken_back() && sgd == nft => {
-                (flags & (SYN | ACK | FIN | RST) == SYN | ACK && all(&[Reason::Established])).then_some(Self::Resync)
+                (flags & (SYN | ACK | FIN | RST) == SYN | ACK && all(&[Reason::Established]))
+                    .then_some(Self::Resync)
             }
             Step::Segment(_, flags, _, bend) if passes_nft_alone => {
                 match (flags & (SYN | ACK | FIN | RST), state) {
                     (SYN_ACK, Some("SYN_SENT")) if all(&[Reason::TcpState]) && bend == Bend::Straight => {
                         Some(Self::FastOpen)
                     }
-                    (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => Some(Self::SimultaneousOpen),
+                    (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => {
+                        Some(Self::SimultaneousOpen)
+                    }
                     (RST | RST_ACK, Some(state)) if all(&[Reason::TcpWindow]) => {
                         (state != "ESTABLISHED" || seen.is_forgotten()).then_some(Self::LooseReset)
                     }
@@ -161,12 +164,15 @@ impl Difference {
                 if all(&[Reason::Established]) && plain == FIN | ACK && state == Some("SYN_SENT") {
                     return Some(Self::EarlyFin);
                 }
-                (all(&[Reason::Established]) && plain & RST == 0 && bend.is_outside()).then_some(Self::OutOfWindow)
+                (all(&[Reason::Established]) && plain & RST == 0 && bend.is_beyond())
+                    .then_some(Self::OutOfWindow)
             }
             Step::Icmp(_, query) if passes_sgd_alone && *invalid && all(&[Reason::RuleOnly]) => {
                 (!matches!(query, Query::EchoRequest | Query::Rare)).then_some(Self::LoneIcmp)
             }
-            Step::Error(..) if passes_sgd_alone && *invalid && all(&[Reason::RuleOnly]) => Some(Self::LoneIcmp),
+            Step::Error(..) if passes_sgd_alone && *invalid && all(&[Reason::RuleOnly]) => {
+                Some(Self::LoneIcmp)
+            }
             Step::Error(_, Fault::Quench | Fault::Redirect, ..) if passes_nft_alone => {
                 all(&[Reason::NoRule, Reason::Redirect]).then_some(Self::ObsoleteError)
             }
@@ -180,7 +186,9 @@ fn pieces(seen: &Seen, cut: Cut) -> Option<Difference> {
     let said = |reason| seen.reasons.contains(&reason);
     match (cut, seen.sgd, seen.nft) {
         (Cut::NoLast | Cut::NoFirst, Came::Part, Came::Nothing) => Some(Difference::Incomplete),
-        (Cut::Overlap, Came::Part, Came::Nothing) if said(Reason::FragmentOverlap) => Some(Difference::Overlap),
+        (Cut::Overlap, Came::Part, Came::Nothing) if said(Reason::FragmentOverlap) => {
+            Some(Difference::Overlap)
+        }
         (Cut::Reversed | Cut::MiddleFirst, Came::Part, Came::Nothing)
             if said(Reason::EarlyFragment) && said(Reason::NoRule) =>
         {

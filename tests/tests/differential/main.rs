@@ -16,6 +16,7 @@
 #[expect(dead_code, reason = "the packet tests use the rest")]
 mod bench;
 mod classes;
+mod examples;
 #[path = "../packets/frame.rs"]
 #[expect(dead_code, reason = "the packet tests use the rest")]
 mod frame;
@@ -41,8 +42,11 @@ use traffic::{any_conns, any_step};
 const CASES: u32 = 150;
 
 fn any_case() -> impl Strategy<Value = Case> {
-    (any_policy(), any_conns(), vec(any_step(), 1..=30))
-        .prop_map(|(policy, conns, steps)| Case { policy, conns, steps })
+    (any_policy(), any_conns(), vec(any_step(), 1..=30)).prop_map(|(policy, conns, steps)| Case {
+        policy,
+        conns,
+        steps,
+    })
 }
 
 #[test]
@@ -82,4 +86,39 @@ fn both_filters_agree_but_for_the_differences_that_are_explained() {
     if let Err(reason) = result {
         panic!("{reason}");
     }
+}
+
+#[test]
+fn every_difference_shows_in_its_example() {
+    let cases: Vec<_> = examples::cases().collect();
+    for difference in Difference::EVERY {
+        assert!(cases.iter().any(|(_, shown)| shown == difference), "{} has no example", difference.name());
+    }
+    let faults = Wires::run(Ingress::Xdp, |wires| {
+        let mut faults = Vec::new();
+        for (case, difference) in cases {
+            let last = case.steps.len() - 1;
+            match wires.case(&case) {
+                Ok(seen) if seen == [(last, difference)] => {}
+                Ok(seen) => faults.push(format!("{}: {seen:?} in {:?}", difference.name(), case.steps)),
+                Err(reason) => faults.push(format!("{}: {reason}", difference.name())),
+            }
+        }
+        faults
+    });
+    assert!(faults.is_empty(), "{}", faults.join("\n\n"));
+}
+
+#[test]
+fn the_manual_tells_of_every_difference_and_of_no_other() {
+    let manual =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/nftables.md")).unwrap();
+    let told: Vec<&str> = manual
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("| `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name)
+        })
+        .collect();
+    let known: Vec<&str> = Difference::EVERY.iter().map(|difference| difference.name()).collect();
+    assert_eq!(told, known, "docs/nftables.md against tests/tests/differential/classes.rs, in this order");
 }

@@ -101,9 +101,8 @@ impl Policy {
 
     /// The file for sgd.
     pub fn file(&self, hook: &str) -> Value {
-        let rules = |rules: &[Rule], side: &str| -> Vec<Value> {
-            rules.iter().map(|rule| rule.json(side)).collect()
-        };
+        let rules =
+            |rules: &[Rule], side: &str| -> Vec<Value> { rules.iter().map(|rule| rule.json(side)).collect() };
         let peers: Vec<Value> = self
             .friends
             .iter()
@@ -132,7 +131,8 @@ impl Rule {
             Remote::Cidr(cidr) => cidr,
             Remote::Friends => "@friends",
         };
-        let range = |low: u16, high: u16| if low == high { json!(low) } else { json!(format!("{low}-{high}")) };
+        let range =
+            |low: u16, high: u16| if low == high { json!(low) } else { json!(format!("{low}-{high}")) };
         let mut rule = match self.what {
             What::All => json!({ "protocol": "ALL" }),
             What::Tcp(low, high) => json!({ "protocol": "TCP", "port": range(low, high) }),

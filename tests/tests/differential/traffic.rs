@@ -58,9 +58,9 @@ pub enum Bend {
 }
 
 impl Bend {
-    /// Whether the receiver would not take the segment.
-    pub fn is_outside(self) -> bool {
-        matches!(self, Self::FarAhead | Self::FarBehind | Self::AckAhead | Self::FarAckBehind)
+    /// Whether the segment is beyond what its receiver takes, or acknowledges more than was sent.
+    pub fn is_beyond(self) -> bool {
+        matches!(self, Self::FarAhead | Self::AckAhead)
     }
 }
 
@@ -178,11 +178,9 @@ impl Traffic {
     pub fn singly(step: Step) -> Vec<Step> {
         let segment = |conn, opener, flags| Step::Segment(Sender { conn, opener }, flags, 0, Bend::Straight);
         match step {
-            Step::Handshake(conn) => vec![
-                segment(conn, true, SYN),
-                segment(conn, false, SYN | ACK),
-                segment(conn, true, ACK),
-            ],
+            Step::Handshake(conn) => {
+                vec![segment(conn, true, SYN), segment(conn, false, SYN | ACK), segment(conn, true, ACK)]
+            }
             Step::Close(conn) => vec![
                 segment(conn, true, FIN | ACK),
                 segment(conn, false, ACK),
@@ -251,8 +249,11 @@ impl Traffic {
             Step::Error(sender, fault, quoted, quote) => vec![self.error(sender, fault, quoted, quote)],
             Step::Pieces(sender, cut) => self.pieces(sender, cut),
         };
-        let from_guest = GUEST.contains(&packets[0].source.to_string().as_str()) || matches!(step, Step::Spoof(_));
-        let bytes = packets.iter().map(|packet| usize::from(packet.fragment.unwrap_or_default().0) + packet.payload.len());
+        let from_guest =
+            GUEST.contains(&packets[0].source.to_string().as_str()) || matches!(step, Step::Spoof(_));
+        let bytes = packets
+            .iter()
+            .map(|packet| usize::from(packet.fragment.unwrap_or_default().0) + packet.payload.len());
         let whole = match step {
             Step::Pieces(_, Cut::Tiny) => 60,
             Step::Pieces(..) => DATAGRAM,
@@ -262,7 +263,13 @@ impl Traffic {
             Step::Segment(sender, ..) => Some(self.client_port(sender.conn)),
             _ => None,
         };
-        Sent { from: if from_guest { From::Guest } else { From::World }, step, packets, bytes: whole, segment_port }
+        Sent {
+            from: if from_guest { From::Guest } else { From::World },
+            step,
+            packets,
+            bytes: whole,
+            segment_port,
+        }
     }
 
     fn guest(&self, conn: usize) -> Sender {
@@ -279,7 +286,8 @@ impl Traffic {
         let guest: IpAddr = GUEST[usize::from(conn.v6)].parse().unwrap();
         let remote: IpAddr = REMOTES[usize::from(conn.v6)][conn.remote].parse().unwrap();
         let (opener, answerer) = if conn.guest_opens { (guest, remote) } else { (remote, guest) };
-        let ends = (SocketAddr::new(opener, self.client_port(sender.conn)), SocketAddr::new(answerer, conn.service));
+        let ends =
+            (SocketAddr::new(opener, self.client_port(sender.conn)), SocketAddr::new(answerer, conn.service));
         if sender.opener { ends } else { (ends.1, ends.0) }
     }
 
@@ -394,8 +402,26 @@ const CONNS: usize = 3;
 pub fn any_step() -> impl Strategy<Value = Step> {
     let sender = || (0..CONNS, any::<bool>()).prop_map(|(conn, opener)| Sender { conn, opener });
     let flags = vec![
-        SYN, SYN, SYN | ACK, SYN | ACK, ACK, ACK, ACK | PSH, ACK | PSH, FIN | ACK, FIN | ACK, RST, RST, RST | ACK,
-        ACK | URG, RST | URG, FIN, SYN | FIN, SYN | RST, 0, FIN | PSH | URG,
+        SYN,
+        SYN,
+        SYN | ACK,
+        SYN | ACK,
+        ACK,
+        ACK,
+        ACK | PSH,
+        ACK | PSH,
+        FIN | ACK,
+        FIN | ACK,
+        RST,
+        RST,
+        RST | ACK,
+        ACK | URG,
+        RST | URG,
+        FIN,
+        SYN | FIN,
+        SYN | RST,
+        0,
+        FIN | PSH | URG,
     ];
     let bend = prop_oneof![
         6 => Just(Bend::Straight),
@@ -404,12 +430,24 @@ pub fn any_step() -> impl Strategy<Value = Step> {
         ]),
     ];
     let query = vec![
-        Query::EchoRequest, Query::EchoRequest, Query::EchoReply, Query::Rare, Query::RareReply, Query::Unknown,
+        Query::EchoRequest,
+        Query::EchoRequest,
+        Query::EchoReply,
+        Query::Rare,
+        Query::RareReply,
+        Query::Unknown,
     ];
     let faults = vec![Fault::Unreachable, Fault::TooBig, Fault::TimeExceeded, Fault::Quench, Fault::Redirect];
     let quotes = vec![Quote::Right, Quote::Right, Quote::Right, Quote::OtherPort, Quote::Reversed];
     let cuts = vec![
-        Cut::InOrder, Cut::Reversed, Cut::MiddleFirst, Cut::NoLast, Cut::NoFirst, Cut::Overlap, Cut::Duplicate, Cut::Tiny,
+        Cut::InOrder,
+        Cut::Reversed,
+        Cut::MiddleFirst,
+        Cut::NoLast,
+        Cut::NoFirst,
+        Cut::Overlap,
+        Cut::Duplicate,
+        Cut::Tiny,
     ];
     prop_oneof![
         4 => (0..CONNS).prop_map(Step::Handshake),

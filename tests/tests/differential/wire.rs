@@ -85,7 +85,8 @@ impl Wire {
         loop {
             let mut buffer = [0; 2048];
             // SAFETY: as above.
-            let length = unsafe { libc::recv(receiver.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            let length =
+                unsafe { libc::recv(receiver.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
             assert!(length > 0, "the marker is lost: {}", std::io::Error::last_os_error());
             let frame = &buffer[..length as usize];
             if frame == marker {
@@ -116,9 +117,7 @@ pub struct Conntrack {
 impl Conntrack {
     pub fn of(netns: &Netns) -> Self {
         let open = |file: &str| File::open(format!("/proc/thread-self/net/{file}")).unwrap();
-        netns
-            .run(|| Self { statistics: open("stat/nf_conntrack"), table: open("nf_conntrack") })
-            .unwrap()
+        netns.run(|| Self { statistics: open("stat/nf_conntrack"), table: open("nf_conntrack") }).unwrap()
     }
 
     /// How many packets it has called invalid. Of those, ICMP errors are in a column of their own.
@@ -126,7 +125,8 @@ impl Conntrack {
         let text = read(&self.statistics);
         let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let names = lines.next().unwrap();
-        let columns = ["invalid", "icmp_error"].map(|wanted| names.iter().position(|name| *name == wanted).unwrap());
+        let columns =
+            ["invalid", "icmp_error"].map(|wanted| names.iter().position(|name| *name == wanted).unwrap());
         let count = |line: Vec<&str>| columns.map(|column| u64::from_str_radix(line[column], 16).unwrap());
         lines.flat_map(count).sum()
     }
@@ -168,7 +168,8 @@ fn silence() {
 
 /// A socket for all frames that come in on a device, and on which to send.
 fn open(device: &str) -> OwnedFd {
-    let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).unwrap();
+    let fd =
+        socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).unwrap();
     nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::ReceiveTimeout, &timeval(LOST)).unwrap();
     let one: libc::c_int = 1;
     // SAFETY: an address of zeros is one, and each call gets live memory with its length.
