@@ -89,7 +89,7 @@ differences! {
     /// In a simultaneous open, sgd drops the second side's SYN when it is sent again, and the connection is established
     /// for it only when the first side has acknowledged.
     SimultaneousOpen = "simultaneous-open";
-    /// A reset passes sgd, without effect, as long as its receiver has not said what it expects.
+    /// A reset passes sgd as long as its receiver has not said what it expects.
     EarlyReset = "early-reset";
     /// A FIN that answers a SYN passes sgd, without effect.
     EarlyFin = "early-fin";
@@ -149,10 +149,12 @@ impl Difference {
                 if flags & URG != 0 && plain & RST != 0 {
                     return Some(Self::Urgent);
                 }
-                if all(&[Reason::NewFlow, Reason::RuleOnly]) && plain != SYN && plain != ACK {
+                let begins_in_the_middle = plain != SYN && plain != ACK && state.is_none();
+                if all(&[Reason::NewFlow, Reason::RuleOnly]) && begins_in_the_middle {
                     return Some(Self::MidStream);
                 }
-                if all(&[Reason::Established]) && plain & RST != 0 && bend != Bend::Straight {
+                let cannot_be_judged = bend != Bend::Straight || state == Some("SYN_SENT");
+                if all(&[Reason::Established]) && plain & RST != 0 && cannot_be_judged {
                     return Some(Self::EarlyReset);
                 }
                 if all(&[Reason::NewFlow]) && plain == SYN && matches!(state, Some("CLOSE" | "TIME_WAIT")) {

@@ -31,6 +31,7 @@ fn go(only_check: bool) -> Result<()> {
     report.tool("C compiler", || version("cc", "--version"), || install::apt(&["gcc", "libc6-dev"]));
     report.tool("network tools", || version("ip", "-V"), || install::apt(&["iproute2"]));
     report.tool("nsenter", || version("nsenter", "--version"), || install::apt(&["util-linux"]));
+    report.tool("nftables", || version("nft", "--version"), || install::apt(&["nftables"]));
     report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
     report.tool("bpf-linker", bpf_linker, install::bpf_linker);
     if Uid::effective().is_root() {
