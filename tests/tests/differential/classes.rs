@@ -41,9 +41,16 @@ impl Seen {
         after == Some("SYN_RECV") && before.is_some_and(|before| !before.starts_with("SYN_"))
     }
 
+    /// Whether conntrack still waits for the answer that has just passed.
+    fn is_left_behind(&self) -> bool {
+        let [before, after] = self.states.each_ref().map(Option::as_deref);
+        let answer = matches!(self.sent.step, Step::Segment(_, flags, ..) if control(flags) == SYN_ACK);
+        answer && self.sgd == Came::All && (before, after) == (Some("SYN_SENT"), Some("SYN_SENT"))
+    }
+
     /// Whether the filters differ, in their verdict or in whether there is a connection from now on.
     pub fn is_difference(&self) -> bool {
-        self.sgd != self.nft || self.is_forgotten() || self.is_taken_back()
+        self.sgd != self.nft || self.is_forgotten() || self.is_taken_back() || self.is_left_behind()
     }
 }
 
@@ -102,12 +109,19 @@ differences! {
     Resync = "resync";
     /// sgd drops the answer to data of a SYN (TCP Fast Open) once the SYN has been sent again without them.
     FastOpen = "fast-open";
+    /// conntrack takes the answer to a SYN for one to an earlier attempt, if that had a higher number.
+    SecondSyn = "second-syn";
     /// What a guest may not do whatever the rules say.
     Guard = "guard";
 }
 
 const RST_ACK: u8 = RST | ACK;
 const SYN_ACK: u8 = SYN | ACK;
+
+/// The flags that say what a segment is.
+const fn control(flags: u8) -> u8 {
+    flags & (SYN | ACK | FIN | RST)
+}
 
 impl Difference {
     /// The difference that this is, if it is one and we know it.
@@ -120,32 +134,32 @@ impl Difference {
         match sent.step {
             Step::Spoof(_) if passes_nft_alone && all(&[Reason::SourceAddress]) => Some(Self::Guard),
             Step::Segment(_, flags, _, _) if seen.is_forgotten() && sgd == nft => {
-                match (flags & (SYN | ACK | FIN | RST), sgd) {
+                match (control(flags), sgd) {
                     (SYN, Came::Nothing) if all(&[Reason::NoRule, Reason::TcpState]) => Some(Self::Forgotten),
                     (RST | RST_ACK, Came::All) if all(&[Reason::Established]) => Some(Self::Refused),
                     _ => None,
                 }
             }
             Step::Segment(_, flags, ..) if seen.is_taken_back() && sgd == nft => {
-                (flags & (SYN | ACK | FIN | RST) == SYN | ACK && all(&[Reason::Established]))
-                    .then_some(Self::Resync)
+                (control(flags) == SYN | ACK && all(&[Reason::Established])).then_some(Self::Resync)
             }
-            Step::Segment(_, flags, _, bend) if passes_nft_alone => {
-                match (flags & (SYN | ACK | FIN | RST), state) {
-                    (SYN_ACK, Some("SYN_SENT")) if all(&[Reason::TcpState]) && bend == Bend::Straight => {
-                        Some(Self::FastOpen)
-                    }
-                    (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => {
-                        Some(Self::SimultaneousOpen)
-                    }
-                    (RST | RST_ACK, Some(state)) if all(&[Reason::TcpWindow]) => {
-                        (state != "ESTABLISHED" || seen.is_forgotten()).then_some(Self::LooseReset)
-                    }
-                    _ => None,
+            Step::Segment(..) if seen.is_left_behind() && sgd == nft => {
+                all(&[Reason::Established]).then_some(Self::SecondSyn)
+            }
+            Step::Segment(_, flags, _, bend) if passes_nft_alone => match (control(flags), state) {
+                (SYN_ACK, Some("SYN_SENT")) if all(&[Reason::TcpState]) && bend == Bend::Straight => {
+                    Some(Self::FastOpen)
                 }
-            }
+                (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => {
+                    Some(Self::SimultaneousOpen)
+                }
+                (RST | RST_ACK, Some(state)) if all(&[Reason::TcpWindow]) => {
+                    (state != "ESTABLISHED" || seen.is_forgotten()).then_some(Self::LooseReset)
+                }
+                _ => None,
+            },
             Step::Segment(_, flags, _, bend) if passes_sgd_alone && *invalid => {
-                let plain = flags & (SYN | ACK | FIN | RST);
+                let plain = control(flags);
                 if flags & URG != 0 && plain & RST != 0 {
                     return Some(Self::Urgent);
                 }

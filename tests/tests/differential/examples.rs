@@ -205,6 +205,12 @@ const EXAMPLES: &[Example] = &[
         families: BOTH,
     },
     Example {
+        allowed: Allowed::Web,
+        steps: &[bent(OPENER, SYN, Bend::FarAhead), segment(OPENER, SYN), segment(ANSWERER, SYN | ACK)],
+        difference: Difference::SecondSyn,
+        families: BOTH,
+    },
+    Example {
         allowed: Allowed::Both,
         steps: &[Step::Spoof(0)],
         difference: Difference::Guard,

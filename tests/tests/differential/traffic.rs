@@ -213,7 +213,7 @@ impl Traffic {
         }
         talk.next[side] = end;
         talk.finished[side] |= flags & FIN != 0;
-        talk.over = talk.finished == [true; 2];
+        talk.over |= talk.finished == [true; 2];
     }
 
     /// Begins the step's connection anew, with another port: the two filters do not know the same of it any more.
