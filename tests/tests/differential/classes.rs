@@ -174,7 +174,10 @@ impl Difference {
                 if all(&[Reason::NewFlow]) && plain == SYN && matches!(state, Some("CLOSE" | "TIME_WAIT")) {
                     return Some(Self::Reopened);
                 }
-                if all(&[Reason::Established]) && plain == SYN_ACK && state == Some("ESTABLISHED") {
+                if all(&[Reason::Established])
+                    && plain == SYN_ACK
+                    && matches!(state, Some("SYN_SENT2" | "ESTABLISHED"))
+                {
                     return Some(Self::SimultaneousOpen);
                 }
                 if all(&[Reason::Established]) && plain == FIN | ACK && state == Some("SYN_SENT") {

@@ -94,11 +94,6 @@ fn any_what() -> impl Strategy<Value = What> {
 }
 
 impl Policy {
-    /// One that allows the same in both directions.
-    pub fn both_ways(rules: &[Rule]) -> Self {
-        Self { inbound: rules.to_vec(), outbound: rules.to_vec(), friends: Vec::new() }
-    }
-
     /// The file for sgd.
     pub fn file(&self, hook: &str) -> Value {
         let rules =
