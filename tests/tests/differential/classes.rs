@@ -4,7 +4,8 @@
 use sg_common::verdict::Reason;
 
 use crate::frame::{ACK, FIN, RST, SYN, URG};
-use crate::traffic::{Bend, Cut, Fault, Query, Sent, Step};
+use crate::steps::{Bend, Cut, Fault, Query, Step};
+use crate::traffic::Sent;
 
 /// How much of what was sent came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

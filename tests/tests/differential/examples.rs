@@ -4,7 +4,7 @@ use crate::classes::Difference;
 use crate::frame::{ACK, FIN, RST, SYN, URG};
 use crate::policy::{Policy, Rule, What};
 use crate::run::Case;
-use crate::traffic::{Bend, Conn, Cut, Fault, Query, Quote, Quoted, Sender, Step};
+use crate::steps::{Bend, Conn, Cut, Fault, Query, Quote, Quoted, Sender, Step};
 
 /// What the other side of connection 0 allows.
 #[derive(Debug, Clone, Copy)]

@@ -24,6 +24,7 @@ mod frame;
 mod nft;
 mod policy;
 mod run;
+mod steps;
 mod traffic;
 mod wire;
 
@@ -39,7 +40,7 @@ use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
 };
 use run::{Case, Wires};
-use traffic::{any_conns, any_step};
+use steps::{any_conns, any_step};
 
 /// Random policies of one run.
 const CASES: u32 = 150;

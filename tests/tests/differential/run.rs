@@ -14,7 +14,8 @@ use crate::classes::{Came, Difference, Seen};
 use crate::frame::Packet;
 use crate::nft::ruleset;
 use crate::policy::Policy;
-use crate::traffic::{Conn, Sent, Step, Traffic};
+use crate::steps::{Conn, Step};
+use crate::traffic::{Sent, Traffic};
 use crate::wire::{Conntrack, INSIDE, Wire};
 
 pub struct Wires {
