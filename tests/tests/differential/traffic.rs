@@ -245,12 +245,12 @@ impl Traffic {
             (Fault::Unreachable, true) => (3, 1),
             (Fault::TooBig, true) => (3, 4),
             (Fault::TimeExceeded, true) => (11, 0),
-            (Fault::Quench, true) => (4, 0),
+            // In IPv6 a parameter problem.
+            (Fault::Quench, _) => (4, 0),
             (Fault::Redirect, true) => (5, 1),
             (Fault::Unreachable, false) => (1, 0),
             (Fault::TooBig, false) => (2, 0),
             (Fault::TimeExceeded, false) => (3, 0),
-            (Fault::Quench, false) => (4, 0),
             (Fault::Redirect, false) => (137, 0),
         };
         let mut error = packet.error(router, kind, code);
