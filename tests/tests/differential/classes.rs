@@ -112,6 +112,9 @@ differences! {
     FastOpen = "fast-open";
     /// conntrack takes the answer to a SYN for one to an earlier attempt, if that had a higher number.
     SecondSyn = "second-syn";
+    /// A segment ahead of its turn, whose bytes never follow, keeps sgd from seeing that all is acknowledged: the connection
+    /// stays in LAST_ACK, and a SYN of the side that answers in it is none that begins a new one.
+    Ahead = "ahead";
     /// What a guest may not do whatever the rules say.
     Guard = "guard";
 }
@@ -151,6 +154,7 @@ impl Difference {
                 (SYN_ACK, Some("SYN_SENT")) if all(&[Reason::TcpState]) && bend == Bend::Straight => {
                     Some(Self::FastOpen)
                 }
+                (SYN, Some("TIME_WAIT")) if all(&[Reason::TcpState]) => Some(Self::Ahead),
                 (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => {
                     Some(Self::SimultaneousOpen)
                 }

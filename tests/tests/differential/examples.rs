@@ -212,6 +212,12 @@ const EXAMPLES: &[Example] = &[
     },
     Example {
         allowed: Allowed::Both,
+        steps: &[bent(ANSWERER, ACK, Bend::Ahead), CLOSE, segment(OPENER, SYN)],
+        difference: Difference::Ahead,
+        families: BOTH,
+    },
+    Example {
+        allowed: Allowed::Both,
         steps: &[Step::Spoof(0)],
         difference: Difference::Guard,
         families: BOTH,
