@@ -29,12 +29,13 @@ pub fn examine(report: &mut Report) {
     let trial = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|error| format!("a namespace cannot be made: {error} (CONFIG_NET_NS, CAP_SYS_ADMIN)"))?;
-        Ok::<_, String>((veth(), bridge(), xdp(), tc()))
+        Ok::<_, String>((veth(), bridge(), netfilter(), xdp(), tc()))
     });
     match trial.join() {
-        Ok(Ok((veth, bridge, xdp, tc))) => {
+        Ok(Ok((veth, bridge, netfilter, xdp, tc))) => {
             report.fact("veth", veth);
             report.fact("bridge", bridge);
+            report.fact("netfilter", netfilter);
             report.fact("XDP", xdp);
             report.fact("TC", tc);
         }
@@ -72,6 +73,26 @@ fn veth() -> Result<String, String> {
 
 fn bridge() -> Result<String, String> {
     try_command("ip", &["link", "add", "sgsetupbr", "type", "bridge"], "CONFIG_BRIDGE")
+}
+
+/// What the test against nftables compares with: rules that know connections, for what a bridge forwards, and conntrack's
+/// own account of them. After [`bridge`].
+fn netfilter() -> Result<String, String> {
+    let options =
+        ["link", "set", "sgsetupbr", "type", "bridge", "nf_call_iptables", "1", "nf_call_ip6tables", "1"];
+    try_command("ip", &options, "CONFIG_BRIDGE_NETFILTER")?;
+    let rules = "add table inet sgsetup; \
+        add chain inet sgsetup forward { type filter hook forward priority 0; }; \
+        add rule inet sgsetup forward ct state established accept; \
+        add table bridge sgsetup; \
+        add chain bridge sgsetup prerouting { type filter hook prerouting priority 0; }";
+    try_command("nft", &[rules], "CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_BRIDGE, CONFIG_NFT_CT")?;
+    let account = "/proc/thread-self/net/nf_conntrack";
+    if Path::new(account).exists() {
+        Ok("nftables, conntrack, bridges".to_owned())
+    } else {
+        Err(format!("{account} is not there: the kernel needs CONFIG_NF_CONNTRACK_PROCFS"))
+    }
 }
 
 fn xdp() -> Result<String, String> {
