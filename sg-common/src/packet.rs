@@ -309,6 +309,17 @@ impl ReadIp for V6 {
             if !is_extension(ip.protocol) {
                 return Ok(());
             }
+            // One fragment header: nobody who is honest divides a piece again.
+            let is_walked = matches!(
+                ip.protocol,
+                protocol::HOP_BY_HOP
+                    | protocol::ROUTING
+                    | protocol::AUTHENTICATION
+                    | protocol::DESTINATION_OPTIONS
+            ) || (ip.protocol == protocol::FRAGMENT && ip.data == 0);
+            if !is_walked {
+                return Err(Reason::ExtensionHeaders);
+            }
             let Some(extension) = packet.read::<Extension>(ip.transport) else {
                 return Err(Reason::Malformed);
             };
@@ -321,8 +332,8 @@ impl ReadIp for V6 {
                 }
                 // RFC 4302, section 2.2.
                 protocol::AUTHENTICATION => (u32::from(extension.length) + 2) * 4,
-                // One: nobody who is honest divides a piece again.
-                protocol::FRAGMENT if ip.data == 0 => {
+                // The fragment header.
+                _ => {
                     let Some(id) = packet.read::<Word>(ip.transport + 4) else {
                         return Err(Reason::Malformed);
                     };
@@ -331,7 +342,6 @@ impl ReadIp for V6 {
                     ip.data = ip.transport + 8;
                     8
                 }
-                _ => return Err(Reason::ExtensionHeaders),
             };
             ip.protocol = extension.next_header;
             ip.transport += bytes;

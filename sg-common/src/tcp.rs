@@ -241,12 +241,11 @@ impl Connection {
                 (_, true) => return Step::Invalid,
             },
             Segment::Fin | Segment::Ack => {
-                match (state, from_origin) {
-                    // Only a side that has seen the other's SYN can acknowledge it.
-                    (TcpSynSent, true) => return Step::Invalid,
-                    // A challenge to a SYN that the receiver does not expect.
-                    (TcpSynSent, false) => return Step::Ignore,
-                    _ => {}
+                if matches!(state, TcpSynSent) {
+                    // Only a side that has seen the other's SYN can acknowledge it. The other may have got a SYN that it does
+                    // not expect, and challenge it (RFC 5961, section 4.2).
+                    let challenges = !from_origin && matches!(segment, Segment::Ack);
+                    return if challenges { Step::Ignore } else { Step::Invalid };
                 }
                 if matches!(self.fit(seen), Fit::Outside) || !self.was_sent(seen) {
                     return Step::Ignore;

@@ -249,10 +249,10 @@ impl Connection {
                     Outcome::Drop("tcp_state")
                 }
             }
-            (Kind::Syn, _, true) | (Kind::SynAck, _, false) | (Kind::Fin | Kind::Ack, "syn_sent", false) => {
+            (Kind::Syn, _, true) | (Kind::SynAck, _, false) | (Kind::Ack, "syn_sent", false) => {
                 Outcome::Nothing
             }
-            (Kind::Syn, _, false) | (Kind::SynAck, _, true) | (Kind::Fin | Kind::Ack, "syn_sent", true) => {
+            (Kind::Syn, _, false) | (Kind::SynAck, _, true) | (Kind::Fin | Kind::Ack, "syn_sent", _) => {
                 Outcome::Drop("tcp_state")
             }
             (Kind::Fin | Kind::Ack, ..) => {

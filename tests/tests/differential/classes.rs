@@ -94,22 +94,17 @@ differences! {
     Forgotten = "forgotten";
     /// conntrack forgets at once a connection of which one side has not been heard when a reset comes.
     Refused = "refused";
-    /// In a simultaneous open, sgd drops the second side's SYN when it is sent again, and the connection is established
-    /// for it only when the first side has acknowledged.
+    /// In a simultaneous open, a SYN-ACK that does not repeat its sender's SYN passes sgd.
     SimultaneousOpen = "simultaneous-open";
     /// A reset passes sgd as long as its receiver has not said what it expects.
     EarlyReset = "early-reset";
-    /// A FIN that answers a SYN passes sgd, without effect.
-    EarlyFin = "early-fin";
     /// A SYN of the side that answered opens a connection anew in sgd, once the old one is over and a rule allows it.
     Reopened = "reopened";
     /// A reset outside of the window passes conntrack, and ends the connection, unless that is established and both
-    /// sides have been heard.
+    /// sides have been heard well enough.
     LooseReset = "loose-reset";
     /// A SYN and its answer, sent again, take conntrack back to a handshake.
     Resync = "resync";
-    /// sgd drops the answer to data of a SYN (TCP Fast Open) once the SYN has been sent again without them.
-    FastOpen = "fast-open";
     /// conntrack takes the answer to a SYN for one to an earlier attempt, if that had a higher number.
     SecondSyn = "second-syn";
     /// A segment ahead of its turn, whose bytes never follow, keeps sgd from seeing that all is acknowledged: the connection
@@ -150,17 +145,9 @@ impl Difference {
             Step::Segment(..) if seen.is_left_behind() && sgd == nft => {
                 all(&[Reason::Established]).then_some(Self::SecondSyn)
             }
-            Step::Segment(_, flags, _, bend) if passes_nft_alone => match (control(flags), state) {
-                (SYN_ACK, Some("SYN_SENT")) if all(&[Reason::TcpState]) && bend == Bend::Straight => {
-                    Some(Self::FastOpen)
-                }
+            Step::Segment(_, flags, ..) if passes_nft_alone => match (control(flags), state) {
                 (SYN, Some("TIME_WAIT")) if all(&[Reason::TcpState]) => Some(Self::Ahead),
-                (SYN, Some("SYN_SENT2" | "SYN_RECV")) if all(&[Reason::TcpState]) => {
-                    Some(Self::SimultaneousOpen)
-                }
-                (RST | RST_ACK, Some(state)) if all(&[Reason::TcpWindow]) => {
-                    (state != "ESTABLISHED" || seen.is_forgotten()).then_some(Self::LooseReset)
-                }
+                (RST | RST_ACK, Some(_)) if all(&[Reason::TcpWindow]) => Some(Self::LooseReset),
                 _ => None,
             },
             Step::Segment(_, flags, _, bend) if passes_sgd_alone && *invalid => {
@@ -179,14 +166,8 @@ impl Difference {
                 if all(&[Reason::NewFlow]) && plain == SYN && matches!(state, Some("CLOSE" | "TIME_WAIT")) {
                     return Some(Self::Reopened);
                 }
-                if all(&[Reason::Established])
-                    && plain == SYN_ACK
-                    && matches!(state, Some("SYN_SENT2" | "ESTABLISHED"))
-                {
+                if all(&[Reason::Established]) && plain == SYN_ACK && state == Some("SYN_SENT2") {
                     return Some(Self::SimultaneousOpen);
-                }
-                if all(&[Reason::Established]) && plain == FIN | ACK && state == Some("SYN_SENT") {
-                    return Some(Self::EarlyFin);
                 }
                 (all(&[Reason::Established]) && plain & RST == 0 && bend.is_beyond())
                     .then_some(Self::OutOfWindow)

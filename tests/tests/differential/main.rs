@@ -18,9 +18,6 @@
 mod bench;
 mod classes;
 mod examples;
-#[path = "../packets/frame.rs"]
-#[expect(dead_code, reason = "the packet tests use the rest")]
-mod frame;
 mod nft;
 mod policy;
 mod run;
@@ -40,6 +37,7 @@ use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
 };
 use run::{Case, Wires};
+use sg_oracle::frame;
 use steps::{any_conns, any_step};
 
 /// Random policies of one run.
