@@ -18,6 +18,7 @@ pub mod frame;
 pub mod guarded;
 pub mod host;
 pub mod rules;
+pub mod small;
 pub mod traffic;
 pub mod trial;
 pub mod world;

@@ -2,7 +2,6 @@
 
 use proptest::strategy::{BoxedStrategy, Strategy};
 use serde_json::Value;
-use sg_common::verdict::Reason;
 use sg_oracle::expect::Limits;
 use sg_oracle::guarded::{GuardedWorld, any_guarded_world};
 use sg_oracle::traffic::Step;
@@ -57,7 +56,10 @@ pub fn packet(bytes: &[u8]) {
             }
         };
         let judged = trial.step(&step);
-        story.push(format!("{step:?} {}", judged.as_ref().ok().copied().flatten().map_or("", Reason::name)));
+        story.push(format!(
+            "{step:?} {}",
+            judged.as_ref().ok().copied().flatten().map_or("", |(reason, _)| reason.name())
+        ));
         if let Err(error) = judged {
             let policy = serde_json::to_string_pretty(&files).unwrap();
             panic!("{error}\nafter the last of\n{}\nunder (the last policy)\n{policy}", story.join("\n"));

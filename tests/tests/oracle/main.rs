@@ -18,6 +18,7 @@ mod compiled;
 mod filter;
 mod loaded;
 mod sequences;
+mod small;
 
 use proptest::test_runner::{Config, FileFailurePersistence, TestError};
 use sg_oracle::{frame, rules, world};

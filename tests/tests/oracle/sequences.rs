@@ -8,7 +8,7 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use serde_json::Value;
 use sg_oracle::expect::Limits;
 use sg_oracle::guarded::{any_guarded_world, any_limits};
-use sg_oracle::traffic::{Ground, Step, any_script};
+use sg_oracle::traffic::{Ground, Script, Step, any_script};
 use sg_oracle::trial::{Trial, each};
 
 use crate::bench::{Bench, Ingress};
@@ -21,16 +21,43 @@ const OF_A_WORLD: usize = 100;
 /// A case that took longer says nothing about times in the kernel, where the clock goes on: it is tried again.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-/// Runs a case until it was quick, or right.
-fn at_once(mut case: impl FnMut() -> Result<(), String>) -> Result<(), String> {
-    for _ in 0..20 {
-        let began = Instant::now();
-        let result = case();
-        if result.is_ok() || began.elapsed() < AT_ONCE {
-            return result;
-        }
+/// One policy, which both filter and trial have in force.
+pub struct Policy<'p> {
+    files: &'p [Value],
+    limits: Limits,
+    trial: Option<Trial>,
+}
+
+impl<'p> Policy<'p> {
+    pub fn new(files: &'p [Value], limits: Limits) -> Self {
+        Self { files, limits, trial: None }
     }
-    Err("this machine is too busy to run 20 packets in half a second".to_owned())
+
+    /// Takes the steps as if none had been taken before, once on each hook, until it was quick enough or right.
+    pub fn run(&mut self, filter: &mut Filter<'_>, steps: &[Step]) -> Result<(), String> {
+        for ingress in [Ingress::Xdp, Ingress::Tc] {
+            self.at_once(filter, ingress, steps).map_err(|error| format!("{ingress:?}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn at_once(&mut self, filter: &mut Filter<'_>, ingress: Ingress, steps: &[Step]) -> Result<(), String> {
+        for _ in 0..20 {
+            let began = Instant::now();
+            let trial = self.trial.take().unwrap_or_else(|| Trial::new(self.files, self.limits));
+            let mut trial = trial.forget();
+            filter.begin(ingress, trial.host());
+            let result = each(steps, |step| filter.step(&mut trial, step));
+            if result.is_ok() {
+                self.trial = Some(trial);
+                return Ok(());
+            }
+            if began.elapsed() < AT_ONCE {
+                return result;
+            }
+        }
+        Err(format!("this machine is too busy to take {} steps in half a second", steps.len()))
+    }
 }
 
 #[test]
@@ -38,7 +65,7 @@ fn spec_d10_to_d16_and_6_the_loaded_programs_agree_with_oracle_and_decisions() {
     Bench::run(Ingress::Xdp, &DEVICES, |bench| {
         let filter = RefCell::new(Filter::new(bench));
         let sequences = cases(400);
-        let mut runner = TestRunner::new(config(file!(), (sequences).div_ceil(OF_A_WORLD as u32)));
+        let mut runner = TestRunner::new(config(file!(), sequences.div_ceil(OF_A_WORLD as u32)));
         let worlds = (any_guarded_world(), any_guarded_world(), any_limits(), vec(any_script(), OF_A_WORLD));
         let result = runner.run(&worlds, |(world, next, limits, scripts)| {
             let mut filter = filter.borrow_mut();
@@ -74,29 +101,19 @@ fn run(
     filter: &mut Filter<'_>,
     files: &[Value],
     limits: Limits,
-    scripts: &[sg_oracle::traffic::Script],
+    scripts: &[Script],
 ) -> Result<(), TestCaseError> {
     let ground = Ground::new(files);
-    let mut trial = Some(Trial::new(files, limits));
+    let mut policy = Policy::new(files, limits);
     for script in scripts {
-        let steps: Vec<Step> = script.on(&ground);
-        for ingress in [Ingress::Xdp, Ingress::Tc] {
-            let case = || {
-                let mut now = trial.take().unwrap_or_else(|| Trial::new(files, limits)).forget();
-                filter.begin(ingress, now.host());
-                each(&steps, |step| filter.step(&mut now, step))?;
-                trial = Some(now);
-                Ok(())
-            };
-            at_once(case).map_err(|error| under(files, limits, format!("{ingress:?}: {error}")))?;
-        }
+        policy.run(filter, &script.on(&ground)).map_err(|error| under(files, limits, error))?;
     }
     let moved = filter.moved();
     if moved.is_empty() { Ok(()) } else { Err(under(files, limits, format!("counted unseen: {moved}"))) }
 }
 
 /// XDP can be test-run only where it is attached, TC anywhere.
-fn on_xdp(mut files: Vec<Value>) -> Vec<Value> {
+pub fn on_xdp(mut files: Vec<Value>) -> Vec<Value> {
     let interfaces = files.iter_mut().filter_map(|file| file.get_mut("interfaces")?.as_array_mut());
     for interface in interfaces.flatten() {
         interface["hook"] = "xdp".into();
