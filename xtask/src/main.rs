@@ -5,6 +5,7 @@ mod cargo;
 mod demo;
 mod docs;
 mod fuzz;
+mod oracle;
 mod paint;
 mod setup;
 mod test;
@@ -41,6 +42,8 @@ enum Verb {
     Test { filter: Vec<String> },
     /// Let the fuzz targets run, each for a while; exit 1 if one fails
     Fuzz(fuzz::Fuzz),
+    /// Hold the filter against an oracle in very many random cases; exit 1 if they differ
+    Oracle(oracle::Oracle),
     /// Write the pages of docs/ that are made from the code
     Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Attack(options) => attack::run(&options).map(success),
         Verb::Test { filter } => test::run(&filter),
         Verb::Fuzz(fuzz) => fuzz.run(),
+        Verb::Oracle(oracle) => oracle.run(),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };

@@ -12,7 +12,7 @@ use sg_daemon::compile::image::Image;
 
 use crate::rules::{self, Direction, Question, Transport};
 use crate::world::{any_seed, any_world};
-use crate::{config, load, told};
+use crate::{config, load, policies, told};
 
 /// What the image says.
 fn admits(image: &Image, question: &Question) -> bool {
@@ -37,7 +37,7 @@ fn spec_1_to_4_the_compiler_agrees_with_the_oracle() {
     let directory = tempfile::tempdir().unwrap();
     let mut seen = Tally::default();
     let tally = std::cell::RefCell::new(&mut seen);
-    let mut runner = TestRunner::new(config(file!(), 1500));
+    let mut runner = TestRunner::new(config(file!(), policies(1500)));
     let result = runner.run(&(any_world(), vec(any_seed(), 48)), |(world, seeds)| {
         let files = world.files();
         let image = compile(&load(directory.path(), &files));

@@ -18,7 +18,7 @@ use crate::bench::{Bench, Ingress, Way};
 use crate::frame::{Packet, SYN};
 use crate::rules::{self, Direction, Question, Transport};
 use crate::world::{DEVICES, Edit, World, any_edit, any_seed, any_world};
-use crate::{config, told};
+use crate::{config, policies, told};
 
 /// The packet that a question is about. Its source port is told: a new one makes it the first of a new flow.
 fn packet(files: &[Value], question: &Question, source_port: u16) -> Packet {
@@ -172,8 +172,8 @@ fn ingress(device: &str) -> Ingress {
 fn spec_1_to_4_the_loaded_programs_agree_with_the_oracle_through_every_change() {
     Bench::run(Ingress::Tc, &DEVICES, |bench| {
         let bench = RefCell::new(bench);
-        let (policies, questions, port) = (Cell::new(0u32), Cell::new(0u32), Cell::new(1024u16));
-        let mut runner = TestRunner::new(config(file!(), 40));
+        let (count, questions, port) = (Cell::new(0u32), Cell::new(0u32), Cell::new(1024u16));
+        let mut runner = TestRunner::new(config(file!(), policies(40)));
         let worlds = (any_world(), vec(any_edit(), 1..=9), vec(any_seed(), 30));
         let result = runner.run(&worlds, |(mut world, edits, seeds)| {
             let mut bench = bench.borrow_mut();
@@ -183,7 +183,7 @@ fn spec_1_to_4_the_loaded_programs_agree_with_the_oracle_through_every_change() 
                 }
                 let files = with_hooks(world.files(), |device| ingress(device).name());
                 bench.apply(&files);
-                policies.set(policies.get() + 1);
+                count.set(count.get() + 1);
                 for seed in &seeds {
                     let question = seed.question(&files);
                     bench.set_ingress(ingress(&question.interface));
@@ -198,7 +198,7 @@ fn spec_1_to_4_the_loaded_programs_agree_with_the_oracle_through_every_change() 
         });
         told(result);
         let bench = bench.into_inner();
-        println!("{} policies, {} questions", policies.get(), questions.get());
+        println!("{} policies, {} questions", count.get(), questions.get());
         bench.apply(&empty());
         assert_eq!(left_behind(bench), BTreeSet::new());
     });
@@ -229,7 +229,7 @@ fn spec_d21_what_was_in_force_before_does_not_matter() {
     // One filter lives through all policies; on the other each is the first after nothing.
     Bench::run(Ingress::Tc, &DEVICES, |lived| {
         let both = RefCell::new((beside(lived), lived));
-        let mut runner = TestRunner::new(config(file!(), 20));
+        let mut runner = TestRunner::new(config(file!(), policies(20)));
         let worlds = (any_world(), vec(any_edit(), 1..=3), vec(any_seed(), 40));
         let result = runner.run(&worlds, |(mut world, edits, seeds): (World, Vec<Edit>, _)| {
             let (fresh, lived) = &mut *both.borrow_mut();

@@ -1,7 +1,8 @@
 //! The compiler and the loaded programs against an oracle that was written from SPEC.md and shares no code with them.
 //!
-//! `SGD_ORACLE_CASES` sets how many random policies each property takes instead of its default. A case that fails is
-//! written next to its test (`*.proptest-regressions`) and is tried first from then on; keep such files.
+//! `SGD_ORACLE_CASES` sets how many sequences of packets are tried instead of the default, `SGD_ORACLE_POLICIES` how many
+//! random policies each property about policies takes, and `SGD_ORACLE_STEPS` how far small worlds are followed. A case that
+//! fails is written next to its test (`*.proptest-regressions`) and is tried first from then on; keep such files.
 
 #![expect(
     clippy::unwrap_used,
@@ -23,12 +24,19 @@ mod small;
 use proptest::test_runner::{Config, FileFailurePersistence, TestError};
 use sg_oracle::{frame, rules, world};
 
-/// How many cases a property takes.
+/// How many sequences of packets a property takes.
 fn cases(usual: u32) -> u32 {
-    match std::env::var("SGD_ORACLE_CASES") {
-        Ok(text) => text.parse().expect("SGD_ORACLE_CASES is a number of cases"),
-        Err(_) => usual,
-    }
+    chosen("SGD_ORACLE_CASES", usual)
+}
+
+/// How many policies a property takes.
+fn policies(usual: u32) -> u32 {
+    chosen("SGD_ORACLE_POLICIES", usual)
+}
+
+/// What the environment says, or else what is usual.
+fn chosen(name: &str, usual: u32) -> u32 {
+    std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
 }
 
 /// How a property of `file` runs. Failures are kept beside it.

@@ -4,12 +4,13 @@ use sg_oracle::small;
 use sg_oracle::trial::ROOM;
 
 use crate::bench::{Bench, Ingress};
+use crate::chosen;
 use crate::filter::Filter;
 use crate::sequences::{Policy, on_xdp};
 
 #[test]
 fn spec_d10_to_d16_all_that_can_happen_in_a_small_world_happens_so_in_the_kernel() {
-    let length = std::env::var("SGD_ORACLE_STEPS").map_or(3, |text| text.parse().expect("a number of steps"));
+    let length = chosen("SGD_ORACLE_STEPS", 3);
     Bench::run(Ingress::Xdp, &["sg0"], |bench| {
         let mut filter = Filter::new(bench);
         for world in small::all() {
