@@ -77,7 +77,7 @@ impl<'b> Filter<'b> {
             counted: BTreeMap::new(),
             touched: BTreeSet::new(),
             began: (0, 0),
-            hz: bench.hz(),
+            hz: bench.enforcer().kernel().hz(),
             packets: 0,
             bench,
         }

@@ -164,11 +164,6 @@ impl Bench {
         self.unknown = self.unknown_counts();
     }
 
-    /// The kernel's ticks in a second.
-    pub fn hz(&mut self) -> u32 {
-        self.enforcer.kernel().hz()
-    }
-
     pub fn ingress(&self) -> Ingress {
         self.ingress
     }
