@@ -55,6 +55,40 @@ fn spec_k6_a_reply_passes_also_while_its_flow_becomes_live_on_another_cpu() {
 }
 
 #[test]
+fn spec_k6_neither_strict_tcp_nor_a_rule_of_its_own_direction_makes_such_a_reply_another_connection() {
+    let (here, there) = ("10.0.0.5:40000".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
+    let mut strict = outward();
+    strict[0]["settings"] = json!({ "strict_tcp": true });
+    let mut both = outward();
+    both[0]["security_groups"][0]["inbound"] = json!([{ "protocol": "ALL", "source": "0.0.0.0/0" }]);
+    for files in [strict, both] {
+        let host = Host::new(&files, LIMITS);
+        let syn = Packet::tcp(here, there, SYN);
+        assert_eq!(sends(&host, &syn), Some(NewFlow));
+        assert_eq!(receives(&host, &syn.answer(SYN | ACK)), Some(Established));
+        let reply = syn.answer(ACK).frame();
+        let reason = host.judge_while_it_becomes_live("sg0", false, &reply).verdict.reason();
+        assert_eq!(reason, Some(Established));
+        assert_eq!(host.entries().len(), 1, "one flow, one entry");
+    }
+}
+
+#[test]
+fn spec_k4_a_forged_syn_does_not_open_the_way_for_one_that_no_rule_allows() {
+    let (here, there) = ("10.0.0.5:80".parse().unwrap(), "198.51.100.7:80".parse().unwrap());
+    let mut files = outward();
+    files[0]["security_groups"][0]["inbound"] =
+        json!([{ "protocol": "TCP", "source": "0.0.0.0/0", "port": 80 }]);
+    files[0]["security_groups"][0]["outbound"] = json!([]);
+    let syn = Packet::tcp(here, there, SYN);
+    for forged in [syn.answer(SYN), syn.answer(SYN | ACK).sequence(77, 5000)] {
+        let host = Host::new(&files, LIMITS);
+        assert_eq!(receives(&host, &forged), Some(NewFlow));
+        assert_eq!(sends(&host, &syn), Some(NoRule));
+    }
+}
+
+#[test]
 fn a_flow_that_is_over_is_not_taken_for_one_that_has_become_live() {
     let (here, there) = ("10.0.0.5:40000".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
     let host = Host::new(&outward(), LIMITS);

@@ -356,6 +356,8 @@ pub const GUARD_SOURCE_ROUTE: u32 = 1 << 13;
 /// [`GUARD_IPV6`] and [`GUARD_ND`] take any link-local address for the guest's own, not only that of its hardware
 /// address: for guests that make stable private ones (RFC 7217).
 pub const FLAG_ANY_LINK_LOCAL: u32 = 1 << 14;
+/// The device is closed (SPEC D23) and nobody has said which addresses are its guest's: it may announce none.
+pub const FLAG_CLOSED: u32 = 1 << 17;
 /// DHCP servers for IPv4 are configured: only they may answer the guest.
 pub const FLAG_DHCP_SERVERS_V4: u32 = 1 << 15;
 /// Likewise for IPv6.

@@ -2,10 +2,10 @@
 //! (SPEC section 6). Each guard has a flag, which settings clear, and a reason of its own.
 
 use crate::abi::{
-    Be32, Direction, FLAG_ANY_LINK_LOCAL, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
-    GUARD_ARP, GUARD_DHCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_IPV4, GUARD_IPV6, GUARD_MAC, GUARD_ND,
-    GUARD_REDIRECT, GUARD_ROUTER, GUARD_ROUTER_ADVERTISEMENT, GUARD_ROUTERS, GUARD_SOURCE_ROUTE,
-    InterfaceHalf,
+    Be32, Direction, FLAG_ANY_LINK_LOCAL, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6,
+    FLAG_ROLE_HOST, GUARD_ARP, GUARD_DHCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_IPV4, GUARD_IPV6,
+    GUARD_MAC, GUARD_ND, GUARD_REDIRECT, GUARD_ROUTER, GUARD_ROUTER_ADVERTISEMENT, GUARD_ROUTERS,
+    GUARD_SOURCE_ROUTE, InterfaceHalf,
 };
 use crate::family::{Family, V4, V6};
 use crate::judge::Tables;
@@ -58,6 +58,7 @@ impl Guarded<'_> {
         T: Tables<V4> + Tables<V6>,
     {
         match kind {
+            ether_type::ARP | ether_type::RARP if self.guards_sender(FLAG_CLOSED) => Err(Reason::NoRule),
             ether_type::ARP => self.arp(packet, tables, network),
             ether_type::RARP => Ok(Reason::Arp),
             ether_type::VLAN | ether_type::PROVIDER_VLAN => Err(Reason::Vlan),
@@ -106,8 +107,12 @@ impl Guarded<'_> {
         transport: &Transport,
         position: Opaque<'_>,
     ) -> Result<Option<Reason>, Reason> {
+        let closed = self.guards_sender(FLAG_CLOSED);
         let is_discovery = matches!(transport.kind, Kind::IcmpOther) && F::ICMP == protocol::ICMPV6;
-        if is_discovery && let Some(reason) = F::discovery(self, packet, tables, ip, transport, position)? {
+        if is_discovery
+            && !closed
+            && let Some(reason) = F::discovery(self, packet, tables, ip, transport, position)?
+        {
             return Ok(Some(reason));
         }
         let kind = (transport.number >> 8) as u8;
@@ -118,7 +123,7 @@ impl Guarded<'_> {
         let ports = transport.ports;
         // RFC 2131, section 4.1; RFC 8415, section 7.2. The instance is the client.
         if matches!(transport.kind, Kind::Udp) {
-            if ports.local == client && ports.remote == server && self.serves_dhcp(tables, ip) {
+            if ports.local == client && ports.remote == server && !closed && self.serves_dhcp(tables, ip) {
                 let from_nowhere = F::is_unspecified(ip.source);
                 if !from_nowhere {
                     self.source(tables, ip)?;
@@ -250,7 +255,7 @@ impl GuardFamily for V6 {
     /// The link-local address that follows from the hardware address (RFC 4291, appendix A), or any if it may be.
     #[inline(always)]
     fn owns_by_nature(half: &InterfaceHalf, address: [Be32; 4]) -> bool {
-        if address[0].to_host() >> 22 != 0xfe80_0000 >> 22 {
+        if !is_link_local(address) {
             return false;
         }
         if half.flags & FLAG_ANY_LINK_LOCAL != 0 {
@@ -278,7 +283,8 @@ impl GuardFamily for V6 {
         let outbound = matches!(guarded.direction, Direction::Outbound);
         let strict = guarded.has(GUARD_ND);
         match kind {
-            130..=132 | 143 if ip.hop_limit == 1 && ip.piece.is_whole() => {
+            // They come from link-local addresses, and go to groups (RFC 3810, section 5).
+            130..=132 | 143 if ip.hop_limit == 1 && ip.piece.is_whole() && is_listener_report(ip) => {
                 if !V6::is_unspecified(ip.source) {
                     guarded.source(tables, ip)?;
                 }
@@ -329,6 +335,17 @@ impl GuardFamily for V6 {
         }
         PASS
     }
+}
+
+/// Whether a message has the addresses of multicast listener discovery; others would be a way to anybody.
+#[inline(always)]
+fn is_listener_report(ip: &Ip<V6>) -> bool {
+    (is_link_local(ip.source) || V6::is_unspecified(ip.source)) && ip.destination[0].to_host() >> 24 == 0xff
+}
+
+#[inline(always)]
+const fn is_link_local(address: [Be32; 4]) -> bool {
+    address[0].to_host() >> 22 == 0xfe80_0000 >> 22
 }
 
 /// How many options of a neighbour discovery message are looked at. None has more than two that matter here.

@@ -55,6 +55,8 @@ pub struct Scratch<F: ReadIp> {
     pub joined: fragment::Range,
     /// For [`crate::fragment`], and for loops over options.
     pub free: u32,
+    /// No flow was found for the packet, not even one that is over: 1, else 0.
+    pub unknown: u32,
 }
 
 /// The tables of one address family.
@@ -279,16 +281,19 @@ where
     let Scratch { ip, transport, .. } = &*scratch;
     let (local, remote) = ip.local_and_remote(at.direction);
     scratch.key = F::flow_key(at.zone_protocol(ip.protocol), local, remote, transport.ports);
-    let Scratch { transport, key, free, .. } = &mut *scratch;
+    let Scratch { transport, key, free, unknown, .. } = &mut *scratch;
+    *unknown = 1;
     let (transport, key) = (&*transport, &*key);
     let live = tables.live(key);
     if let Some(flow) = live {
+        *unknown = 0;
         let known = known_word(T::DRY_RUN, flow, at, transport, true).forgotten(Opaque(free));
         if !known.is_over() {
             return known.verdict(&flow);
         }
     }
     if let Some(flow) = tables.half_open(key) {
+        *unknown = 0;
         let room = tables.add_live(at.interface.row, 0) < u64::from(at.interface.live_limit);
         let known = known_word(T::DRY_RUN, flow, at, transport, room).forgotten(Opaque(free));
         if known.is_live_from_now_on() && !T::DRY_RUN {
@@ -308,17 +313,7 @@ where
     if is_error && quotes_a_flow::<F, P, T>(packet, tables, at, scratch) {
         return Verdict::of(Reason::Related);
     }
-    let verdict = judge_new::<F, T>(tables, at, scratch, live.is_some());
-    if verdict.reason_number() == Reason::NoRule as u32
-        && live.is_none()
-        && may_belong_to_a_live_flow(&scratch.transport)
-        && let Some(flow) = tables.live(&scratch.key)
-        && flow.expires() > at.now
-    {
-        // It became live on another CPU, after the one look-up and before the other.
-        return Verdict::new(Reason::Established, AdmittedBy::Nothing, flow.state_number(), flow.policy());
-    }
-    verdict
+    judge_new::<F, T>(tables, at, scratch, live.is_some())
 }
 
 /// What begins a flow, or ends it, is not worth a third look-up.
@@ -455,7 +450,15 @@ where
 /// A packet of no known flow: the rules decide, and it may start one. `over`: its key has a live flow that is over.
 #[inline(never)]
 fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>, over: bool) -> Verdict {
-    let Scratch { ip, transport, key, .. } = scratch;
+    let Scratch { ip, transport, key, unknown, .. } = scratch;
+    if *unknown != 0
+        && may_belong_to_a_live_flow(transport)
+        && let Some(flow) = tables.live(key)
+        && flow.expires() > at.now
+    {
+        // It became live on another CPU, after the one look-up and before the other.
+        return Verdict::new(Reason::Established, AdmittedBy::Nothing, flow.state_number(), flow.policy());
+    }
     let (_, remote) = ip.local_and_remote(at.direction);
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
         Ok(start) => start,

@@ -223,6 +223,10 @@ impl ReadIp for V4 {
         ip.transport = network + header_bytes;
         ip.data = ip.transport;
         ip.end = end;
+        // Options that only the device has at hand could name any route.
+        if header_bytes > 20 && packet.read::<Byte>(ip.transport - 1).is_none() {
+            return Err(Reason::Malformed);
+        }
         ip.source_routed =
             header_bytes > 20 && has_source_route(packet, network + 20, ip.transport, position);
         Ok(())

@@ -195,6 +195,9 @@ impl Connection {
     /// Takes a segment of the sender into account, which began the connection (`from_origin`) or did not.
     #[inline(always)]
     pub fn advance(&mut self, segment: Segment, seen: &Seen, from_origin: bool) -> Step {
+        if matches!(segment, Segment::Syn) && self.begins_anew(seen, from_origin) {
+            return Step::Restart;
+        }
         let step = self.step(segment, seen, from_origin);
         if let Step::To(state) = step {
             self.state = state;
@@ -202,18 +205,26 @@ impl Connection {
         step
     }
 
+    /// Whether a SYN opens a connection in place of this one, for the rules of its own direction to judge.
+    #[inline(always)]
+    fn begins_anew(&self, seen: &Seen, from_origin: bool) -> bool {
+        match self.state {
+            State::TcpClose => true,
+            // RFC 9293, section 3.10.7.4; RFC 6191.
+            State::TcpTimeWait => !self.knows(SENDER_END) || is_after(seen.sequence, self.sender.end),
+            // Both open at once (RFC 9293, figure 8), or the first SYN was forged to have this one pass.
+            State::TcpSynSent | State::TcpSynReceived => !from_origin && !self.knows(SENDER_ACK),
+            _ => false,
+        }
+    }
+
     #[inline(always)]
     fn step(&mut self, segment: Segment, seen: &Seen, from_origin: bool) -> Step {
-        use State::{TcpClose, TcpSynReceived, TcpSynSent, TcpTimeWait};
+        use State::{TcpSynReceived, TcpSynSent};
         let state = self.state;
         let next = match segment {
             Segment::Rst => return self.reset(seen, from_origin),
             Segment::Syn => match state {
-                TcpClose => return Step::Restart,
-                // RFC 9293, section 3.10.7.4; RFC 6191.
-                TcpTimeWait if !self.knows(SENDER_END) || is_after(seen.sequence, self.sender.end) => {
-                    return Step::Restart;
-                }
                 TcpSynSent if from_origin => {
                     // Sent again, perhaps without the data that the first one carried (RFC 7413, section 4.2.2); or another
                     // attempt with another sequence number.
@@ -221,10 +232,6 @@ impl Connection {
                     self.known = if again { self.known & SENDER_END } else { 0 };
                     TcpSynSent
                 }
-                // Both opened at once (RFC 9293, figure 8).
-                TcpSynSent => TcpSynReceived,
-                // Its own SYN again, as nothing has acknowledged it yet.
-                TcpSynReceived if !from_origin && !self.knows(SENDER_ACK) => TcpSynReceived,
                 // The receiver answers with a challenge (RFC 5961, section 4).
                 _ if from_origin => return Step::Ignore,
                 // A connection of its own, which the rules of the other direction do not cover.

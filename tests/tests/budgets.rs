@@ -23,10 +23,10 @@ struct Budget {
 /// If so, set the number to a tenth above what the failure shows, in the change that needs it, and say why there. If a
 /// program has become much smaller, lower its budget: a budget that is never met protects nothing.
 const BUDGETS: [Budget; 5] = [
-    Budget { name: program::XDP_INGRESS, instructions: 8_690, verified: 231_000 },
-    Budget { name: program::TC_INGRESS, instructions: 8_710, verified: 147_000 },
-    Budget { name: program::TC_EGRESS, instructions: 8_710, verified: 147_000 },
-    Budget { name: program::EXPLAIN, instructions: 7_330, verified: 86_000 },
+    Budget { name: program::XDP_INGRESS, instructions: 8_900, verified: 435_000 },
+    Budget { name: program::TC_INGRESS, instructions: 8_930, verified: 245_000 },
+    Budget { name: program::TC_EGRESS, instructions: 8_930, verified: 245_000 },
+    Budget { name: program::EXPLAIN, instructions: 7_480, verified: 63_000 },
     Budget { name: program::COLLECT, instructions: 170, verified: 1_460 },
 ];
 

@@ -18,7 +18,7 @@ pub fn judge(
     }
     match *transport {
         Transport::Icmp { kind: 130..=132 | 143, .. }
-            if packet.source.is_ipv6() && packet.hop_limit == 1 && !packet.piece.is_first() =>
+            if is_listener_report(packet) && packet.hop_limit == 1 && !packet.piece.is_first() =>
         {
             let passes = is_unspecified(packet.source) || interface.may_send(outbound, packet.source);
             return Some(if passes { Ok("neighbor_discovery") } else { Err("source_address") });
@@ -58,6 +58,16 @@ fn source_route(interface: &Interface, packet: &Packet<'_>) -> Option<&'static s
 
 fn is_unspecified(address: IpAddr) -> bool {
     address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+}
+
+/// RFC 3810, section 5: from link-local or no address, to a group.
+fn is_listener_report(packet: &Packet<'_>) -> bool {
+    match (packet.source, packet.destination) {
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            (source.is_unspecified() || source.is_unicast_link_local()) && destination.is_multicast()
+        }
+        _ => false,
+    }
 }
 
 /// RFC 4861: router solicitation (133) and advertisement (134), neighbour solicitation (135) and advertisement (136).

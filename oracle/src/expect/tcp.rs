@@ -233,8 +233,8 @@ impl Connection {
                 self.origin.end = kept;
                 self.change(true, segment, "syn_sent")
             }
-            (Kind::Syn, "syn_sent", false) => self.change(false, segment, "syn_recv"),
-            (Kind::Syn, "syn_recv", false) if sender.ack.is_none() => self.change(false, segment, "syn_recv"),
+            (Kind::Syn, "syn_sent", false) => Outcome::Restart,
+            (Kind::Syn, "syn_recv", false) if sender.ack.is_none() => Outcome::Restart,
             (Kind::SynAck, "syn_sent", false) => {
                 if just_below(segment.acknowledgment, receiver.end) {
                     self.change(false, segment, "syn_recv")

@@ -187,6 +187,7 @@ macro_rules! tables {
                     datagram: Datagram { expires: 0, verdict: 0, padding: 0, ranges: [0; 8] },
                     joined: Range { start: 0, end: 0 },
                     free: 0,
+                    unknown: 0,
                 }))
             }
 

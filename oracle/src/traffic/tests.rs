@@ -52,7 +52,7 @@ const REASONS: [&str; 33] = [
 ];
 
 /// Section 8's and 9's changes of state, no more and no fewer; "" is no flow.
-const TRANSITIONS: [(&str, &str); 25] = [
+const TRANSITIONS: [(&str, &str); 26] = [
     ("", "udp"),
     ("", "icmp"),
     ("", "other"),
@@ -65,6 +65,8 @@ const TRANSITIONS: [(&str, &str); 25] = [
     ("syn_recv", "established"),
     ("syn_recv", "fin_wait"),
     ("syn_recv", "close"),
+    // Both open at once.
+    ("syn_recv", "syn_sent"),
     ("established", "fin_wait"),
     ("established", "close"),
     ("fin_wait", "close_wait"),

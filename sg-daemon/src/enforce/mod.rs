@@ -19,8 +19,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sg_common::abi::{
-    Be32, Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_REDIRECT,
-    GUARD_ROUTER_ADVERTISEMENT, GUARD_SOURCE_ROUTE, GUARD_VLAN, InterfaceHalf,
+    Be32, Direction, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
+    FLAG_STRICT_TCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_REDIRECT, GUARD_ROUTER_ADVERTISEMENT,
+    GUARD_SOURCE_ROUTE, GUARD_VLAN, InterfaceHalf,
 };
 
 use crate::compile::compile;
@@ -440,7 +441,7 @@ impl Enforcer {
             let slot = self.devices.get(&target.name)?.slot;
             let half = match target.interface.and_then(|index| image.interfaces.get(index)) {
                 Some(interface) => self.half_of(interface, plan.into()),
-                None => self.closed(target.role, &Timeouts::default()),
+                None => self.closed_after(self.kernel.half(slot), target.role),
             };
             Some((slot, half))
         });
@@ -482,6 +483,22 @@ impl Enforcer {
             own_v6: first_v6.unwrap_or_default(),
             ether_types: interface.ether_types,
             ..closed
+        }
+    }
+
+    /// What a device is closed with that had a policy: its connections go on (SPEC K11), so its guest must still be able to
+    /// announce the addresses that it had.
+    fn closed_after(&self, before: Option<InterfaceHalf>, role: Role) -> InterfaceHalf {
+        let closed = self.closed(role, &Timeouts::default());
+        match before {
+            Some(InterfaceHalf { mac, own_v4, own_v6, flags, .. })
+                if role == Role::Guest && (own_v4 != Be32(0) || own_v6 != [Be32(0); 4]) =>
+            {
+                // Further addresses, routers and DHCP servers went with the policy.
+                let flags = flags & !(FLAG_STRICT_TCP | FLAG_DHCP_SERVERS_V4 | FLAG_DHCP_SERVERS_V6);
+                InterfaceHalf { mac, own_v4, own_v6, flags, ..closed }
+            }
+            _ => closed,
         }
     }
 
@@ -585,8 +602,9 @@ impl FlowEntry {
     }
 }
 
-/// What a guest without a policy may not do. Its addresses are not known, so it is not held to any.
-const CLOSED_GUARDS: u32 = GUARD_VLAN
+/// What a guest without a policy may not do. Its addresses are not known, so it may announce none.
+const CLOSED_GUARDS: u32 = FLAG_CLOSED
+    | GUARD_VLAN
     | GUARD_ETHER_TYPE
     | GUARD_DHCP_SERVER
     | GUARD_ROUTER_ADVERTISEMENT

@@ -246,7 +246,7 @@ pub struct GuestBaseline {
     /// Whose router advertisements reach a guest by themselves; empty: the rules decide.
     pub routers: Vec<std::net::Ipv6Addr>,
     /// Which DHCP servers a guest may write to, and that alone may answer it; of a family in which there is none: it may ask everybody
-    /// on its link, and anybody may answer.
+    /// on its link, and anybody may answer, or write to it unasked.
     pub dhcp_servers: Vec<IpAddr>,
 }
 

@@ -23,16 +23,12 @@ use crate::{config, policies, told};
 /// The packet that a question is about. Its source port is told: a new one makes it the first of a new flow.
 fn packet(files: &[Value], question: &Question, source_port: u16) -> Packet {
     let interface = interface(files, &question.interface);
-    let mut own = ["addresses", "allowed_addresses"]
-        .into_iter()
-        .flat_map(|field| interface[field].as_array().into_iter().flatten())
-        .map(|own| own.as_str().unwrap().parse().unwrap());
     // Whoever has no address in that family asks from one that nobody has.
     let nobody: IpAddr = match question.remote {
         IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 1).into(),
     };
-    let local = own.find(|own: &IpAddr| own.is_ipv4() == nobody.is_ipv4()).unwrap_or(nobody);
+    let local = own(interface).find(|own| own.is_ipv4() == nobody.is_ipv4()).unwrap_or(nobody);
     let (source, destination) = match question.direction {
         Direction::Inbound => (question.remote, local),
         Direction::Outbound => (local, question.remote),
@@ -65,17 +61,29 @@ fn is_extension(question: &Question) -> bool {
 }
 
 /// What a guest may neither send nor see whatever the rules say (SPEC section 6): redirects, and neighbour discovery that
-/// a router has forwarded, as the hop limit of these packets says.
+/// a router has forwarded, as the hop limit of these packets says; and addresses that are not its own, as [`packet`] gives
+/// those that have none of a family.
 fn forbidden(files: &[Value], question: &Question) -> Option<Reason> {
-    let Transport::Icmp { kind, .. } = question.transport else { return None };
-    if interface(files, &question.interface)["role"] == "host" {
+    let interface = interface(files, &question.interface);
+    if interface["role"] == "host" {
         return None;
     }
-    match (question.remote, kind) {
-        (IpAddr::V4(_), 5) | (IpAddr::V6(_), 137) => Some(Reason::Redirect),
-        (IpAddr::V6(_), 133..=136) => Some(Reason::NeighborSpoof),
-        _ => None,
+    match (question.remote, question.transport) {
+        (IpAddr::V4(_), Transport::Icmp { kind: 5, .. })
+        | (IpAddr::V6(_), Transport::Icmp { kind: 137, .. }) => return Some(Reason::Redirect),
+        (IpAddr::V6(_), Transport::Icmp { kind: 133..=136, .. }) => return Some(Reason::NeighborSpoof),
+        _ => {}
     }
+    let own: Vec<IpAddr> = own(interface).collect();
+    let has_none = own.iter().all(|own| own.is_ipv4() != question.remote.is_ipv4());
+    let foreign = question.direction == Direction::Outbound && has_none && !own.is_empty();
+    foreign.then_some(Reason::SourceAddress)
+}
+
+fn own(interface: &Value) -> impl Iterator<Item = IpAddr> {
+    let both = ["addresses", "allowed_addresses"].into_iter();
+    let written = both.flat_map(|field| interface[field].as_array().into_iter().flatten());
+    written.map(|own| own.as_str().unwrap().parse().unwrap())
 }
 
 /// Asks the loaded program, and for what has ports lets a packet of a new flow run through the programs that filter.

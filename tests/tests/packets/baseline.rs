@@ -206,6 +206,19 @@ fn spec_6_neighbour_discovery_passes_for_own_addresses_if_no_router_forwarded_it
                 let report = Packet { source: ip(source), ..report(1) };
                 assert_eq!(bench.sends(&report), expected, "{kind} {source}");
             }
+            // They are of the link, and no way to anybody.
+            for (source, destination) in [
+                (LINK_LOCAL, OTHER[1]),
+                (GUEST[1], "ff02::16"),
+                (OTHER[1], "ff02::16"),
+                ("fe80::9", GUEST[1]),
+            ] {
+                let report = Packet { source: ip(source), destination: ip(destination), ..report(1) };
+                let own = source == LINK_LOCAL || source == GUEST[1];
+                let expected = if own { NoRule } else { SourceAddress };
+                assert_eq!(bench.sends(&report), expected, "{kind} {source} {destination}");
+                assert_eq!(bench.receives(&report), NoRule, "{kind} {source} {destination}");
+            }
         }
         assert_eq!(bench.flows(), []);
     });
