@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, MapError};
-use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
+use aya::programs::{Program, ProgramError, RawTracePoint, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
     Control, Counter, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, MAX_ZONES,
@@ -119,9 +119,10 @@ impl Kernel {
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
         // The others are loaded when a device needs them: the verifier takes its time over each.
-        for name in [program::EXPLAIN, program::COLLECT, program::CLOCK] {
+        for name in [program::EXPLAIN, program::CLOCK] {
             classifier(&mut ebpf, name)?;
         }
+        collector(&mut ebpf)?;
         let control = mapped(&ebpf, map::CONTROL)?;
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
@@ -487,6 +488,20 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Kerne
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {
     match ebpf.program_mut(name) {
         Some(Program::SchedClassifier(program)) => {
+            if program.fd().is_err() {
+                program.load().map_err(|source| KernelError::Program { name, source })?;
+            }
+            Ok(program)
+        }
+        _ => Err(KernelError::Missing { name }),
+    }
+}
+
+/// The collector, loaded.
+fn collector(ebpf: &mut Ebpf) -> Result<&mut RawTracePoint, KernelError> {
+    let name = program::COLLECT;
+    match ebpf.program_mut(name) {
+        Some(Program::RawTracePoint(program)) => {
             if program.fd().is_err() {
                 program.load().map_err(|source| KernelError::Program { name, source })?;
             }
