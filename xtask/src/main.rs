@@ -1,6 +1,7 @@
 //! What a person does to this repository is a verb here: `cargo xtask VERB`.
 
 mod attack;
+mod bench;
 mod cargo;
 mod demo;
 mod docs;
@@ -41,6 +42,9 @@ enum Verb {
     Test { filter: Vec<String> },
     /// Let the fuzz targets run, each for a while; exit 1 if one fails
     Fuzz(fuzz::Fuzz),
+    /// Measure what the filter costs
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Write the pages of docs/ that are made from the code
     Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Attack(options) => attack::run(&options).map(success),
         Verb::Test { filter } => test::run(&filter),
         Verb::Fuzz(fuzz) => fuzz.run(),
+        Verb::Bench(bench) => bench.run().map(success),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };

@@ -92,7 +92,9 @@ fn judged(counters: &PerCpuArray<MapData, Counter>) -> u64 {
     [Reason::NewFlow, Reason::Established]
         .map(|reason| counter_index(ROW, Direction::Outbound, reason as u32))
         .iter()
-        .flat_map(|index| counters.get(index, 0).unwrap().iter().map(|counter| counter.packets).collect::<Vec<_>>())
+        .flat_map(|index| {
+            counters.get(index, 0).unwrap().iter().map(|counter| counter.packets).collect::<Vec<_>>()
+        })
         .sum()
 }
 
