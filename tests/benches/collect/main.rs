@@ -1,7 +1,11 @@
 //! What it costs to collect the connections that are over, and how long a packet waits meanwhile. Says figures, judges none.
 //!
 //! `cargo xtask bench collect` runs it. The time is the kernel's, so the profile that this is built with does not matter.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot go on stops where it is")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a bench that cannot go on stops where it is"
+)]
 
 mod packets;
 mod table;
@@ -47,7 +51,7 @@ fn run(lab: &Lab, netns: &str, flows: u32) {
 /// The collector alone.
 fn costs(table: &mut Table) {
     pin_to(COLLECTOR);
-    let fills = [Fill::AllOver, Fill::HalfOver, Fill::NoneOver];
+    let fills = [Fill::All, Fill::Half, Fill::None];
     let mut cpu: [Vec<Duration>; 3] = Default::default();
     let mut wall: [Vec<Duration>; 3] = Default::default();
     // Interleaved, so that a neighbour's load falls on all of them.
@@ -79,7 +83,7 @@ fn waits(table: &mut Table, netns: &str) {
         let mut busy = Waits::default();
         let mut collecting = Vec::new();
         for _ in 0..ROUNDS {
-            table.fill(Fill::AllOver).unwrap();
+            table.fill(Fill::All).unwrap();
             let packets = Packets::start(table.pins(), OTHER).unwrap();
             pin_to(COLLECTOR);
             std::thread::sleep(Duration::from_millis(100));
@@ -87,7 +91,7 @@ fn waits(table: &mut Table, netns: &str) {
             let collected = table.collect();
             let ended = Instant::now();
             std::thread::sleep(Duration::from_millis(100));
-            table.check(Fill::AllOver, collected);
+            table.check(Fill::All, collected);
             collecting.push(ended - began);
             for wait in packets.stop() {
                 // Whatever had part in the collection, however short.
@@ -105,7 +109,7 @@ fn waits(table: &mut Table, netns: &str) {
 fn threads(table: &mut Table) {
     let mut late = Waits::default();
     for _ in 0..ROUNDS {
-        table.fill(Fill::AllOver).unwrap();
+        table.fill(Fill::All).unwrap();
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
@@ -128,7 +132,7 @@ fn threads(table: &mut Table) {
                     late.add(wait);
                 }
             }
-            table.check(Fill::AllOver, collected);
+            table.check(Fill::All, collected);
         });
     }
     println!("{:<44} {}", "a thread on the collector's CPU, after 200 µs", late.text());

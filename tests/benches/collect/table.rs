@@ -18,25 +18,25 @@ use sg_tests::{Lab, PinDirectory};
 /// Which flows of the table are over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
-    AllOver,
-    HalfOver,
-    NoneOver,
+    All,
+    Half,
+    None,
 }
 
 impl Fill {
     pub fn text(self) -> &'static str {
         match self {
-            Self::AllOver => "all of them are over",
-            Self::HalfOver => "every other one is over",
-            Self::NoneOver => "none is over",
+            Self::All => "all of them are over",
+            Self::Half => "every other one is over",
+            Self::None => "none is over",
         }
     }
 
     fn over(self, number: u32) -> bool {
         match self {
-            Self::AllOver => true,
-            Self::HalfOver => number.is_multiple_of(2),
-            Self::NoneOver => false,
+            Self::All => true,
+            Self::Half => number.is_multiple_of(2),
+            Self::None => false,
         }
     }
 }
@@ -105,7 +105,7 @@ impl Table {
         let (now, hour) = (kernel.now()?, kernel.jiffies(3600));
         let zone = kernel.zone(self.slot).unwrap_or(0);
         let flow = |number| Flow {
-            expires: if fill.over(number) { now - kernel_grace(hour) } else { now + hour },
+            expires: if fill.over(number) { now - hour / 60 } else { now + hour },
             created: 0,
             place: ROW,
             policy: 1,
@@ -117,7 +117,7 @@ impl Table {
         let key = |number: u32| FlowKeyV4 {
             zone_protocol: zone << 8 | 17,
             local: Be32::from_host(u32::from_be_bytes(GUEST)),
-            // 16 remotes a port: neither is constant, and no two are equal.
+            // 256 ports a remote: neither is constant, and no two keys are equal.
             remote: Be32::from_host(0xc633_0000 | number >> 8),
             ports: FlowPorts { local: 10_000 + (number & 0xff) as u16, remote: 53 },
         };
@@ -148,11 +148,6 @@ impl Table {
     pub fn close(mut self) {
         self.enforcer.detach_everything().unwrap();
     }
-}
-
-/// Long over.
-fn kernel_grace(hour: u64) -> u64 {
-    hour / 60
 }
 
 pub fn pinned(pins: &Path, name: &str) -> PathBuf {
