@@ -6,7 +6,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_jiffies64, bpf_map_delete_elem};
 use aya_ebpf::macros::{classifier, xdp};
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::programs::{RawTracePointContext, TcContext, XdpContext};
 use sg_common::abi::{FLOW_HALF_OPEN, Flow, Hook, counter_index, explain};
 use sg_common::judge::{Environment as _, judge};
 use sg_common::packet::Packet;
@@ -99,15 +99,20 @@ struct Collection {
 
 /// Never attached: the daemon test-runs it to delete flows that are over. Returns how many there were.
 ///
-/// An entry that expired this very moment is left alone for another `cb[0]` jiffies: a packet of the same 5-tuple may be
-/// about to put a new flow in its place. `cb[1]` is a zone to empty, or 0.
-#[classifier]
-pub fn sgd_collect(ctx: TcContext) -> i32 {
-    let packet = TcPacket::new(&ctx);
-    // SAFETY: the context is the one that the kernel passed.
-    let (grace, zone) = unsafe { ((*packet.skb()).cb[0], (*packet.skb()).cb[1]) };
+/// An entry that expired this very moment is left alone for another `arg(0)` jiffies: a packet of the same 5-tuple may be
+/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0.
+///
+/// A walk over a million flows takes long. So this is no classifier, of which a test run holds up soft interrupts, and
+/// with them every packet that the CPU should handle; of a raw tracepoint's program it does not (net/bpf/test_run.c).
+// By hand, as aya's macro throws away what the program returns.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub fn sgd_collect(ctx: *mut c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let (grace, zone): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    let zone = zone as u32;
     let Some(moment) = Kernel::<true>.moment() else { return 0 };
-    let before = moment.now.saturating_sub(u64::from(grace));
+    let before = moment.now.saturating_sub(grace);
     let mut collection = Collection { before, zone, deleted: 0 };
     for table in flow_tables() {
         // SAFETY: the callback has the signature that the kernel calls, and the context outlives the call.
@@ -115,7 +120,7 @@ pub fn sgd_collect(ctx: TcContext) -> i32 {
             bpf_for_each_map_elem(table, collect_one as *mut c_void, (&raw mut collection).cast(), 0);
         }
     }
-    collection.deleted as i32
+    collection.deleted
 }
 
 unsafe extern "C" fn collect_one(

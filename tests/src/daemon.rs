@@ -108,6 +108,11 @@ impl Daemon {
         self.status().map(drop)
     }
 
+    /// The arguments of the next start, beside those that say where things are.
+    pub fn set_arguments(&mut self, extra: &[&str]) {
+        self.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
     /// Replaces the policy file in one step, as a careful editor does, and does not wait.
     pub fn write_policy(&self, policy: &str) -> Result<()> {
         let temporary = self.directory.join(".policy.json.new");

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
 use crate::netns::{NETNS_DIR, Netns};
-use crate::registry::Held;
+use crate::registry::{Held, Resource};
 
 /// Every name that a lab gives starts with this, the process id and the time that process started (kernel ticks since boot), so
 /// that the sweep knows a dead owner even when its process id has been given out again.
@@ -54,9 +54,30 @@ impl Lab {
         &self.directory
     }
 
+    /// A directory for pins, named like the lab, which goes with the value; not made yet.
+    pub fn pins(&self) -> Result<PinDirectory> {
+        let path = Path::new(BPFFS).join(&self.name);
+        let make = || Ok(((), Resource::Directory(path.clone())));
+        let ((), held) = Held::make(make)?;
+        Ok(PinDirectory { path, _held: held })
+    }
+
     /// A new namespace with its loopback up.
     pub fn netns(&self, role: &str) -> Result<Netns> {
         Netns::create(format!("{}-{role}", self.name))
+    }
+}
+
+/// See [`Lab::pins`].
+#[derive(Debug)]
+pub struct PinDirectory {
+    path: PathBuf,
+    _held: Held,
+}
+
+impl PinDirectory {
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

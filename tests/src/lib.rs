@@ -33,7 +33,7 @@ mod topology;
 
 pub use count::{Counter, Way};
 pub use daemon::{Daemon, binary};
-pub use lab::{Lab, sweep};
+pub use lab::{Lab, PinDirectory, sweep};
 pub use netns::Netns;
 pub use probe::{Connection, Outcome, Probe, run_all};
 pub use process::{Finished, Process, write as write_file};

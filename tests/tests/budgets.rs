@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapInfo;
 use aya::programs::loaded_programs;
 use sg_common::abi::program;
-use sg_daemon::kernel::{Kernel, RunHook, TcMode};
+use sg_daemon::kernel::{Kernel, RunHook, TableSizes, TcMode};
 use sg_tests::Lab;
 
 /// What a program may take. `instructions`: after the verifier's rewriting, before the compiler to machine code; what a
@@ -45,7 +45,7 @@ impl Drop for Pins {
 fn every_program_stays_within_its_budget() {
     let lab = Lab::new().unwrap();
     let pins = Pins(Path::new("/sys/fs/bpf").join(lab.name()));
-    let mut kernel = Kernel::open(&pins.0, TcMode::Auto).unwrap();
+    let mut kernel = Kernel::open(&pins.0, TcMode::Auto, TableSizes::default()).unwrap();
     // Programs are loaded when they are needed.
     for hook in [RunHook::XdpIngress, RunHook::TcIngress, RunHook::TcEgress] {
         kernel.run_frame(hook, 0, &[0; 64]).unwrap();

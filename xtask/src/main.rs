@@ -1,6 +1,7 @@
 //! What a person does to this repository is a verb here: `cargo xtask VERB`.
 
 mod attack;
+mod bench;
 mod cargo;
 mod demo;
 mod docs;
@@ -44,6 +45,9 @@ enum Verb {
     Fuzz(fuzz::Fuzz),
     /// Hold the filter against an oracle in very many random cases; exit 1 if they differ
     Oracle(oracle::Oracle),
+    /// Measure what the filter costs
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Write the pages of docs/ that are made from the code
     Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Test { filter } => test::run(&filter),
         Verb::Fuzz(fuzz) => fuzz.run(),
         Verb::Oracle(oracle) => oracle.run(),
+        Verb::Bench(bench) => bench.run().map(success),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };

@@ -223,7 +223,7 @@ impl Connection {
                 Fit::Unknown | Fit::Inside => Outcome::Nothing,
                 Fit::Old | Fit::Outside => Outcome::Drop("tcp_window"),
             },
-            (Kind::Syn, "close", _) => Outcome::Restart,
+            (Kind::Syn, "close", _) | (Kind::Syn, "syn_sent", false) => Outcome::Restart,
             (Kind::Syn, "time_wait", _) if sender.end.is_none_or(|end| after(segment.sequence, end) > 0) => {
                 Outcome::Restart
             }
@@ -233,7 +233,6 @@ impl Connection {
                 self.origin.end = kept;
                 self.change(true, segment, "syn_sent")
             }
-            (Kind::Syn, "syn_sent", false) => Outcome::Restart,
             (Kind::Syn, "syn_recv", false) if sender.ack.is_none() => Outcome::Restart,
             (Kind::SynAck, "syn_sent", false) => {
                 if just_below(segment.acknowledgment, receiver.end) {

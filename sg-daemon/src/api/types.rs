@@ -58,8 +58,18 @@ pub struct InterfaceStatus {
     pub ingress: Option<String>,
     /// `tcx` or `clsact`.
     pub egress: Option<String>,
+    /// Its connections; absent if it is not filtered.
+    pub live_flows: Option<ShareStatus>,
     pub inbound: Counters,
     pub outbound: Counters,
+}
+
+/// An interface's share of the table of live connections (D16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareStatus {
+    /// Those that are over count until they are collected.
+    pub used: u64,
+    pub limit: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +123,12 @@ pub struct TableStatus {
     pub members: usize,
     /// Sets of ports that are not one range.
     pub port_tables: usize,
+    /// How many live connections there is room for.
+    pub live_flows_size: u32,
+    /// How many half-open connections of IPv4.
+    pub half_open_flows_size: u32,
+    /// And of IPv6.
+    pub half_open_flows_v6_size: u32,
 }
 
 /// An element of `GET /v1/flows`.

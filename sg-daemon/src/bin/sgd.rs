@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, value_parser};
 use sg_daemon::api::DEFAULT_SOCKET;
-use sg_daemon::kernel::TcMode;
+use sg_daemon::kernel::{TableSizes, TcMode};
 use sg_daemon::supervise::{Options, run};
 use tracing_subscriber::EnvFilter;
 
@@ -36,10 +36,23 @@ struct Sgd {
     /// How TC programs are attached
     #[arg(long, value_enum, default_value_t = Tc::Auto)]
     tc: Tc,
+    /// How many live connections there is room for, shared out equally between the interfaces
+    ///
+    /// Between 1,024 and 16,777,216. Each takes about 130 bytes of the kernel's memory, and as much for IPv6, from the start.
+    /// Tables that an earlier sgd has left keep their sizes: `sgctl status` shows those in force.
+    #[arg(long, value_name = "N", default_value_t = TableSizes::LIVE,
+          value_parser = value_parser!(u32).range(FLOWS))]
+    live_flows: u32,
+    /// How many half-open connections of IPv4 there is room for, likewise; half as many of IPv6
+    #[arg(long, value_name = "N", default_value_t = TableSizes::HALF_OPEN,
+          value_parser = value_parser!(u32).range(FLOWS))]
+    half_open_flows: u32,
     /// The form of the log on standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
+
+const FLOWS: std::ops::RangeInclusive<i64> = TableSizes::MIN as i64..=TableSizes::MAX as i64;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Tc {
@@ -75,6 +88,7 @@ fn main() -> ExitCode {
             Tc::Auto => TcMode::Auto,
             Tc::Clsact => TcMode::Clsact,
         },
+        sizes: TableSizes::new(arguments.live_flows, arguments.half_open_flows),
         detach_on_exit: arguments.detach_on_exit,
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

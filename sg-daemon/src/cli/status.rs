@@ -71,6 +71,11 @@ fn text(status: &Answer) -> String {
     }
     text += &format!("\n{}", table(&rows));
     for interface in &status.interfaces {
+        if let Some(share) = interface.live_flows {
+            text += &format!("{}: {} of {} live connections\n", interface.name, share.used, share.limit);
+        }
+    }
+    for interface in &status.interfaces {
         for (direction, counters) in [("inbound", &interface.inbound), ("outbound", &interface.outbound)] {
             if let Some(reasons) = reasons(counters) {
                 text += &format!("{} {direction}: {reasons}\n", interface.name);

@@ -26,7 +26,7 @@ use sg_common::abi::{
 
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
-use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TcMode};
+use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TableSizes, TcMode};
 use crate::plan::{Plan, PlanError, Resident, plan};
 use crate::policy::model::{HookChoice, Kind, Model, OnRuleChange, Role, Timeouts};
 
@@ -111,8 +111,8 @@ impl Enforcer {
     /// # Errors
     ///
     /// If the kernel refuses, or what is there is not ours.
-    pub fn open(pin_dir: &Path, tc_mode: TcMode) -> Result<Self, ApplyError> {
-        let mut kernel = Kernel::open(pin_dir, tc_mode)?;
+    pub fn open(pin_dir: &Path, tc_mode: TcMode, sizes: TableSizes) -> Result<Self, ApplyError> {
+        let mut kernel = Kernel::open(pin_dir, tc_mode, sizes)?;
         kernel.take_over_links()?;
         let resident = kernel.inherit()?;
         let mut enforcer =

@@ -2,12 +2,12 @@
 
 use std::mem::offset_of;
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{RawTracePointRunOptions, SchedClassifier, TestRun as _, TestRunOptions};
 use sg_common::abi::{Hook, explain, program};
 use sg_common::conntrack::State;
 use sg_common::verdict::{Action, Reason};
 
-use super::{Kernel, KernelError, classifier, xdp};
+use super::{Kernel, KernelError, classifier, collector, xdp};
 
 /// `struct __sk_buff`, include/uapi/linux/bpf.h, as far as test runs read and write it.
 #[derive(Clone, Copy)]
@@ -126,14 +126,17 @@ impl Kernel {
     ///
     /// If the kernel refuses the test run.
     pub fn collect(&mut self) -> Result<u32, KernelError> {
-        let grace = self.hz();
-        Ok(self.test_run(program::COLLECT, 0, &[0; 64], [grace, 0, 0, 0, 0])?.0)
+        self.purge(0)
     }
 
-    /// Deletes every flow of a zone.
+    /// Deletes every flow of a zone too.
     pub(super) fn purge(&mut self, zone: u32) -> Result<u32, KernelError> {
-        let grace = self.hz();
-        Ok(self.test_run(program::COLLECT, 0, &[0; 64], [grace, zone, 0, 0, 0])?.0)
+        let mut options = RawTracePointRunOptions::new();
+        [options.args[0], options.args[1]] = [u64::from(self.hz()), u64::from(zone)];
+        let result = collector(&mut self.ebpf)?
+            .test_run(options)
+            .map_err(|source| KernelError::Program { name: program::COLLECT, source })?;
+        Ok(result.return_value)
     }
 
     pub(super) fn raw_jiffies(&mut self) -> Result<u64, KernelError> {

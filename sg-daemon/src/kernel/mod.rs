@@ -5,6 +5,7 @@ mod explain;
 mod flows;
 mod mapped;
 mod pins;
+mod sizes;
 mod tables;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, MapError};
-use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
+use aya::programs::{Program, ProgramError, RawTracePoint, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
     Control, Counter, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, MAX_ZONES,
@@ -28,6 +29,7 @@ pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
+pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::words_of;
 use crate::plan::{Capacity, Entry, NextIds, Resident};
@@ -98,23 +100,29 @@ pub struct Kernel {
 pub struct Slot(u32);
 
 impl Kernel {
-    /// Loads the programs and makes the maps, or takes over those that are pinned under `pin_dir`.
+    /// Loads the programs and makes the maps, or takes over those that are pinned under `pin_dir`. Connection tables that
+    /// are there keep their sizes, as they keep their connections: see [`Self::sizes`].
     ///
     /// # Errors
     ///
     /// If the kernel refuses anything; what was there is as it was.
-    pub fn open(pin_dir: &Path, tc_mode: TcMode) -> Result<Self, KernelError> {
+    pub fn open(pin_dir: &Path, tc_mode: TcMode, sizes: TableSizes) -> Result<Self, KernelError> {
         let pins = Pins::open(pin_dir)?;
-        pins::check_maps(&pins)?;
+        let pinned = pins::check_maps(&pins)?;
         let mut loader = EbpfLoader::new();
         for name in pins::map_names() {
             loader.map_pin_path(name, pins.map(name));
         }
+        for (name, size) in sizes.by_map() {
+            // Of a map that is taken over, aya believes what it is told here.
+            loader.map_max_entries(name, pinned.get(name).copied().unwrap_or(size));
+        }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
         // The others are loaded when a device needs them: the verifier takes its time over each.
-        for name in [program::EXPLAIN, program::COLLECT, program::CLOCK] {
+        for name in [program::EXPLAIN, program::CLOCK] {
             classifier(&mut ebpf, name)?;
         }
+        collector(&mut ebpf)?;
         let control = mapped(&ebpf, map::CONTROL)?;
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
@@ -175,6 +183,12 @@ impl Kernel {
     /// The half that is in force.
     fn parity(&self) -> usize {
         (self.generation() & 1) as usize
+    }
+
+    /// How many flows the connection tables hold: as asked for when they were made, which may have been by an earlier
+    /// daemon.
+    pub fn sizes(&self) -> TableSizes {
+        self.tables.sizes
     }
 
     /// Where the maps and links are pinned.
@@ -323,7 +337,8 @@ impl Kernel {
         let rows: Vec<(Slot, u32)> = self.entries().map(|(slot, interface)| (slot, interface.row)).collect();
         let highest = rows.iter().map(|(_, row)| *row).max().unwrap_or(0);
         let parts = highest.next_power_of_two().max(16);
-        let [live, half_v4, half_v6] = self.tables.flow_room.map(|room| room / parts);
+        let TableSizes { live, half_open_v4, half_open_v6 } = self.tables.sizes;
+        let [live, half_v4, half_v6] = [live, half_open_v4, half_open_v6].map(|room| room / parts);
         for (slot, row) in rows {
             for (offset, value) in [
                 (offset_of!(Interface, live_limit), live),
@@ -473,6 +488,20 @@ fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Kerne
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {
     match ebpf.program_mut(name) {
         Some(Program::SchedClassifier(program)) => {
+            if program.fd().is_err() {
+                program.load().map_err(|source| KernelError::Program { name, source })?;
+            }
+            Ok(program)
+        }
+        _ => Err(KernelError::Missing { name }),
+    }
+}
+
+/// The collector, loaded.
+fn collector(ebpf: &mut Ebpf) -> Result<&mut RawTracePoint, KernelError> {
+    let name = program::COLLECT;
+    match ebpf.program_mut(name) {
+        Some(Program::RawTracePoint(program)) => {
             if program.fd().is_err() {
                 program.load().map_err(|source| KernelError::Program { name, source })?;
             }

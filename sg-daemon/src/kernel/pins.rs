@@ -1,5 +1,6 @@
 //! The pin directory: `DIR/v1/maps`, `DIR/v1/links`. What is pinned outlives the daemon (SPEC D20).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -123,19 +124,18 @@ pub fn map_names() -> impl Iterator<Item = &'static str> {
     SHAPES.iter().map(|shape| shape.name)
 }
 
-/// Checks the maps that an earlier daemon left. True if there are any.
+/// Checks the maps that an earlier daemon left, and says how many entries each has.
 ///
 /// # Errors
 ///
 /// If one of them is not what this version would make.
-pub fn check_maps(pins: &Pins) -> Result<bool, KernelError> {
-    let mut found = false;
+pub fn check_maps(pins: &Pins) -> Result<BTreeMap<&'static str, u32>, KernelError> {
+    let mut found = BTreeMap::new();
     for shape in &SHAPES {
         let path = pins.map(shape.name);
         if !path.exists() {
             continue;
         }
-        found = true;
         let info = MapInfo::from_pin(&path).map_err(KernelError::map(shape.name))?;
         let kind = info.map_type().map_err(KernelError::map(shape.name))?;
         let (key, value) = (info.key_size() as usize, info.value_size() as usize);
@@ -149,6 +149,7 @@ pub fn check_maps(pins: &Pins) -> Result<bool, KernelError> {
                 ),
             });
         }
+        found.insert(shape.name, info.max_entries());
     }
     Ok(found)
 }

@@ -14,7 +14,7 @@ use sg_common::abi::{
 };
 use sg_common::verdict::Reason;
 
-use super::{KernelError, map_data, max_entries};
+use super::{KernelError, TableSizes, map_data, max_entries};
 use crate::plan::{Entry, table_indexes};
 
 /// A port table as aya copies it.
@@ -40,8 +40,7 @@ pub struct TableMaps {
     pub(super) half_v6: HashMap<MapData, FlowKeyV6, Flow>,
     /// The same: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
     pub(super) flow_fds: [OwnedFd; 4],
-    /// How many flows fit: live ones of both families together, half-open ones of each.
-    pub(super) flow_room: [u32; 3],
+    pub(super) sizes: TableSizes,
     cpus: usize,
 }
 
@@ -62,12 +61,10 @@ impl TableMaps {
             flow_fd(ebpf, map::FLOWS_V6)?,
             flow_fd(ebpf, map::HALF_V6)?,
         ];
-        let room = |name| max_entries(ebpf, name);
-        let flow_room =
-            [room(map::FLOWS_V4)?.min(room(map::FLOWS_V6)?), room(map::HALF_V4)?, room(map::HALF_V6)?];
+        let sizes = TableSizes::from_maps(|name| max_entries(ebpf, name))?;
         Ok(Self {
             flow_fds,
-            flow_room,
+            sizes,
             classes_v4: take!(map::CLASSES_V4),
             classes_v6: take!(map::CLASSES_V6),
             members_v4: take!(map::MEMBERS_V4),

@@ -20,7 +20,7 @@ use self::retry::Retry;
 use self::watch::{FileWatch, LinkWatch};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::{Applied, ApplyError, Enforcer};
-use crate::kernel::TcMode;
+use crate::kernel::{TableSizes, TcMode};
 use crate::policy::{self, LoadError, Loaded};
 
 /// How often flows that are over are collected.
@@ -34,6 +34,7 @@ pub struct Options {
     pub socket: PathBuf,
     pub pin_dir: PathBuf,
     pub tc_mode: TcMode,
+    pub sizes: TableSizes,
     pub detach_on_exit: bool,
 }
 
@@ -63,8 +64,17 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
-    let (pin_dir, tc_mode) = (options.pin_dir.clone(), options.tc_mode);
-    let enforcer = tokio::task::spawn_blocking(move || Enforcer::open(&pin_dir, tc_mode)).await??;
+    let (pin_dir, tc_mode, sizes) = (options.pin_dir.clone(), options.tc_mode, options.sizes);
+    let open = move || Enforcer::open(&pin_dir, tc_mode, sizes);
+    let mut enforcer = tokio::task::spawn_blocking(open).await??;
+    let kept = enforcer.kernel().sizes();
+    if kept != sizes {
+        // A table cannot grow, and one in its place would have none of its connections (D20).
+        tracing::warn!(
+            "the connection tables of the sgd before are kept, with their connections and sizes: {kept}; asked for were \
+             {sizes}. To have those, at the price of all connections: run sgd with --detach-on-exit, stop it, start it"
+        );
+    }
     let shared = Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
     let mut retry = Retry::new(start(options, &shared).await?);
     let mut server = tokio::spawn(serve(listener, shared.clone()));

@@ -6,7 +6,7 @@ use sg_common::abi::Direction;
 use sg_common::verdict::Action;
 
 use crate::api::types::{
-    Counters, FlowStatus, InterfaceState, InterfaceStatus, ReasonCounter, Status, TableStatus,
+    Counters, FlowStatus, InterfaceState, InterfaceStatus, ReasonCounter, ShareStatus, Status, TableStatus,
 };
 use crate::enforce::{Device, Enforcer};
 use crate::kernel::{FlowEntry, Kernel, KernelError};
@@ -16,10 +16,14 @@ use crate::policy::model::{Interface, Kind, Model, Role};
 ///
 /// If the counters cannot be read.
 pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status, KernelError> {
+    let sizes = enforcer.kernel().sizes();
     let tables = TableStatus {
         policies: enforcer.resident().policies(),
         members: enforcer.resident().members(),
         port_tables: enforcer.resident().port_tables(),
+        live_flows_size: sizes.live,
+        half_open_flows_size: sizes.half_open_v4,
+        half_open_flows_v6_size: sizes.half_open_v6,
     };
     let unfilterable = enforcer.unfilterable().clone();
     let (kernel, active, devices) = enforcer.parts();
@@ -36,8 +40,9 @@ pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status
     let named = |name: &str| model.interfaces.iter().any(|interface| interface.name == name);
     for (name, device) in devices {
         if !named(name) {
-            let counters = counters(kernel, device)?;
-            interfaces.push(managed(name, InterfaceState::Closed, Some(device), counters));
+            let mut status = managed(name, InterfaceState::Closed, Some(device), counters(kernel, device)?);
+            status.live_flows = Some(share(kernel, device));
+            interfaces.push(status);
         }
     }
     for name in unfilterable.iter().filter(|name| !named(name)) {
@@ -79,9 +84,15 @@ fn described(
         security_groups: groups.map(|group| group.name.clone()).collect(),
         ingress: device.and_then(|device| device.attached).map(|attached| attached.ingress.to_owned()),
         egress: device.and_then(|device| device.attached).map(|attached| attached.egress.to_owned()),
+        live_flows: device.map(|device| share(kernel, device)),
         inbound,
         outbound,
     })
+}
+
+fn share(kernel: &Kernel, device: &Device) -> ShareStatus {
+    let (used, limit) = kernel.live_flows(device.slot);
+    ShareStatus { used, limit }
 }
 
 /// A device that only a managed pattern speaks of.
@@ -101,6 +112,7 @@ fn managed(
         security_groups: Vec::new(),
         ingress: attached.map(|attached| attached.ingress.to_owned()),
         egress: attached.map(|attached| attached.egress.to_owned()),
+        live_flows: None,
         inbound,
         outbound,
     }

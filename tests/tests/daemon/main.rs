@@ -18,6 +18,7 @@ mod hooks;
 mod life;
 mod metadata;
 mod packets;
+mod sizes;
 mod swap;
 mod watch;
 mod world;

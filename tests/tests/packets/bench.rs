@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sg_common::abi::{self, Counter, Direction, REASON_SLOTS, counter_index};
 use sg_common::verdict::{Action, Reason};
 use sg_daemon::enforce::Enforcer;
-use sg_daemon::kernel::{Answer, FlowEntry, RunHook, TcMode};
+use sg_daemon::kernel::{Answer, FlowEntry, RunHook, TableSizes, TcMode};
 use sg_daemon::policy;
 use sg_tests::{Lab, Netns};
 
@@ -136,7 +136,7 @@ impl Bench {
     /// To be called inside of the namespace. The name is the lab's, so that its sweep knows what a test that was killed has left.
     pub fn open(ingress: Ingress, name: &str, directory: &Path, devices: &[&str]) -> Self {
         let pins = Pins(Path::new("/sys/fs/bpf").join(name));
-        let enforcer = Enforcer::open(&pins.0, TcMode::Auto).unwrap();
+        let enforcer = Enforcer::open(&pins.0, TcMode::Auto, TableSizes::default()).unwrap();
         let counters = pins.0.join(format!("v{}/maps/COUNTERS", abi::ABI_VERSION));
         let counters = Map::PerCpuArray(MapData::from_pin(counters).unwrap()).try_into().unwrap();
         let indexes = devices
