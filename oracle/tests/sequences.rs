@@ -2,6 +2,12 @@
 //!
 //! `SGD_ORACLE_CASES` sets how many sequences of packets instead of the default. A case that fails is kept beside this file.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test program: a panic is how it says what is wrong"
+)]
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -46,17 +52,19 @@ fn spec_d10_to_d16_and_6_the_decisions_agree_with_the_oracle() {
         let (ground, next_ground) = (Ground::new(&files), Ground::new(&next));
         let mut trial = Trial::new(&files, limits);
         for script in &scripts {
-            trial.steps(&script.on(&ground)).map_err(|error| told(&files, format!("{error}\n{limits:?}")))?;
+            trial
+                .steps(&script.on(&ground))
+                .map_err(|error| told(&files, &format!("{error}\n{limits:?}")))?;
             trial = trial.forget();
         }
         // K11: flows go on under another policy.
         for script in scripts.iter().take(3) {
             let steps = script.on(&ground);
             let (before, after) = steps.split_at(steps.len() / 2);
-            trial.steps(before).map_err(|error| told(&files, error))?;
+            trial.steps(before).map_err(|error| told(&files, &error))?;
             trial.set_policy(&next);
             let since = |error| {
-                told(&next, format!("{error}\nsince, before a change of policy, {before:#?}\n{limits:?}"))
+                told(&next, &format!("{error}\nsince, before a change of policy, {before:#?}\n{limits:?}"))
             };
             trial.steps(after).map_err(since)?;
             trial.steps(&script.on(&next_ground)).map_err(since)?;
@@ -76,6 +84,6 @@ fn spec_d10_to_d16_and_6_the_decisions_agree_with_the_oracle() {
     println!("{} packets: {reasons:?}", reasons.values().sum::<u64>());
 }
 
-fn told(files: &[serde_json::Value], error: String) -> TestCaseError {
+fn told(files: &[serde_json::Value], error: &str) -> TestCaseError {
     TestCaseError::fail(format!("{error}\nunder {}", serde_json::to_string_pretty(files).unwrap()))
 }
