@@ -29,6 +29,8 @@ pub const HZ: u64 = 1000;
 pub struct Host {
     limits: Limits,
     now: Cell<u64>,
+    /// As [`sg_common::abi::Control`] has it. What is not in force is as wrong as can be.
+    generation: u64,
     rows: Rows,
     /// The devices' names; a device's index here is its zone, its row, its policy and its ifindex, less one.
     devices: Vec<String>,
@@ -50,6 +52,7 @@ impl Host {
         let mut host = Self {
             limits,
             now: Cell::new(1_000_000),
+            generation: 0,
             rows: Rows::default(),
             devices: Vec::new(),
             interfaces: BTreeMap::new(),
@@ -68,6 +71,7 @@ impl Host {
     /// Changes the policy. Devices keep their flows.
     pub fn set_policy(&mut self, files: &[Value]) {
         self.interfaces.clear();
+        self.generation += 1;
         let mut policies = Vec::new();
         for file in files {
             for interface in crate::rules::list(file, "interfaces") {
@@ -81,6 +85,8 @@ impl Host {
                 });
                 let number = index as u32 + 1;
                 let half = half::of(files, interface, number);
+                let mut halves = [tables::FREE_ENTRY.halves[0]; 2];
+                halves[(self.generation % 2) as usize] = half;
                 let Limits { live, half_v4, half_v6 } = self.limits;
                 let [live, half_v4, half_v6] = [live, half_v4, half_v6].map(|limit| limit as u32);
                 let entry = Interface {
@@ -93,7 +99,7 @@ impl Host {
                     half_limit_v6: half_v6,
                     half_base_v6: half_v6 * index as u32,
                     reserved: [0; 8],
-                    halves: [half; 2],
+                    halves,
                 };
                 self.interfaces.insert(number, entry);
                 policies.push((number, file.clone(), interface.clone()));

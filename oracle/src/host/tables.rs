@@ -112,7 +112,7 @@ impl Environment for Host {
     const DRY_RUN: bool = false;
 
     fn moment(&self) -> Option<Moment> {
-        Some(Moment { generation: 0, now: self.now.get() })
+        Some(Moment { generation: self.generation, now: self.now.get() })
     }
 
     fn interface(&self, index: u32) -> Option<&Interface> {
@@ -123,8 +123,8 @@ impl Environment for Host {
         Some(here.next().unwrap_or(&FREE))
     }
 
-    fn member_set(&self, slot: u32, _parity: usize) -> u32 {
-        slot + 1
+    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+        if parity as u64 == self.generation % 2 { slot + 1 } else { 0 }
     }
 
     fn pair(&self, key: &PairKey) -> Option<&Row> {
@@ -145,7 +145,7 @@ impl Environment for Host {
     }
 }
 
-const FREE_ENTRY: Interface = Interface {
+pub(super) const FREE_ENTRY: Interface = Interface {
     ifindex: 0,
     zone: 0,
     row: 0,
