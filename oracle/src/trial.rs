@@ -58,8 +58,17 @@ impl Trial {
             }
             Step::Frame { device, ingress, frame } => {
                 let said = self.oracle.judge(device, *ingress, frame);
+                let before = self.host.entries();
+                let explained = self.host.explain(device, *ingress, frame).verdict;
+                if self.host.entries() != before {
+                    return Err(format!("{explained:?} is asked about, and flows change"));
+                }
                 let judgement = self.host.judge(device, *ingress, frame);
                 let verdict = judgement.verdict;
+                // Only who takes a place knows that there is none.
+                if explained != verdict && verdict.reason() != Some(Reason::TableFull) {
+                    return Err(format!("{explained:?} is the explanation, {verdict:?} the verdict"));
+                }
                 let Some(reason) = verdict.reason() else { return Err(format!("{verdict:?} has no reason")) };
                 if reason.name() != said.reason {
                     return Err(format!("the oracle says {}, the filter {}", said.reason, reason.name()));

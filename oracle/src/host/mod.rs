@@ -3,6 +3,7 @@
 //! The tables answer as the kernel's maps would; their content is made from the operator's JSON in the plainest way, with the
 //! sentences of [`crate::rules`], not with the compiler.
 
+mod dry;
 mod half;
 mod rows;
 mod tables;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use sg_common::abi::{Be32, Flow, FlowKeyV4, FlowKeyV6, Hook, Interface};
 use sg_common::family::{V4, V6};
 use sg_common::headers::Header;
-use sg_common::judge::{Environment as _, Judgement, Scratch, judge};
+use sg_common::judge::{Environment as _, Judgement, Scratch, Tables, judge};
 use sg_common::packet::Packet;
 
 use self::rows::Rows;
@@ -128,11 +129,28 @@ impl Host {
 
     /// Judges a frame at a hook of a device.
     pub fn judge(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.judged_by(self, device, ingress, Frame { bytes: frame, tag_taken_out: false })
+    }
+
+    /// A frame of whose VLAN tag only the device knows.
+    pub fn judge_tagged(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.judged_by(self, device, ingress, Frame { bytes: frame, tag_taken_out: true })
+    }
+
+    /// What would be said of a frame.
+    pub fn explain(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.judged_by(&dry::Dry(self), device, ingress, Frame { bytes: frame, tag_taken_out: false })
+    }
+
+    fn judged_by<T>(&self, tables: &T, device: &str, ingress: bool, frame: Frame<'_>) -> Judgement
+    where
+        T: Tables<V4> + Tables<V6>,
+    {
         self.flows_v4.bury();
         self.flows_v6.bury();
         let ifindex = self.number(device).unwrap_or(u32::MAX);
         let hook = if ingress { Hook::Ingress } else { Hook::Egress };
-        let judgement = judge(&Frame(frame), self, ifindex, hook);
+        let judgement = judge(&frame, tables, ifindex, hook);
         self.becomes_live.set(false);
         judgement
     }
@@ -239,20 +257,23 @@ fn v6(address: [Be32; 4]) -> IpAddr {
     std::net::Ipv6Addr::from_bits(bits).into()
 }
 
-struct Frame<'a>(&'a [u8]);
+struct Frame<'a> {
+    bytes: &'a [u8],
+    tag_taken_out: bool,
+}
 
 impl Packet for Frame<'_> {
     fn len(&self) -> u32 {
-        self.0.len() as u32
+        self.bytes.len() as u32
     }
 
     fn read<H: Header>(&self, offset: u32) -> Option<H> {
-        let bytes = self.0.get(offset as usize..)?.get(..size_of::<H>())?;
+        let bytes = self.bytes.get(offset as usize..)?.get(..size_of::<H>())?;
         // SAFETY: there are as many bytes as the header has, and any bytes are one.
         Some(unsafe { bytes.as_ptr().cast::<H>().read_unaligned() })
     }
 
     fn has_offloaded_vlan(&self) -> bool {
-        false
+        self.tag_taken_out
     }
 }
