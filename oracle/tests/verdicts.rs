@@ -10,7 +10,7 @@ use sg_common::judge::Judgement;
 use sg_common::verdict::AdmittedBy;
 use sg_common::verdict::Reason::{self, Established, NewFlow, NoRule, UnknownInterface};
 use sg_oracle::expect::Limits;
-use sg_oracle::frame::{ACK, Packet, SYN};
+use sg_oracle::frame::{ACK, FIRST, Packet, SYN};
 use sg_oracle::host::Host;
 
 const LIMITS: Limits = Limits { live: 100, half_v4: 4, half_v6: 4 };
@@ -145,4 +145,29 @@ fn spec_d16_half_open_flows_take_the_places_of_their_own_interface_in_turn() {
     assert_eq!(places, [8, 9, 10, 11, 8, 9]);
     let left: Vec<u16> = host.entries().iter().map(|entry| entry.ports.0).collect();
     assert_eq!(left, [1002, 1003, 1004, 1005]);
+}
+
+#[test]
+fn spec_d12_an_acknowledgment_tells_how_long_segments_in_pieces_were() {
+    // Of a segment in pieces only the first is read: how long it was is what the other side acknowledges.
+    let syn = Packet::tcp("10.0.0.5:4000".parse().unwrap(), "8.8.8.8:80".parse().unwrap(), SYN);
+    for outbound in [true, false] {
+        let host = host();
+        for (ingress, segment) in [(true, syn.clone()), (false, syn.answer(SYN | ACK)), (true, syn.then(ACK))]
+        {
+            assert!(host.judge("sg0", ingress, &segment.frame()).verdict.reason().is_some());
+        }
+        let (data, answer) =
+            if outbound { (syn.then(ACK), syn.answer(ACK)) } else { (syn.answer(ACK), syn.then(ACK)) };
+        let first = data.data(&[7; 180]).piece(0, 40, 1);
+        assert_eq!(host.judge("sg0", outbound, &first.frame()).verdict.reason(), Some(Established));
+        let ends = |host: &Host| {
+            let Flow { sequence, .. } = only(host);
+            if outbound { (sequence[0], sequence[3]) } else { (sequence[3], sequence[0]) }
+        };
+        assert_eq!(ends(&host), (FIRST + 1 + 20, FIRST + 1));
+        let answer = answer.sequence(FIRST + 1, FIRST + 1 + 180);
+        assert_eq!(host.judge("sg0", !outbound, &answer.frame()).verdict.reason(), Some(Established));
+        assert_eq!(ends(&host), (FIRST + 1 + 180, FIRST + 1));
+    }
 }
