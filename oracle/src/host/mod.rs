@@ -26,6 +26,19 @@ use crate::expect::Limits;
 /// Ticks in a second of the clock here.
 pub const HZ: u64 = 1000;
 
+/// What another CPU may do between two steps that a packet takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// The packet's flow becomes live: it is looked up among the live ones before, among the others after that.
+    BecomesLive,
+    /// Likewise, but only after the packet has found it and counted it.
+    BecomesLiveAtLast,
+    /// The interface's last live flow begins, for which the packet has found room.
+    TakesTheLastPlace,
+    /// The table of live flows fills up.
+    FillsTheTable,
+}
+
 /// A filter without a kernel.
 pub struct Host {
     limits: Limits,
@@ -43,8 +56,8 @@ pub struct Host {
     shares: RefCell<BTreeMap<u32, tables::Share>>,
     scratch_v4: UnsafeCell<Option<Scratch<V4>>>,
     scratch_v6: UnsafeCell<Option<Scratch<V6>>>,
-    /// For one packet: between its two look-ups another CPU makes its flow live.
-    becomes_live: Cell<bool>,
+    /// For one packet.
+    meanwhile: Cell<Option<Meanwhile>>,
 }
 
 impl Host {
@@ -63,7 +76,7 @@ impl Host {
             shares: RefCell::default(),
             scratch_v4: UnsafeCell::new(None),
             scratch_v6: UnsafeCell::new(None),
-            becomes_live: Cell::new(false),
+            meanwhile: Cell::new(None),
         };
         host.set_policy(files);
         host
@@ -151,14 +164,24 @@ impl Host {
         let ifindex = self.number(device).unwrap_or(u32::MAX);
         let hook = if ingress { Hook::Ingress } else { Hook::Egress };
         let judgement = judge(&frame, tables, ifindex, hook);
-        self.becomes_live.set(false);
+        self.meanwhile.set(None);
         judgement
     }
 
-    /// The same, but between the look-up of a live flow and that of a half-open one the flow becomes live on another CPU.
-    pub fn judge_while_it_becomes_live(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
-        self.becomes_live.set(true);
+    /// The same, but another CPU does something in the middle of it.
+    pub fn judge_while(&self, meanwhile: Meanwhile, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.meanwhile.set(Some(meanwhile));
         self.judge(device, ingress, frame)
+    }
+
+    /// How many live flows are counted for a device.
+    pub fn live_count(&self, device: &str) -> u64 {
+        self.number(device).map_or(0, |row| self.add_live(row, 0))
+    }
+
+    /// Every device that is in the policy.
+    pub fn devices(&self) -> impl Iterator<Item = &str> {
+        self.interfaces.keys().map(|zone| self.device(*zone))
     }
 
     /// The zone of a device here.
