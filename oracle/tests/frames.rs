@@ -1,0 +1,71 @@
+//! Frames that random traffic does not make, before both judges.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use sg_common::verdict::Reason::{self, Established, Malformed, NewFlow, Vlan};
+use sg_oracle::frame::{ACK, FIRST, Packet, SYN};
+use sg_oracle::host::Host;
+use sg_oracle::traffic::Step;
+use sg_oracle::trial::{ROOM, Trial};
+
+fn files() -> Vec<Value> {
+    vec![json!({
+        "version": 1, "project": "shop", "vpc": "main", "ipv6": true,
+        "security_groups": [{ "name": "outward" }],
+        "interfaces": [
+            { "name": "sg0", "addresses": ["10.0.0.5", "fd00::5"], "security_groups": ["outward"] },
+            { "name": "sg1", "addresses": ["10.0.0.6"], "trunk": true, "security_groups": ["outward"] },
+            { "name": "eth0", "role": "host", "addresses": ["10.0.0.9"], "security_groups": ["outward"] } ],
+    })]
+}
+
+fn sent(trial: &mut Trial, frame: Vec<u8>) -> Reason {
+    trial.step(&Step::Frame { device: "sg0".to_owned(), ingress: true, frame }).unwrap().unwrap().0
+}
+
+fn received(trial: &mut Trial, frame: Vec<u8>) -> Reason {
+    trial.step(&Step::Frame { device: "sg0".to_owned(), ingress: false, frame }).unwrap().unwrap().0
+}
+
+#[test]
+fn spec_d24_super_packets_are_as_long_as_their_frame() {
+    let here: [SocketAddr; 2] = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
+    for (here, there) in here.into_iter().zip(there) {
+        let (length_at, headers) = if here.is_ipv4() { (16, 14 + 20 + 20) } else { (18, 14 + 40 + 20) };
+        let syn = Packet::tcp(here, there, SYN);
+        let mut end = FIRST + 1;
+        let mut trial = Trial::new(&files(), ROOM);
+        assert_eq!(sent(&mut trial, syn.frame()), NewFlow);
+        assert_eq!(received(&mut trial, syn.answer(SYN | ACK).frame()), Established);
+        assert_eq!(sent(&mut trial, syn.then(ACK).frame()), Established);
+        for (length, reason) in [(0xffff, Malformed), (0x1_0000, Established), (0x1_3333, Established)] {
+            // The receiver's window is 65,535 bytes from what it has acknowledged.
+            let mut frame = syn.then(ACK).sequence(end, FIRST + 1).frame();
+            frame.resize(length, 7);
+            frame[length_at..length_at + 2].fill(0);
+            assert_eq!(sent(&mut trial, frame), reason, "{length}");
+            if reason == Established {
+                end += (length - headers) as u32;
+                let answer = syn.answer(ACK).sequence(FIRST + 1, end);
+                assert_eq!(received(&mut trial, answer.frame()), Established);
+            }
+            assert_eq!(trial.host().entries()[0].flow.sequence[0], end, "{length}");
+        }
+    }
+}
+
+#[test]
+fn spec_6_a_tag_that_the_device_has_taken_out_is_a_tag() {
+    let host = Host::new(&files(), ROOM);
+    for (device, source, ingress, reason) in [
+        ("sg0", "10.0.0.5:1000", true, Vlan),
+        ("sg1", "10.0.0.6:1000", true, NewFlow),
+        ("eth0", "10.0.0.9:1000", false, NewFlow),
+    ] {
+        let packet = Packet::udp(source.parse().unwrap(), "198.51.100.7:53".parse().unwrap(), b"?");
+        let verdict = host.judge_tagged(device, ingress, &packet.frame()).verdict;
+        assert_eq!(verdict.reason(), Some(reason), "{device}");
+    }
+}
