@@ -1,7 +1,7 @@
 //! What two CPUs may do to each other, which no test in the kernel can bring about at will.
 
 use serde_json::{Value, json};
-use sg_common::verdict::Reason::{self, Established, NewFlow, NoRule, TableFull};
+use sg_common::verdict::Reason::{self, Established, NewFlow, NoRule, Related, TableFull};
 use sg_oracle::expect::Limits;
 use sg_oracle::frame::{ACK, FIN, Packet, RST, SYN};
 use sg_oracle::host::Meanwhile::{BecomesLive, BecomesLiveAtLast, FillsTheTable, TakesTheLastPlace};
@@ -91,5 +91,54 @@ fn spec_d16_live_flows_are_counted_exactly_whatever_happens_meanwhile() {
             assert_eq!(host.entries().len(), entries, "{meanwhile:?}");
             assert_eq!(host.entries()[0].live, reason == Established, "{meanwhile:?}");
         }
+    }
+}
+
+#[test]
+fn spec_d11_what_is_over_gives_no_verdict_also_uncollected() {
+    let here = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
+    for (here, there) in here.into_iter().zip(there) {
+        let question = Packet::udp(here, there, b"?");
+        let reply = question.reply();
+        for (answered, seconds) in [(false, 30), (true, 180)] {
+            let begun = |seconds| {
+                let host = Host::new(&outward(), LIMITS);
+                assert_eq!(sends(&host, &question), Some(NewFlow));
+                assert_eq!(answered.then(|| receives(&host, &reply)), answered.then_some(Some(Established)));
+                host.advance_only(seconds);
+                assert_eq!(host.entries().len(), 1);
+                host
+            };
+            assert_eq!(receives(&begun(seconds - 1), &reply), Some(Established));
+            let host = begun(seconds);
+            assert_eq!(receives(&host, &reply), Some(NoRule));
+            let meanwhile = host.judge_while(BecomesLive, "sg0", false, &reply.frame());
+            assert_eq!(meanwhile.verdict.reason(), Some(NoRule));
+            // An error about it is about nothing.
+            let kind = if here.is_ipv4() { 3 } else { 1 };
+            let error = question.error(there.ip(), kind, 1);
+            assert_eq!(receives(&begun(seconds - 1), &error), Some(Related));
+            assert_eq!(receives(&begun(seconds), &error), Some(NoRule));
+            // The next flow takes its place.
+            let host = begun(seconds);
+            assert_eq!(sends(&host, &question), Some(NewFlow));
+            assert_eq!(host.live_count("sg0"), 0);
+            assert_eq!(receives(&host, &reply), Some(Established));
+            assert_eq!((host.entries().len(), host.live_count("sg0")), (1, 1));
+        }
+    }
+}
+
+#[test]
+fn spec_d12_a_connection_that_becomes_live_meanwhile_is_no_excuse_for_a_syn_or_a_reset() {
+    let (here, there) = ("10.0.0.5:40000".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
+    let syn = Packet::tcp(here, there, SYN);
+    for (flags, reason) in [(ACK, Established), (FIN | ACK, Established), (SYN, NoRule), (RST, NoRule)] {
+        let host = Host::new(&outward(), LIMITS);
+        assert_eq!(sends(&host, &syn), Some(NewFlow));
+        assert_eq!(receives(&host, &syn.answer(SYN | ACK)), Some(Established));
+        let judgement = host.judge_while(BecomesLive, "sg0", false, &syn.answer(flags).frame());
+        assert_eq!(judgement.verdict.reason(), Some(reason), "{flags}");
     }
 }
