@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use sg_common::verdict::Reason::{self, Established, Malformed, NewFlow, Vlan};
+use sg_common::verdict::Reason::{self, Established, Malformed, NewFlow, NoRule, Related, Vlan};
 use sg_oracle::frame::{ACK, FIRST, Packet, SYN};
 use sg_oracle::host::Host;
 use sg_oracle::traffic::Step;
@@ -67,5 +67,34 @@ fn spec_6_a_tag_that_the_device_has_taken_out_is_a_tag() {
         let packet = Packet::udp(source.parse().unwrap(), "198.51.100.7:53".parse().unwrap(), b"?");
         let verdict = host.judge_tagged(device, ingress, &packet.frame()).verdict;
         assert_eq!(verdict.reason(), Some(reason), "{device}");
+    }
+}
+
+#[test]
+fn spec_d13_what_an_error_quotes_ends_with_the_error() {
+    // Behind the packet's end there may be anything, also what would make it pass.
+    let here: [SocketAddr; 2] = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
+    for (here, there) in here.into_iter().zip(there) {
+        let (kind, header) = if here.is_ipv4() { (3, 20) } else { (1, 40) };
+        let questions = [
+            (Packet::tcp(here, there, SYN), 8),
+            (Packet::udp(here, there, b"a question"), 8),
+            (Packet::ping(here.ip(), there.ip(), 7), 8),
+            (Packet::new(here.ip(), there.ip(), 47, vec![0; 16]), 0),
+        ];
+        for (question, ports) in questions {
+            let mut trial = Trial::new(&files(), ROOM);
+            assert_eq!(sent(&mut trial, question.frame()), NewFlow);
+            let error = question.error(there.ip(), kind, 1);
+            for quoted in 1..header + 16 {
+                let mut shorter = error.clone();
+                shorter.payload.truncate(8 + quoted);
+                let mut frame = shorter.bare();
+                frame.extend(&error.payload[8 + quoted..]);
+                let reason = if quoted < header + ports { NoRule } else { Related };
+                assert_eq!(received(&mut trial, frame), reason, "{quoted} of {question:?}");
+            }
+        }
     }
 }
