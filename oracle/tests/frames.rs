@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use sg_common::verdict::Reason::{self, Established, Malformed, NewFlow, NoRule, Related, Vlan};
+use sg_common::verdict::Reason::{self, Established, Fragment, Malformed, NewFlow, NoRule, Related, Vlan};
 use sg_oracle::frame::{ACK, FIRST, Packet, SYN};
 use sg_oracle::host::Host;
 use sg_oracle::traffic::Step;
@@ -94,6 +94,45 @@ fn spec_d13_what_an_error_quotes_ends_with_the_error() {
                 frame.extend(&error.payload[8 + quoted..]);
                 let reason = if quoted < header + ports { NoRule } else { Related };
                 assert_eq!(received(&mut trial, frame), reason, "{quoted} of {question:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn spec_d13_an_error_about_a_later_piece_passes_as_long_as_the_datagram_is_known() {
+    let here: [SocketAddr; 2] = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
+    for (here, there) in here.into_iter().zip(there) {
+        let kind = if here.is_ipv4() { 3 } else { 1 };
+        let whole = Packet::udp(here, there, &[7; 100]);
+        let (first, later) = (whole.piece(0, 48, 9), whole.piece(48, 108, 9));
+        for (seconds, reason) in [(29, Related), (30, NoRule)] {
+            let mut trial = Trial::new(&files(), ROOM);
+            assert_eq!(sent(&mut trial, first.frame()), NewFlow);
+            assert_eq!(sent(&mut trial, later.frame()), Fragment);
+            trial.step(&Step::Advance(seconds)).unwrap();
+            assert_eq!(received(&mut trial, later.error(there.ip(), kind, 1).frame()), reason);
+        }
+    }
+}
+
+#[test]
+fn spec_6_a_port_is_no_message_type() {
+    // The upper byte of the port stands where another packet has its ICMP type.
+    let here: [SocketAddr; 2] = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there: [SocketAddr; 2] =
+        ["198.51.100.7:0", "[2001:db8::7]:0"].map(|address| address.parse().unwrap());
+    for (here, mut there) in here.into_iter().zip(there) {
+        for kind in 0..=0xff {
+            there.set_port(kind << 8 | 7);
+            for hop_limit in [1, 64, 255] {
+                let (udp, tcp) = (Packet::udp(here, there, b"?"), Packet::tcp(here, there, SYN));
+                for packet in [udp, tcp] {
+                    let mut trial = Trial::new(&files(), ROOM);
+                    let reason = sent(&mut trial, packet.clone().hop_limit(hop_limit).frame());
+                    assert_eq!(reason, NewFlow, "{packet:?}");
+                }
             }
         }
     }
