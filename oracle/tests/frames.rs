@@ -1,9 +1,11 @@
 //! Frames that random traffic does not make, before both judges.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};
-use sg_common::verdict::Reason::{self, Established, Fragment, Malformed, NewFlow, NoRule, Related, Vlan};
+use sg_common::verdict::Reason::{
+    self, Established, Fragment, Malformed, NeighborDiscovery, NewFlow, NoRule, Related, Vlan,
+};
 use sg_oracle::frame::{ACK, FIRST, Packet, SYN};
 use sg_oracle::host::Host;
 use sg_oracle::traffic::Step;
@@ -135,5 +137,22 @@ fn spec_6_a_port_is_no_message_type() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn spec_6_an_advertisement_ends_with_its_packet() {
+    // A target behind the end is none, though it be the guest's own.
+    let [own, everybody]: [Ipv6Addr; 2] = ["fd00::5", "ff02::1"].map(|address| address.parse().unwrap());
+    let mut message = vec![136, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(own.octets());
+    let whole = Packet::new(own.into(), everybody.into(), 58, message).hop_limit(255);
+    for length in 8..=24 {
+        let mut shorter = whole.clone();
+        shorter.payload.truncate(length);
+        let mut frame = shorter.bare();
+        frame.extend(&whole.payload[length..]);
+        let reason = if length == 24 { NeighborDiscovery } else { Malformed };
+        assert_eq!(sent(&mut Trial::new(&files(), ROOM), frame), reason, "{length}");
     }
 }
