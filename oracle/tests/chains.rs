@@ -1,5 +1,7 @@
 //! Chains of IPv6 extension headers as long as they may be and longer, before both judges.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the way tests do")]
+
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};

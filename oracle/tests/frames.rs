@@ -1,5 +1,7 @@
 //! Frames that random traffic does not make, before both judges.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the way tests do")]
+
 use std::net::{Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! Options that random traffic hardly ever makes, before both judges.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail the way tests do")]
+
 use serde_json::{Value, json};
 use sg_common::verdict::Reason::{self, Established, NewFlow, SourceRoute, TcpWindow};
 use sg_oracle::frame::{ACK, FIRST, Packet, RST, SYN};
@@ -23,7 +25,7 @@ fn judged(trial: &mut Trial, outbound: bool, packet: &Packet) -> Reason {
 /// The same segment with options, and with data behind them.
 fn with_options(mut segment: Packet, options: &[u8], data: &[u8]) -> Packet {
     assert_eq!(options.len() % 4, 0);
-    segment.payload[12] = ((20 + options.len()) / 4 << 4) as u8;
+    segment.payload[12] = (((20 + options.len()) / 4) << 4) as u8;
     segment.payload.extend(options);
     segment.payload.extend(data);
     segment

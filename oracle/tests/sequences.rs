@@ -4,6 +4,13 @@
 //! With `SGD_ORACLE_SEED`, a number, the cases are always the same, and one that fails is neither made smaller nor kept: for
 //! those who only want to know whether one fails (docs/mutants.md).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::needless_pass_by_value,
+    reason = "helpers of tests fail the way tests do"
+)]
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 

@@ -1,5 +1,7 @@
 //! What a verdict tells beside its reason, and what a flow's entry tells `sgctl flows`: the oracle knows nothing of either.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail the way tests do")]
+
 use serde_json::{Value, json};
 use sg_common::abi::{
     CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, REASON_SLOTS,

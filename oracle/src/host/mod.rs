@@ -147,20 +147,20 @@ impl Host {
 
     /// Judges a frame at a hook of a device.
     pub fn judge(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
-        self.judged_by(self, device, ingress, Frame { bytes: frame, tag_taken_out: false })
+        self.judged_by(self, device, ingress, &Frame { bytes: frame, tag_taken_out: false })
     }
 
     /// A frame of whose VLAN tag only the device knows.
     pub fn judge_tagged(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
-        self.judged_by(self, device, ingress, Frame { bytes: frame, tag_taken_out: true })
+        self.judged_by(self, device, ingress, &Frame { bytes: frame, tag_taken_out: true })
     }
 
     /// What would be said of a frame.
     pub fn explain(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
-        self.judged_by(&dry::Dry(self), device, ingress, Frame { bytes: frame, tag_taken_out: false })
+        self.judged_by(&dry::Dry(self), device, ingress, &Frame { bytes: frame, tag_taken_out: false })
     }
 
-    fn judged_by<T>(&self, tables: &T, device: &str, ingress: bool, frame: Frame<'_>) -> Judgement
+    fn judged_by<T>(&self, tables: &T, device: &str, ingress: bool, frame: &Frame<'_>) -> Judgement
     where
         T: Tables<V4> + Tables<V6>,
     {
@@ -168,7 +168,7 @@ impl Host {
         self.flows_v6.bury();
         let ifindex = self.number(device).unwrap_or(u32::MAX);
         let hook = if ingress { Hook::Ingress } else { Hook::Egress };
-        let judgement = judge(&frame, tables, ifindex, hook);
+        let judgement = judge(frame, tables, ifindex, hook);
         self.meanwhile.set(None);
         judgement
     }
