@@ -58,8 +58,17 @@ impl Trial {
             }
             Step::Frame { device, ingress, frame } => {
                 let said = self.oracle.judge(device, *ingress, frame);
+                let before = self.host.entries();
+                let explained = self.host.explain(device, *ingress, frame).verdict;
+                if self.host.entries() != before {
+                    return Err(format!("{explained:?} is asked about, and flows change"));
+                }
                 let judgement = self.host.judge(device, *ingress, frame);
                 let verdict = judgement.verdict;
+                // Only who takes a place knows that there is none.
+                if explained != verdict && verdict.reason() != Some(Reason::TableFull) {
+                    return Err(format!("{explained:?} is the explanation, {verdict:?} the verdict"));
+                }
                 let Some(reason) = verdict.reason() else { return Err(format!("{verdict:?} has no reason")) };
                 if reason.name() != said.reason {
                     return Err(format!("the oracle says {}, the filter {}", said.reason, reason.name()));
@@ -71,6 +80,7 @@ impl Trial {
                 Some((reason, judgement.direction))
             }
         };
+        self.count()?;
         let (expected, seen) = (self.oracle.flows(), self.flows());
         if expected != seen {
             return Err(format!("flows: the oracle has {expected:#?}, the filter {seen:#?}"));
@@ -85,6 +95,19 @@ impl Trial {
     /// What the two judges do not agree about, and all that was before.
     pub fn steps(&mut self, steps: &[Step]) -> Result<(), String> {
         each(steps, |step| self.step(step).map(|_| ()))
+    }
+
+    /// D16: limits are exact, so live flows must be counted exactly.
+    fn count(&self) -> Result<(), String> {
+        let entries = self.host.entries();
+        for device in self.host.devices() {
+            let here = entries.iter().filter(|entry| entry.live && self.host.device(entry.zone) == device);
+            let (live, counted) = (here.count() as u64, self.host.live_count(device));
+            if live != counted {
+                return Err(format!("{device} has {live} live flows and counts {counted}"));
+            }
+        }
+        Ok(())
     }
 
     /// The filter's flows whose time is not over, in the words of the oracle.

@@ -1,10 +1,11 @@
 //! What two CPUs may do to each other, which no test in the kernel can bring about at will.
 
 use serde_json::{Value, json};
-use sg_common::verdict::Reason::{self, Established, NewFlow, NoRule};
+use sg_common::verdict::Reason::{self, Established, NewFlow, NoRule, Related, TableFull};
 use sg_oracle::expect::Limits;
 use sg_oracle::frame::{ACK, FIN, Packet, RST, SYN};
-use sg_oracle::host::Host;
+use sg_oracle::host::Meanwhile::{BecomesLive, BecomesLiveAtLast, FillsTheTable, TakesTheLastPlace};
+use sg_oracle::host::{Host, Meanwhile};
 
 const LIMITS: Limits = Limits { live: 100, half_v4: 100, half_v6: 100 };
 
@@ -31,9 +32,8 @@ fn spec_k6_a_reply_passes_also_while_its_flow_becomes_live_on_another_cpu() {
     let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
     for (here, there) in here.into_iter().zip(there) {
         let host = Host::new(&outward(), LIMITS);
-        let meanwhile = |packet: &Packet| {
-            host.judge_while_it_becomes_live("sg0", false, &packet.frame()).verdict.reason()
-        };
+        let meanwhile =
+            |packet: &Packet| host.judge_while(BecomesLive, "sg0", false, &packet.frame()).verdict.reason();
         let question = Packet::udp(here, there, b"?");
         assert_eq!(sends(&host, &question), Some(NewFlow));
         assert_eq!(meanwhile(&question.reply()), Some(Established));
@@ -98,7 +98,81 @@ fn a_flow_that_is_over_is_not_taken_for_one_that_has_become_live() {
     host.advance(181);
     assert_eq!(receives(&host, &question.reply()), Some(NoRule));
     assert_eq!(
-        host.judge_while_it_becomes_live("sg0", false, &question.reply().frame()).verdict.reason(),
+        host.judge_while(BecomesLive, "sg0", false, &question.reply().frame()).verdict.reason(),
         Some(NoRule)
     );
+}
+
+#[test]
+fn spec_d16_live_flows_are_counted_exactly_whatever_happens_meanwhile() {
+    let here = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
+    // What the reply is counted as, how many flows are live then, and how many entries of the one there are.
+    let cases: [(Meanwhile, Reason, u64, usize); 3] = [
+        (BecomesLiveAtLast, Established, 1, 1),
+        (FillsTheTable, TableFull, 0, 1),
+        (TakesTheLastPlace, TableFull, 1, 1),
+    ];
+    for (here, there) in here.into_iter().zip(there) {
+        for (meanwhile, reason, live, entries) in cases {
+            let host = Host::new(&outward(), Limits { live: 1, ..LIMITS });
+            let question = Packet::udp(here, there, b"?");
+            assert_eq!(sends(&host, &question), Some(NewFlow));
+            let reply = question.reply().frame();
+            let judgement = host.judge_while(meanwhile, "sg0", false, &reply);
+            assert_eq!(judgement.verdict.reason(), Some(reason), "{meanwhile:?}");
+            assert_eq!(host.live_count("sg0"), live, "{meanwhile:?}");
+            assert_eq!(host.entries().len(), entries, "{meanwhile:?}");
+            assert_eq!(host.entries()[0].live, reason == Established, "{meanwhile:?}");
+        }
+    }
+}
+
+#[test]
+fn spec_d11_what_is_over_gives_no_verdict_also_uncollected() {
+    let here = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
+    for (here, there) in here.into_iter().zip(there) {
+        let question = Packet::udp(here, there, b"?");
+        let reply = question.reply();
+        for (answered, seconds) in [(false, 30), (true, 180)] {
+            let begun = |seconds| {
+                let host = Host::new(&outward(), LIMITS);
+                assert_eq!(sends(&host, &question), Some(NewFlow));
+                assert_eq!(answered.then(|| receives(&host, &reply)), answered.then_some(Some(Established)));
+                host.advance_only(seconds);
+                assert_eq!(host.entries().len(), 1);
+                host
+            };
+            assert_eq!(receives(&begun(seconds - 1), &reply), Some(Established));
+            let host = begun(seconds);
+            assert_eq!(receives(&host, &reply), Some(NoRule));
+            let meanwhile = host.judge_while(BecomesLive, "sg0", false, &reply.frame());
+            assert_eq!(meanwhile.verdict.reason(), Some(NoRule));
+            // An error about it is about nothing.
+            let kind = if here.is_ipv4() { 3 } else { 1 };
+            let error = question.error(there.ip(), kind, 1);
+            assert_eq!(receives(&begun(seconds - 1), &error), Some(Related));
+            assert_eq!(receives(&begun(seconds), &error), Some(NoRule));
+            // The next flow takes its place.
+            let host = begun(seconds);
+            assert_eq!(sends(&host, &question), Some(NewFlow));
+            assert_eq!(host.live_count("sg0"), 0);
+            assert_eq!(receives(&host, &reply), Some(Established));
+            assert_eq!((host.entries().len(), host.live_count("sg0")), (1, 1));
+        }
+    }
+}
+
+#[test]
+fn spec_d12_a_connection_that_becomes_live_meanwhile_is_no_excuse_for_a_syn_or_a_reset() {
+    let (here, there) = ("10.0.0.5:40000".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
+    let syn = Packet::tcp(here, there, SYN);
+    for (flags, reason) in [(ACK, Established), (FIN | ACK, Established), (SYN, NoRule), (RST, NoRule)] {
+        let host = Host::new(&outward(), LIMITS);
+        assert_eq!(sends(&host, &syn), Some(NewFlow));
+        assert_eq!(receives(&host, &syn.answer(SYN | ACK)), Some(Established));
+        let judgement = host.judge_while(BecomesLive, "sg0", false, &syn.answer(flags).frame());
+        assert_eq!(judgement.verdict.reason(), Some(reason), "{flags}");
+    }
 }

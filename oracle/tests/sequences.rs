@@ -1,6 +1,15 @@
 //! Random policies and random traffic before the oracle and the decisions of `sg-common`.
 //!
 //! `SGD_ORACLE_CASES` sets how many sequences of packets instead of the default. A case that fails is kept beside this file.
+//! With `SGD_ORACLE_SEED`, a number, the cases are always the same, and one that fails is neither made smaller nor kept: for
+//! those who only want to know whether one fails (docs/mutants.md).
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::needless_pass_by_value,
+    reason = "helpers of tests fail the way tests do"
+)]
 
 #![expect(
     clippy::unwrap_used,
@@ -13,7 +22,7 @@ use std::collections::BTreeMap;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner};
+use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestCaseError, TestError, TestRunner};
 use sg_common::verdict::Reason;
 use sg_oracle::expect::Limits;
 use sg_oracle::guarded::any_guarded_world;
@@ -28,12 +37,17 @@ fn runner(sequences: u32) -> TestRunner {
         Ok(text) => text.parse().expect("SGD_ORACLE_CASES is a number of cases"),
         Err(_) => sequences,
     };
+    let config = Config { cases: sequences.div_ceil(OF_A_WORLD as u32), ..Config::default() };
+    if let Ok(text) = std::env::var("SGD_ORACLE_SEED") {
+        let seed = RngSeed::Fixed(text.parse().expect("SGD_ORACLE_SEED is a number"));
+        let config = Config { rng_seed: seed, failure_persistence: None, max_shrink_iters: 0, ..config };
+        return TestRunner::new(config);
+    }
     TestRunner::new(Config {
-        cases: sequences.div_ceil(OF_A_WORLD as u32),
         source_file: Some(file!()),
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
         max_shrink_iters: 20_000,
-        ..Config::default()
+        ..config
     })
 }
 

@@ -519,8 +519,83 @@ mod tests {
     }
 
     #[test]
-    fn counters_of_neighbours_do_not_overlap() {
-        let first = counter_index(0, Direction::Outbound, 0);
-        assert_eq!(first + REASON_SLOTS, counter_index(1, Direction::Inbound, 0));
+    fn spec_d24_every_counter_has_a_place_of_its_own() {
+        let mut next = 0;
+        for row in 0..=MAX_INTERFACES {
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                for reason in 0..REASON_SLOTS {
+                    assert_eq!(counter_index(row, direction, reason), next);
+                    next += 1;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn policies_keep_their_number_beside_the_direction() {
+        let both = [Direction::Inbound, Direction::Outbound];
+        for policy in [0, 1, 2, MAX_POLICY_ID] {
+            let [inbound, outbound] = both.map(|direction| PolicyDirection::new(policy, direction));
+            assert_eq!([inbound.policy(), outbound.policy()], [policy; 2]);
+            assert_ne!(inbound, outbound);
+        }
+        assert_eq!(PolicyDirection::new(MAX_POLICY_ID, Direction::Outbound).0, u32::MAX);
+    }
+
+    #[test]
+    fn interfaces_in_a_row_are_found_at_once_or_nearly() {
+        // As many as there may be, wherever their numbers begin: each must find a free entry where it will be looked for.
+        for first in [1, 4000, 1 << 20] {
+            let mut taken = [0; INTERFACE_SLOTS as usize];
+            let mut at_once = 0;
+            for ifindex in first..first + MAX_INTERFACES {
+                let place = (0..INTERFACE_PROBES)
+                    .find(|&probe| taken[interface_slot(ifindex, probe) as usize] == 0)
+                    .expect("a free entry");
+                taken[interface_slot(ifindex, place) as usize] = ifindex;
+                at_once += u32::from(place == 0);
+            }
+            assert!(at_once > MAX_INTERFACES * 9 / 10, "{at_once}");
+        }
+        // The last entry's neighbour is the first.
+        for ifindex in 1..10_000 {
+            for probe in 1..INTERFACE_PROBES {
+                let before = interface_slot(ifindex, probe - 1);
+                assert_eq!(interface_slot(ifindex, probe), (before + 1) % INTERFACE_SLOTS);
+            }
+        }
+    }
+
+    #[test]
+    fn flags_are_bits_of_their_own() {
+        let of_an_interface = [
+            FLAG_ROLE_HOST,
+            FLAG_STRICT_TCP,
+            GUARD_MAC,
+            GUARD_IPV4,
+            GUARD_IPV6,
+            GUARD_ARP,
+            GUARD_ND,
+            GUARD_DHCP_SERVER,
+            GUARD_ROUTER_ADVERTISEMENT,
+            GUARD_ROUTERS,
+            GUARD_REDIRECT,
+            GUARD_VLAN,
+            GUARD_ETHER_TYPE,
+            GUARD_SOURCE_ROUTE,
+            FLAG_ANY_LINK_LOCAL,
+            FLAG_DHCP_SERVERS_V4,
+            FLAG_DHCP_SERVERS_V6,
+        ];
+        let of_a_flow = [FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, FLOW_FIN_ORIGIN, FLOW_FIN_REPLY, FLOW_HALF_OPEN];
+        for (bit, flag) in of_an_interface.into_iter().enumerate() {
+            assert_eq!(flag, 1 << bit);
+        }
+        for (bit, flag) in of_a_flow.into_iter().enumerate() {
+            assert_eq!(flag, 1 << bit);
+        }
+        // Beside the number of a guard in the keys of `OWN_*`, and of a zone beside a protocol in those of flows.
+        assert_eq!((GUARD_DHCP, GUARD_ROUTER, MAX_GUARDS), (1 << 30, 1 << 31, 1 << 30));
+        assert_eq!((MAX_ZONES - 1) << 8 | 0xff, u32::MAX);
     }
 }

@@ -240,3 +240,47 @@ impl Family for V6 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every ICMP type: those that are about another packet, and those that ask, with their answers.
+    fn knows<F: Family>(errors: &[u8], queries: &[(u8, u8)]) {
+        for kind in 0..=255 {
+            assert_eq!(F::icmp_is_error(kind), errors.contains(&kind), "{kind}");
+            assert_eq!(F::icmp_is_request(kind), queries.iter().any(|query| query.0 == kind), "{kind}");
+            let request = queries.iter().find(|query| query.1 == kind).map(|query| query.0);
+            assert_eq!(F::icmp_request_of(kind), request, "{kind}");
+        }
+    }
+
+    #[test]
+    fn spec_d13_errors_and_d10_queries_are_known_by_their_types() {
+        knows::<V4>(&[3, 11, 12], &[(8, 0), (13, 14), (15, 16), (17, 18)]);
+        knows::<V6>(&[1, 2, 3, 4], &[(128, 129), (139, 140)]);
+    }
+
+    #[test]
+    fn only_zeros_are_unspecified() {
+        assert!(V4::is_unspecified(Be32(0)) && V6::is_unspecified([Be32(0); 4]));
+        assert!(!V4::is_unspecified(Be32(1)));
+        for set in 1..16u32 {
+            let words = [0, 1, 2, 3].map(|word| Be32(set >> word & 1));
+            assert!(!V6::is_unspecified(words), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn spec_d14_identifications_and_directions_do_not_mix() {
+        let (a, b) = (Be32(1), Be32(2));
+        let mut seen: [Option<FragmentKeyV4>; 8] = [None; 8];
+        for (place, id) in [0, 1, 2, 0xffff].into_iter().enumerate() {
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                let key = V4::fragment_key(5, a, b, id, direction);
+                assert!(!seen.contains(&Some(key)), "{key:?}");
+                seen[place * 2 + direction as usize] = Some(key);
+            }
+        }
+    }
+}

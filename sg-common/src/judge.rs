@@ -501,3 +501,7 @@ fn start_state(transport: &Transport, strict_tcp: bool) -> Result<Option<State>,
         Kind::Other => Ok(Some(State::Other)),
     }
 }
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -274,3 +274,12 @@ fn flags_that_no_tcp_sends_are_no_segment() {
     assert_eq!(Segment::of(SYN | 0xc0), Some(Segment::Syn), "ECE and CWR ask for ECN (RFC 3168)");
     assert_eq!(Segment::of(ACK | 8 | 0x20), Some(Segment::Ack));
 }
+
+#[test]
+fn spec_d12_a_syn_sent_again_forgets_that_the_first_came_in_pieces() {
+    let mut c = Connection::start(TcpSynSent, &Seen { partial: true, ..seen(SYN, 99, 0) });
+    assert_eq!(advance(&mut c, &seen(SYN, 99, 0), true), Step::To(TcpSynSent));
+    assert_eq!(advance(&mut c, &seen(SYN | ACK, 499, 100), false), Step::To(TcpSynReceived));
+    assert_eq!(advance(&mut c, &seen(ACK, 100, 500), true), Step::To(TcpEstablished));
+    assert_eq!(advance(&mut c, &seen(ACK, 500, 200), false), Step::Ignore, "nobody has sent that much");
+}

@@ -208,4 +208,19 @@ mod tests {
         }
         assert_eq!(Reason::from_number(63), None);
     }
+
+    #[test]
+    fn verdicts_keep_what_they_are_made_of() {
+        for (admitted_by, number) in [(AdmittedBy::Nothing, 0), (AdmittedBy::Cidr, 1), (AdmittedBy::Group, 2)]
+        {
+            for state in [0, 1, 12, 0xff] {
+                for policy in [0, 1, u32::MAX] {
+                    let verdict = Verdict::new(Reason::SourceRoute, admitted_by, state, policy);
+                    assert_eq!(verdict.reason(), Some(Reason::SourceRoute));
+                    let rest = (verdict.admitted_by(), verdict.state(), verdict.policy());
+                    assert_eq!(rest, (number, state, policy));
+                }
+            }
+        }
+    }
 }

@@ -60,11 +60,11 @@ impl Segment {
     }
 }
 
-/// RFC 7323, section 2.2; a larger shift counts as 14 (section 2.3).
+/// RFC 7323, section 2.2; a larger shift counts as 14 (section 2.3). Twelve options are looked at.
 fn scale(options: &[u8]) -> Option<u8> {
     let mut at = 0;
-    while at < options.len() {
-        match options[at] {
+    for _ in 0..12 {
+        match *options.get(at)? {
             0 => return None,
             1 => at += 1,
             3 if options.get(at + 1) == Some(&3) && at + 2 < options.len() => {

@@ -3,6 +3,7 @@
 //! The tables answer as the kernel's maps would; their content is made from the operator's JSON in the plainest way, with the
 //! sentences of [`crate::rules`], not with the compiler.
 
+mod dry;
 mod half;
 mod rows;
 mod tables;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use sg_common::abi::{Be32, Flow, FlowKeyV4, FlowKeyV6, Hook, Interface};
 use sg_common::family::{V4, V6};
 use sg_common::headers::Header;
-use sg_common::judge::{Environment as _, Judgement, Scratch, judge};
+use sg_common::judge::{Environment as _, Judgement, Scratch, Tables, judge};
 use sg_common::packet::Packet;
 
 use self::rows::Rows;
@@ -25,10 +26,25 @@ use crate::expect::Limits;
 /// Ticks in a second of the clock here.
 pub const HZ: u64 = 1000;
 
+/// What another CPU may do between two steps that a packet takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// The packet's flow becomes live: it is looked up among the live ones before, among the others after that.
+    BecomesLive,
+    /// Likewise, but only after the packet has found it and counted it.
+    BecomesLiveAtLast,
+    /// The interface's last live flow begins, for which the packet has found room.
+    TakesTheLastPlace,
+    /// The table of live flows fills up.
+    FillsTheTable,
+}
+
 /// A filter without a kernel.
 pub struct Host {
     limits: Limits,
     now: Cell<u64>,
+    /// As [`sg_common::abi::Control`] has it. What is not in force is as wrong as can be.
+    generation: u64,
     rows: Rows,
     /// The devices' names; a device's index here is its zone, its row, its policy and its ifindex, less one.
     devices: Vec<String>,
@@ -40,8 +56,8 @@ pub struct Host {
     shares: RefCell<BTreeMap<u32, tables::Share>>,
     scratch_v4: UnsafeCell<Option<Scratch<V4>>>,
     scratch_v6: UnsafeCell<Option<Scratch<V6>>>,
-    /// For one packet: between its two look-ups another CPU makes its flow live.
-    becomes_live: Cell<bool>,
+    /// For one packet.
+    meanwhile: Cell<Option<Meanwhile>>,
 }
 
 impl Host {
@@ -50,6 +66,7 @@ impl Host {
         let mut host = Self {
             limits,
             now: Cell::new(1_000_000),
+            generation: 0,
             rows: Rows::default(),
             devices: Vec::new(),
             interfaces: BTreeMap::new(),
@@ -59,7 +76,7 @@ impl Host {
             shares: RefCell::default(),
             scratch_v4: UnsafeCell::new(None),
             scratch_v6: UnsafeCell::new(None),
-            becomes_live: Cell::new(false),
+            meanwhile: Cell::new(None),
         };
         host.set_policy(files);
         host
@@ -68,6 +85,7 @@ impl Host {
     /// Changes the policy. Devices keep their flows.
     pub fn set_policy(&mut self, files: &[Value]) {
         self.interfaces.clear();
+        self.generation += 1;
         let mut policies = Vec::new();
         for file in files {
             for interface in crate::rules::list(file, "interfaces") {
@@ -81,6 +99,8 @@ impl Host {
                 });
                 let number = index as u32 + 1;
                 let half = half::of(files, interface, number);
+                let mut halves = [tables::FREE_ENTRY.halves[0]; 2];
+                halves[(self.generation % 2) as usize] = half;
                 let Limits { live, half_v4, half_v6 } = self.limits;
                 let [live, half_v4, half_v6] = [live, half_v4, half_v6].map(|limit| limit as u32);
                 let entry = Interface {
@@ -93,7 +113,7 @@ impl Host {
                     half_limit_v6: half_v6,
                     half_base_v6: half_v6 * index as u32,
                     reserved: [0; 8],
-                    halves: [half; 2],
+                    halves,
                 };
                 self.interfaces.insert(number, entry);
                 policies.push((number, file.clone(), interface.clone()));
@@ -102,9 +122,14 @@ impl Host {
         self.rows = Rows::new(files, policies);
     }
 
+    /// Lets time pass, and nobody collects what is over by then.
+    pub fn advance_only(&self, seconds: u32) {
+        self.now.set(self.now.get() + u64::from(seconds) * HZ);
+    }
+
     /// Lets time pass, and collects what is over by then.
     pub fn advance(&self, seconds: u32) {
-        self.now.set(self.now.get() + u64::from(seconds) * HZ);
+        self.advance_only(seconds);
         for row in
             self.flows_v4.collect(self.now.get()).into_iter().chain(self.flows_v6.collect(self.now.get()))
         {
@@ -122,19 +147,46 @@ impl Host {
 
     /// Judges a frame at a hook of a device.
     pub fn judge(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.judged_by(self, device, ingress, &Frame { bytes: frame, tag_taken_out: false })
+    }
+
+    /// A frame of whose VLAN tag only the device knows.
+    pub fn judge_tagged(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.judged_by(self, device, ingress, &Frame { bytes: frame, tag_taken_out: true })
+    }
+
+    /// What would be said of a frame.
+    pub fn explain(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.judged_by(&dry::Dry(self), device, ingress, &Frame { bytes: frame, tag_taken_out: false })
+    }
+
+    fn judged_by<T>(&self, tables: &T, device: &str, ingress: bool, frame: &Frame<'_>) -> Judgement
+    where
+        T: Tables<V4> + Tables<V6>,
+    {
         self.flows_v4.bury();
         self.flows_v6.bury();
         let ifindex = self.number(device).unwrap_or(u32::MAX);
         let hook = if ingress { Hook::Ingress } else { Hook::Egress };
-        let judgement = judge(&Frame(frame), self, ifindex, hook);
-        self.becomes_live.set(false);
+        let judgement = judge(frame, tables, ifindex, hook);
+        self.meanwhile.set(None);
         judgement
     }
 
-    /// The same, but between the look-up of a live flow and that of a half-open one the flow becomes live on another CPU.
-    pub fn judge_while_it_becomes_live(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
-        self.becomes_live.set(true);
+    /// The same, but another CPU does something in the middle of it.
+    pub fn judge_while(&self, meanwhile: Meanwhile, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
+        self.meanwhile.set(Some(meanwhile));
         self.judge(device, ingress, frame)
+    }
+
+    /// How many live flows are counted for a device.
+    pub fn live_count(&self, device: &str) -> u64 {
+        self.number(device).map_or(0, |row| self.add_live(row, 0))
+    }
+
+    /// Every device that is in the policy.
+    pub fn devices(&self) -> impl Iterator<Item = &str> {
+        self.interfaces.keys().map(|zone| self.device(*zone))
     }
 
     /// The zone of a device here.
@@ -233,20 +285,23 @@ fn v6(address: [Be32; 4]) -> IpAddr {
     std::net::Ipv6Addr::from_bits(bits).into()
 }
 
-struct Frame<'a>(&'a [u8]);
+struct Frame<'a> {
+    bytes: &'a [u8],
+    tag_taken_out: bool,
+}
 
 impl Packet for Frame<'_> {
     fn len(&self) -> u32 {
-        self.0.len() as u32
+        self.bytes.len() as u32
     }
 
     fn read<H: Header>(&self, offset: u32) -> Option<H> {
-        let bytes = self.0.get(offset as usize..)?.get(..size_of::<H>())?;
+        let bytes = self.bytes.get(offset as usize..)?.get(..size_of::<H>())?;
         // SAFETY: there are as many bytes as the header has, and any bytes are one.
         Some(unsafe { bytes.as_ptr().cast::<H>().read_unaligned() })
     }
 
     fn has_offloaded_vlan(&self) -> bool {
-        false
+        self.tag_taken_out
     }
 }

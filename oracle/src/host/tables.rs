@@ -17,7 +17,7 @@ use sg_common::fragment::Range;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::packet::{Ip, Transport};
 
-use super::{Host, v4, v6};
+use super::{Host, Meanwhile, v4, v6};
 
 /// A flow at an address of its own, which references may outlive by one packet.
 type Cell = Box<UnsafeCell<Flow>>;
@@ -83,7 +83,7 @@ impl<K: Copy + Eq + Hash> Flows<K> {
         true
     }
 
-    /// What [`Host::judge_while_it_becomes_live`] is about.
+    /// What [`Meanwhile::BecomesLive`] is about.
     fn make_live(&self, key: &K) {
         let mut half = self.half.borrow_mut();
         let Some(place) = half.iter().position(|(other, _)| other == key) else { return };
@@ -108,11 +108,22 @@ pub(super) struct Fragments {
     v6: Vec<(FragmentKeyV6, Datagram)>,
 }
 
+impl Host {
+    /// Whether this is what happens now; it does once.
+    fn happens(&self, what: Meanwhile) -> bool {
+        let now = self.meanwhile.get() == Some(what);
+        if now {
+            self.meanwhile.set(None);
+        }
+        now
+    }
+}
+
 impl Environment for Host {
     const DRY_RUN: bool = false;
 
     fn moment(&self) -> Option<Moment> {
-        Some(Moment { generation: 0, now: self.now.get() })
+        Some(Moment { generation: self.generation, now: self.now.get() })
     }
 
     fn interface(&self, index: u32) -> Option<&Interface> {
@@ -123,8 +134,8 @@ impl Environment for Host {
         Some(here.next().unwrap_or(&FREE))
     }
 
-    fn member_set(&self, slot: u32, _parity: usize) -> u32 {
-        slot + 1
+    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+        if parity as u64 == self.generation % 2 { slot + 1 } else { 0 }
     }
 
     fn pair(&self, key: &PairKey) -> Option<&Row> {
@@ -141,11 +152,14 @@ impl Environment for Host {
         let live = &mut shares.entry(row).or_default().live;
         let before = *live;
         *live = before.wrapping_add(change as u64);
+        if change == 0 && self.happens(Meanwhile::TakesTheLastPlace) {
+            *live += 1;
+        }
         before
     }
 }
 
-const FREE_ENTRY: Interface = Interface {
+pub(super) const FREE_ENTRY: Interface = Interface {
     ifindex: 0,
     zone: 0,
     row: 0,
@@ -206,7 +220,7 @@ macro_rules! tables {
 
             fn live(&self, key: &$flow) -> Option<FlowRef<'_>> {
                 let found = Flows::find(&self.$flows.live, key);
-                if found.is_none() && self.becomes_live.take() {
+                if found.is_none() && self.happens(Meanwhile::BecomesLive) {
                     self.$flows.make_live(key);
                     return None;
                 }
@@ -214,6 +228,13 @@ macro_rules! tables {
             }
 
             fn insert_live(&self, key: &$flow, flow: &Flow) -> Insertion {
+                if self.happens(Meanwhile::FillsTheTable) {
+                    return Insertion::Full;
+                }
+                if self.happens(Meanwhile::BecomesLiveAtLast) {
+                    self.$flows.make_live(key);
+                    self.add_live(flow.place, 1);
+                }
                 let mut table = self.$flows.live.borrow_mut();
                 if table.iter().any(|(other, _)| other == key) {
                     return Insertion::Exists;

@@ -1,0 +1,100 @@
+//! The same tables, before which everything is judged and nothing changed: what `sgd_explain` is in the kernel (SPEC
+//! section 8). A store is passed on like any other, so that one shows which should not have been made.
+
+use sg_common::abi::{Datagram, Flow, Interface, PairKey, Row};
+use sg_common::conntrack::{FlowRef, Insertion};
+use sg_common::judge::{Environment, Moment, Scratch, Tables};
+use sg_common::packet::ReadIp;
+
+use super::Host;
+
+pub(super) struct Dry<'h>(pub(super) &'h Host);
+
+impl Environment for Dry<'_> {
+    const DRY_RUN: bool = true;
+
+    fn moment(&self) -> Option<Moment> {
+        self.0.moment()
+    }
+
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        self.0.interface(index)
+    }
+
+    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+        self.0.member_set(slot, parity)
+    }
+
+    fn pair(&self, key: &PairKey) -> Option<&Row> {
+        self.0.pair(key)
+    }
+
+    fn port_table_contains(&self, index: u32, number: u16) -> bool {
+        self.0.port_table_contains(index, number)
+    }
+
+    fn add_live(&self, row: u32, change: i64) -> u64 {
+        self.0.add_live(row, change)
+    }
+}
+
+impl<F: ReadIp> Tables<F> for Dry<'_>
+where
+    Host: Tables<F>,
+{
+    fn scratch(&self) -> Option<&mut Scratch<F>> {
+        self.0.scratch()
+    }
+
+    fn class(&self, key: &F::ClassKey) -> Option<&Row> {
+        Tables::<F>::class(self.0, key)
+    }
+
+    fn member(&self, key: &F::MemberKey) -> Option<u32> {
+        Tables::<F>::member(self.0, key)
+    }
+
+    fn owns(&self, key: &F::OwnKey) -> bool {
+        Tables::<F>::owns(self.0, key)
+    }
+
+    fn live(&self, key: &F::FlowKey) -> Option<FlowRef<'_>> {
+        Tables::<F>::live(self.0, key)
+    }
+
+    fn insert_live(&self, key: &F::FlowKey, flow: &Flow) -> Insertion {
+        Tables::<F>::insert_live(self.0, key, flow)
+    }
+
+    fn remove_live(&self, key: &F::FlowKey) -> bool {
+        Tables::<F>::remove_live(self.0, key)
+    }
+
+    fn half_open(&self, key: &F::FlowKey) -> Option<FlowRef<'_>> {
+        Tables::<F>::half_open(self.0, key)
+    }
+
+    fn insert_half_open(&self, key: &F::FlowKey, flow: &Flow) -> bool {
+        Tables::<F>::insert_half_open(self.0, key, flow)
+    }
+
+    fn remove_half_open(&self, key: &F::FlowKey) {
+        Tables::<F>::remove_half_open(self.0, key);
+    }
+
+    fn next_half_open(&self, row: u32) -> u64 {
+        Tables::<F>::next_half_open(self.0, row)
+    }
+
+    fn take_place(&self, place: u32, key: &F::FlowKey) -> Option<F::FlowKey> {
+        Tables::<F>::take_place(self.0, place, key)
+    }
+
+    fn datagram(&self, key: &F::FragmentKey) -> Option<Datagram> {
+        Tables::<F>::datagram(self.0, key)
+    }
+
+    fn store_datagram(&self, key: &F::FragmentKey, datagram: &Datagram) {
+        Tables::<F>::store_datagram(self.0, key, datagram);
+    }
+}

@@ -1,0 +1,78 @@
+use super::*;
+use crate::abi::INTERFACE_SLOTS;
+
+const CLOSED: InterfaceHalf = InterfaceHalf {
+    policy: 0,
+    vpc: 0,
+    flags: 0,
+    granularity: 0,
+    timeouts: [0; 12],
+    mac: [0; 6],
+    reserved: 0,
+    guard: 0,
+    own_v4: crate::abi::Be32(0),
+    own_v6: [crate::abi::Be32(0); 4],
+    ether_types: [0; 8],
+    patience: 0,
+    reserved_too: [0; 3],
+};
+
+const fn entry(ifindex: u32) -> Interface {
+    Interface {
+        ifindex,
+        zone: 0,
+        row: 0,
+        live_limit: 0,
+        half_limit_v4: 0,
+        half_base_v4: 0,
+        half_limit_v6: 0,
+        half_base_v6: 0,
+        reserved: [0; 8],
+        halves: [CLOSED; 2],
+    }
+}
+
+static FREE: Interface = entry(0);
+static WANTED: Interface = entry(7);
+
+/// One interface, in one entry.
+struct OneAt(u32);
+
+impl Environment for OneAt {
+    const DRY_RUN: bool = false;
+
+    fn moment(&self) -> Option<Moment> {
+        None
+    }
+
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        assert!(index < INTERFACE_SLOTS);
+        Some(if index == self.0 { &WANTED } else { &FREE })
+    }
+
+    fn member_set(&self, _slot: u32, _parity: usize) -> u32 {
+        0
+    }
+
+    fn pair(&self, _key: &PairKey) -> Option<&Row> {
+        None
+    }
+
+    fn port_table_contains(&self, _index: u32, _number: u16) -> bool {
+        false
+    }
+
+    fn add_live(&self, _row: u32, _change: i64) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn an_interface_is_looked_for_where_it_may_be_and_no_further() {
+    for probe in 0..INTERFACE_PROBES {
+        let tables = OneAt(interface_slot(7, probe));
+        assert_eq!(find_interface(&tables, 7).map(|found| found.ifindex), Some(7), "{probe}");
+        assert!(find_interface(&tables, 8).is_none());
+    }
+    assert!(find_interface(&OneAt(interface_slot(7, INTERFACE_PROBES)), 7).is_none());
+}
