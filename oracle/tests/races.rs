@@ -67,7 +67,7 @@ fn spec_k6_neither_strict_tcp_nor_a_rule_of_its_own_direction_makes_such_a_reply
         assert_eq!(sends(&host, &syn), Some(NewFlow));
         assert_eq!(receives(&host, &syn.answer(SYN | ACK)), Some(Established));
         let reply = syn.answer(ACK).frame();
-        let reason = host.judge_while_it_becomes_live("sg0", false, &reply).verdict.reason();
+        let reason = host.judge_while(BecomesLive, "sg0", false, &reply).verdict.reason();
         assert_eq!(reason, Some(Established));
         assert_eq!(host.entries().len(), 1, "one flow, one entry");
     }

@@ -10,7 +10,6 @@
     clippy::needless_pass_by_value,
     reason = "helpers of tests fail the way tests do"
 )]
-
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
