@@ -15,7 +15,7 @@ fn device(netns: &Netns) -> [u64; 2] {
     ["tx", "rx"].map(|way| stats[0]["stats64"][way]["packets"].as_u64().unwrap())
 }
 
-fn reason(status: &Value, direction: &str, name: &str) -> u64 {
+pub fn reason(status: &Value, direction: &str, name: &str) -> u64 {
     let reasons = status[direction]["reasons"].as_array().unwrap();
     reasons
         .iter()

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde_json::{Value, json};
 use sg_tests::{Daemon, Guest, Probe, outside};
 
+use crate::counters::reason;
+use crate::packets::RawEthernet;
 use crate::world::{
     World, allowed, ask, denied, expect, interface, must_refuse, plug, plug_as, policy, refused, status_of,
     tcp_from, wait,
@@ -17,6 +19,14 @@ fn named(name: &str, address: &str) -> Value {
 /// TCP from the administrator to a port of a guest that the site does not know.
 fn to(world: &World, guest: &Guest, port: u16) -> Probe {
     Probe::tcp(&world.site.outside, (guest.v4, port)).source(outside::ADMIN)
+}
+
+/// A neighbour advertisement of fe80::1 to all nodes (RFC 4861, section 4.4); the filter looks at no checksum.
+fn advertisement() -> Vec<u8> {
+    let router = [&[0xfe, 0x80][..], &[0; 13], &[1]].concat();
+    let all_nodes = [&[0xff, 0x02][..], &[0; 13], &[1]].concat();
+    let message = [&[136, 0, 0, 0, 0xa0, 0, 0, 0][..], &router].concat();
+    [&[0x60, 0, 0, 0, 0, 24, 58, 255][..], &router, &all_nodes, &message].concat()
 }
 
 #[test]
@@ -40,6 +50,20 @@ fn spec_d23_a_managed_device_is_closed_unless_a_policy_names_it() {
         denied(world.tcp(other.v4, outside::DNS, 80)),
         denied(world.udp(other.v6, outside::DNS_V6, 53)),
     ]);
+
+    // It does not announce itself as somebody else either, in IPv4 or in IPv6: its own addresses nobody has told.
+    let raw = RawEthernet::new(&other.netns, "eth0");
+    let gateway = [10, 0, 0, 1];
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 2, 0x52, 0x54, 0, 0, 0, 5][..], &gateway, &[0; 6], &gateway].concat();
+    let before = reason(&status_of(&daemon, "tap1"), "outbound", "no_rule");
+    for _ in 0..5 {
+        raw.send(0x0806, &arp);
+        raw.send(0x86dd, &advertisement());
+    }
+    wait("all ten are dropped", || reason(&status_of(&daemon, "tap1"), "outbound", "no_rule") >= before + 10);
+    for passed in ["arp", "neighbor_discovery", "dhcp"] {
+        assert_eq!(reason(&status_of(&daemon, "tap1"), "outbound", passed), 0, "{passed}");
+    }
 
     let late = [("vnet5", 25), ("tap8", 28), ("free0", 29)]
         .map(|(device, number)| plug(&world.site, device, number));
