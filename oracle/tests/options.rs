@@ -72,6 +72,7 @@ fn spec_d12_the_window_scale_is_where_rfc_7323_puts_it() {
         (vec![3, 3, 254, 0], Some(14)),
         // The list has ended.
         (vec![0, 3, 3, 5], None),
+        (vec![0, 2, 3, 3, 5, 0, 0, 0], None),
         // Other options are stepped over.
         (vec![2, 4, 5, 180, 3, 3, 5, 0], Some(5)),
         (vec![8, 10, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 5, 0, 0, 0], Some(5)),
@@ -113,6 +114,7 @@ fn spec_6_source_routes_are_found_wherever_the_list_has_them() {
         (vec![7, 4, 4, 4, 131, 4, 4, 0], true),
         (vec![7, 2, 131, 3, 4, 0, 0, 0], true),
         (vec![0, 131, 4, 4], false),
+        (vec![0, 2, 131, 4], false),
         (vec![7, 1, 131, 3], false),
         (vec![7, 0, 131, 3], false),
         (vec![7, 5, 4, 4, 131, 131, 4, 4], true),
