@@ -70,6 +70,7 @@ fn spec_d12_the_window_scale_is_where_rfc_7323_puts_it() {
         (vec![3, 3, 14, 0], Some(14)),
         (vec![3, 3, 15, 0], Some(14)),
         (vec![3, 3, 254, 0], Some(14)),
+        (vec![3, 3, 255, 0], Some(14)),
         // The list has ended.
         (vec![0, 3, 3, 5], None),
         (vec![0, 2, 3, 3, 5, 0, 0, 0], None),

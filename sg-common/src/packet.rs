@@ -8,7 +8,7 @@ pub use crate::headers::{
     Arp, Byte, ETHERNET_BYTES, Ethernet, Extension, FirstBytes, Header, Icmp, Ipv4, Ipv6, LinkLayerOption,
     Neighbor, Tcp, Udp, VlanTag, Word, ether_type, protocol,
 };
-use crate::tcp::{NO_SCALE, SYN, Seen};
+use crate::tcp::{MAX_SCALE, NO_SCALE, SYN, Seen};
 use crate::verdict::Reason;
 
 /// A frame from its Ethernet header on.
@@ -589,7 +589,8 @@ fn window_scale<P: Packet>(packet: &P, transport: u32, header_bytes: u32, mut po
                     return NO_SCALE;
                 }
                 if kind == 3 && length.value == 3 && at + 3 <= end {
-                    return packet.read::<Byte>(at + 2).map_or(NO_SCALE, |shift| shift.value);
+                    // More than the largest is the largest (RFC 7323, section 2.3), also what else would stand for none.
+                    return packet.read::<Byte>(at + 2).map_or(NO_SCALE, |shift| shift.value.min(MAX_SCALE));
                 }
                 position.set(at + u32::from(length.value));
             }

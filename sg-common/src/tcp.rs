@@ -55,14 +55,14 @@ pub struct Seen {
     pub partial: bool,
     /// As it stands in the header.
     pub window: u16,
-    /// The window scale option of a SYN (RFC 7323, section 2.2), [`NO_SCALE`] if it has none.
+    /// The window scale option of a SYN (RFC 7323, section 2.2), at most [`MAX_SCALE`]; [`NO_SCALE`] if it has none.
     pub scale: u8,
 }
 
 /// No window scale option.
 pub const NO_SCALE: u8 = 0xff;
 /// The largest shift (RFC 7323, section 2.3); assumed where the handshake was not seen.
-const MAX_SCALE: u8 = 14;
+pub const MAX_SCALE: u8 = 14;
 
 impl Seen {
     const fn has(&self, flag: u8) -> bool {
@@ -354,8 +354,7 @@ impl Connection {
         if seen.has(SYN) {
             self.known &= !(SENDER_SCALES | SCALE_MASK);
             if seen.scale != NO_SCALE {
-                let scale = if seen.scale > MAX_SCALE { MAX_SCALE } else { seen.scale };
-                self.known |= SENDER_SCALES | u16::from(scale);
+                self.known |= SENDER_SCALES | u16::from(seen.scale);
             }
         }
         let end = seen.end();
