@@ -7,12 +7,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::needless_pass_by_value,
-    reason = "helpers of tests fail the way tests do"
-)]
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
     reason = "a test program: a panic is how it says what is wrong"
 )]
 
