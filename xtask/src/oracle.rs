@@ -21,7 +21,7 @@ pub struct Oracle {
 
 /// A policy takes much longer than a sequence: to compile it, and to put it into force.
 const SEQUENCES_FOR_ONE_COMPILED: u32 = 40;
-const SEQUENCES_FOR_ONE_LOADED: u32 = 2_000;
+const SEQUENCES_FOR_ONE_LOADED: u32 = 10_000;
 
 impl Oracle {
     pub fn run(&self) -> Result<ExitCode> {
