@@ -94,7 +94,8 @@ differences! {
     Forgotten = "forgotten";
     /// conntrack forgets at once a connection of which one side has not been heard when a reset comes.
     Refused = "refused";
-    /// In a simultaneous open, a SYN-ACK that does not repeat its sender's SYN passes sgd.
+    /// A SYN that crosses another passes sgd only by a rule of its own direction, and is then the one that counts; conntrack
+    /// lets it pass as an answer, and after it no SYN-ACK that does not repeat it.
     SimultaneousOpen = "simultaneous-open";
     /// A reset passes sgd as long as its receiver has not said what it expects.
     EarlyReset = "early-reset";
@@ -147,6 +148,9 @@ impl Difference {
             }
             Step::Segment(_, flags, ..) if passes_nft_alone => match (control(flags), state) {
                 (SYN, Some("TIME_WAIT")) if all(&[Reason::TcpState]) => Some(Self::Ahead),
+                (SYN, Some("SYN_SENT" | "SYN_SENT2")) if all(&[Reason::NoRule, Reason::TcpState]) => {
+                    Some(Self::SimultaneousOpen)
+                }
                 (RST | RST_ACK, Some(_)) if all(&[Reason::TcpWindow]) => Some(Self::LooseReset),
                 _ => None,
             },

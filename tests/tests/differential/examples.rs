@@ -147,6 +147,12 @@ const EXAMPLES: &[Example] = &[
         families: BOTH,
     },
     Example {
+        allowed: Allowed::Web,
+        steps: &[segment(OPENER, SYN), segment(ANSWERER, SYN)],
+        difference: Difference::SimultaneousOpen,
+        families: BOTH,
+    },
+    Example {
         allowed: Allowed::Both,
         steps: &[bent(ANSWERER, SYN, Bend::FarBehind), segment(OPENER, SYN), segment(ANSWERER, SYN | ACK)],
         difference: Difference::SimultaneousOpen,
