@@ -476,10 +476,47 @@ pub mod program {
     pub const XDP_INGRESS: &str = "sgd_xdp_ingress";
     pub const TC_INGRESS: &str = "sgd_tc_ingress";
     pub const TC_EGRESS: &str = "sgd_tc_egress";
+    pub const TC_CHECKSUM: &str = "sgd_tc_checksum";
     pub const EXPLAIN: &str = "sgd_explain";
     pub const COLLECT: &str = "sgd_collect";
     pub const CLOCK: &str = "sgd_clock";
 }
+
+/// Where the kernel that runs keeps what `__sk_buff` does not show of a packet: bytes from the start of its `struct sk_buff`
+/// (include/linux/skbuff.h). It differs from build to build; the daemon learns it from the kernel's BTF and sets it in the
+/// object, where the verifier takes it for a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SkBuff {
+    /// The byte that holds `ip_summed`.
+    pub summed: u32,
+    /// The bits of it; 0: the layout is not known, and no packet is asked about its checksum.
+    pub summed_mask: u32,
+    /// What these bits are for `CHECKSUM_PARTIAL`.
+    pub summed_partial: u32,
+    pub csum_start: u32,
+    pub csum_offset: u32,
+    pub head: u32,
+    pub data: u32,
+}
+
+impl SkBuff {
+    /// The symbol in the object.
+    pub const SYMBOL: &str = "SK_BUFF";
+    pub const UNKNOWN: Self = Self {
+        summed: 0,
+        summed_mask: 0,
+        summed_partial: 0,
+        csum_start: 0,
+        csum_offset: 0,
+        head: 0,
+        data: 0,
+    };
+}
+
+// SAFETY: `repr(C)` over words of one size.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for SkBuff {}
 
 /// The words of `__sk_buff.cb` through which `sgd_explain` is asked and answers.
 pub mod explain {

@@ -5,6 +5,7 @@ use crate::abi::{
     Interface, InterfaceHalf, PairKey, Row, interface_slot,
 };
 use crate::baseline::{GuardFamily, Guarded};
+use crate::checksum;
 use crate::classify::classify;
 use crate::conntrack::{self, FlowRef, Insertion, Known, State};
 use crate::family::{V4, V6};
@@ -109,19 +110,25 @@ where
     P: Packet,
     T: Tables<V4> + Tables<V6>,
 {
-    let Some(moment) = tables.moment() else { return unknown(hook) };
-    let Some(interface) = find_interface(tables, ifindex) else { return unknown(hook) };
+    let Some(at) = place(tables, ifindex, hook) else { return unknown(hook) };
+    let verdict = judge_frame(packet, tables, &at);
+    Judgement { verdict, row: at.interface.row, direction: at.direction }
+}
+
+/// Where and when a packet is that passes `hook` of a device; `None` if the filter was not told about that device.
+#[inline(always)]
+pub(crate) fn place<T: Environment>(tables: &T, ifindex: u32, hook: Hook) -> Option<At<'_>> {
+    let moment = tables.moment()?;
+    let interface = find_interface(tables, ifindex)?;
     // One load of one word decides which generation this packet sees, in everything that follows (SPEC D21).
     let parity = (moment.generation & 1) as usize;
-    let Some(half) = interface.halves.get(parity) else { return unknown(hook) };
+    let half = interface.halves.get(parity)?;
     let host = half.flags & FLAG_ROLE_HOST != 0;
     let direction = match (hook, host) {
         (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Outbound,
         (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Inbound,
     };
-    let at = At { interface, half, parity, direction, now: moment.now };
-    let verdict = judge_frame(packet, tables, &at);
-    Judgement { verdict, row: interface.row, direction }
+    Some(At { interface, half, parity, direction, now: moment.now })
 }
 
 /// Fail closed: nothing passes an interface that the filter was not told about.
@@ -165,6 +172,11 @@ impl At<'_> {
         Guarded { half: self.half, direction: self.direction }
     }
 
+    #[inline(always)]
+    const fn is_trunk(&self) -> bool {
+        self.half.flags & GUARD_VLAN == 0
+    }
+
     /// The first word of flow and fragment keys.
     #[inline(always)]
     pub const fn zone_protocol(&self, protocol: u8) -> u32 {
@@ -182,24 +194,34 @@ where
     if let Err(reason) = at.guarded().ethernet(&ethernet) {
         return Verdict::of(reason);
     }
-    let mut kind = u16::from_be(ethernet.ether_type);
-    let mut network = ETHERNET_BYTES;
-    let trunk = at.half.flags & GUARD_VLAN == 0;
-    if packet.has_offloaded_vlan() && !trunk {
+    if packet.has_offloaded_vlan() && !at.is_trunk() {
         return Verdict::of(Reason::Vlan);
     }
-    if kind == ether_type::VLAN && trunk {
-        let Some(tag) = packet.read::<VlanTag>(ETHERNET_BYTES) else { return Verdict::of(Reason::Malformed) };
-        kind = u16::from_be(tag.ether_type);
-        network = ETHERNET_BYTES + 4;
-    }
+    let Some((kind, network)) = network_of(packet, at, u16::from_be(ethernet.ether_type)) else {
+        return Verdict::of(Reason::Malformed);
+    };
     match kind {
         ether_type::IPV4 => judge_ip::<V4, P, T>(packet, tables, at, network),
         ether_type::IPV6 => judge_ip::<V6, P, T>(packet, tables, at, network),
-        other => match at.guarded().non_ip(packet, tables, network, other) {
-            Ok(reason) | Err(reason) => Verdict::of(reason),
-        },
+        other => {
+            if checksum::spoils_frame(packet, network, other) {
+                return Verdict::of(Reason::ChecksumPlace);
+            }
+            match at.guarded().non_ip(packet, tables, network, other) {
+                Ok(reason) | Err(reason) => Verdict::of(reason),
+            }
+        }
     }
+}
+
+/// The EtherType of what a frame carries, and where that begins: behind a tag, on trunks. `None` if the frame ends before it.
+#[inline(always)]
+pub(crate) fn network_of<P: Packet>(packet: &P, at: &At<'_>, kind: u16) -> Option<(u16, u32)> {
+    if kind != ether_type::VLAN || !at.is_trunk() {
+        return Some((kind, ETHERNET_BYTES));
+    }
+    let tag = packet.read::<VlanTag>(ETHERNET_BYTES)?;
+    Some((u16::from_be(tag.ether_type), ETHERNET_BYTES + 4))
 }
 
 /// A subprogram for each family: the two together would not fit the kernel's stack.
@@ -235,6 +257,9 @@ where
     T: Tables<F>,
 {
     let ip = &scratch.ip;
+    if checksum::spoils(packet, ip) {
+        return Verdict::of(Reason::ChecksumPlace);
+    }
     if let Err(reason) = at.guarded().route(ip) {
         return Verdict::of(reason);
     }

@@ -12,6 +12,7 @@
 
 pub mod abi;
 pub mod baseline;
+pub mod checksum;
 pub mod classify;
 pub mod conntrack;
 pub mod family;

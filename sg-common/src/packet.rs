@@ -25,6 +25,11 @@ pub trait Packet {
 
     /// Whether the device has taken a VLAN tag out of the frame.
     fn has_offloaded_vlan(&self) -> bool;
+
+    /// Where in the frame a checksum of two bytes is still to be written, behind the filter: by the device that sends the
+    /// frame on, or by the kernel in its place. Whoever made the frame chose the place (`CHECKSUM_PARTIAL` in
+    /// include/linux/skbuff.h; `VIRTIO_NET_HDR_F_NEEDS_CSUM` in virtio 1.2, section 5.1.6.2).
+    fn pending_checksum(&self) -> Option<u32>;
 }
 
 /// The network layer of a packet.

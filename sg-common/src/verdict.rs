@@ -108,6 +108,8 @@ reasons! {
     RouterAdvertisement = 53, Drop, "router_advertisement";
     /// The packet says which way it wants to be routed.
     SourceRoute = 54, Drop, "source_route";
+    /// The packet asks whoever sends it on for a checksum in the middle of what the filter has judged.
+    ChecksumPlace = 55, Drop, "checksum_place";
 }
 
 /// Which kind of rule admitted a new flow.

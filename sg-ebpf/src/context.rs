@@ -4,8 +4,9 @@ use core::hint::black_box;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::bpf_xdp_get_buff_len;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use sg_common::abi::SkBuff;
 use sg_common::packet::{Header, Packet};
 
 /// `ETH_P_IP` in network order, as `__sk_buff.protocol` has it.
@@ -65,6 +66,12 @@ impl Packet for XdpPacket {
         // XDP sees frames as they arrived; the EtherType tells.
         false
     }
+
+    #[inline(always)]
+    fn pending_checksum(&self) -> Option<u32> {
+        // XDP does not see it: `sgd_tc_checksum` looks behind this program.
+        None
+    }
 }
 
 /// A socket buffer in a TC program, with the headers in its first buffer.
@@ -123,6 +130,40 @@ impl Packet for TcPacket<'_> {
     fn has_offloaded_vlan(&self) -> bool {
         // SAFETY: the context is the one that the kernel passed.
         unsafe { (*self.skb()).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn pending_checksum(&self) -> Option<u32> {
+        // SAFETY: a static is there; the daemon has changed its bytes before the program was loaded, behind the compiler's back.
+        let layout = unsafe { (&raw const SK_BUFF).read_volatile() };
+        if layout.summed_mask == 0 {
+            return None;
+        }
+        let summed: u8 = self.kernel(layout.summed)?;
+        if u32::from(summed) & layout.summed_mask != layout.summed_partial {
+            return None;
+        }
+        let start: u16 = self.kernel(layout.csum_start)?;
+        let offset: u16 = self.kernel(layout.csum_offset)?;
+        let head: u64 = self.kernel(layout.head)?;
+        let data: u64 = self.kernel(layout.data)?;
+        // The sum's beginning counts from the buffer's head, which may lie before the frame.
+        Some((u64::from(start) + u64::from(offset)).wrapping_sub(data.wrapping_sub(head)) as u32)
+    }
+}
+
+/// See [`SkBuff`].
+#[unsafe(no_mangle)]
+static SK_BUFF: SkBuff = SkBuff::UNKNOWN;
+
+impl TcPacket<'_> {
+    /// Reads a field of the kernel's own structure. The pointer that a program is called with is that of the `sk_buff`; what
+    /// the verifier shows as `__sk_buff` it translates access by access.
+    #[inline(always)]
+    fn kernel<T: Copy>(&self, offset: u32) -> Option<T> {
+        let field = self.skb().cast::<u8>().wrapping_add(offset as usize);
+        // SAFETY: the helper reads any address, or fails.
+        unsafe { bpf_probe_read_kernel(field.cast::<T>()) }.ok()
     }
 }
 

@@ -8,7 +8,8 @@ use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_jiffies64, bpf_map_delete_ele
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{RawTracePointContext, TcContext, XdpContext};
 use sg_common::abi::{FLOW_HALF_OPEN, Flow, Hook, counter_index, explain};
-use sg_common::judge::{Environment as _, judge};
+use sg_common::checksum::check;
+use sg_common::judge::{Environment as _, Judgement, judge};
 use sg_common::packet::Packet;
 use sg_common::verdict::Action;
 
@@ -33,6 +34,17 @@ pub fn sgd_tc_egress(ctx: TcContext) -> i32 {
     filter_tc(&ctx, Hook::Egress)
 }
 
+/// Behind [`sgd_xdp_ingress`], which does not see where a checksum is still to be written.
+#[classifier]
+pub fn sgd_tc_checksum(ctx: TcContext) -> i32 {
+    let packet = TcPacket::new(&ctx);
+    let Some(judgement) = check(&packet, &Kernel::<false>, packet.ifindex(), Hook::Ingress) else {
+        return NEXT;
+    };
+    count_judgement(&judgement, packet.len());
+    TC_ACT_SHOT as i32
+}
+
 /// What TC does with an allowed packet: go on to the programs and filters behind ours.
 const NEXT: i32 = TC_ACT_UNSPEC;
 
@@ -48,9 +60,14 @@ fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn filter<P: Packet>(packet: &P, ifindex: u32, hook: Hook) -> Action {
     let judgement = judge(packet, &Kernel::<false>, ifindex, hook);
-    let reason = judgement.verdict.reason_number();
-    count(counter_index(judgement.row, judgement.direction, reason), packet.len());
+    count_judgement(&judgement, packet.len());
     judgement.verdict.action()
+}
+
+#[inline(always)]
+fn count_judgement(judgement: &Judgement, bytes: u32) {
+    let reason = judgement.verdict.reason_number();
+    count(counter_index(judgement.row, judgement.direction, reason), bytes);
 }
 
 /// Never attached: the daemon test-runs it to ask what the filter would say. It changes nothing and counts nothing.

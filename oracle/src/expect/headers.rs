@@ -58,6 +58,19 @@ pub enum Transport {
     Other,
 }
 
+impl Transport {
+    /// Whether a checksum that is still to be written, so far from the start of the transport header, would change what is
+    /// judged.
+    pub fn is_spoiled_by(&self, at: i64) -> bool {
+        match self {
+            Self::Tcp { .. } => at != 16,
+            Self::Udp { .. } => at != 6 && at < 8,
+            Self::Icmp { .. } => at != 2,
+            Self::Other => at < 0,
+        }
+    }
+}
+
 pub fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }

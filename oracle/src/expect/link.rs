@@ -19,11 +19,19 @@ pub enum Frame<'f> {
     Decided(Verdict),
 }
 
-pub fn read<'f>(interface: &Interface, outbound: bool, frame: &'f [u8]) -> Frame<'f> {
+/// `checksum`: where one is still to be written.
+pub fn read<'f>(
+    interface: &Interface,
+    outbound: bool,
+    frame: &'f [u8],
+    checksum: Option<usize>,
+) -> Frame<'f> {
     let decided = match split(interface, outbound, frame) {
         Err(reason) => Err(reason),
         Ok((IPV4, rest)) => return Frame::Ip(4, rest),
         Ok((IPV6, rest)) => return Frame::Ip(6, rest),
+        Ok((ARP | RARP, _)) if checksum.is_some() => Err("checksum_place"),
+        Ok((_, rest)) if checksum.is_some_and(|at| at < frame.len() - rest.len()) => Err("checksum_place"),
         Ok((ARP, rest)) => arp(interface, outbound, rest),
         Ok((RARP, _)) => Ok("arp"),
         Ok((TAG | SERVICE_TAG, _)) => Err("vlan"),

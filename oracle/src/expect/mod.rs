@@ -111,7 +111,18 @@ impl Oracle {
 
     /// `ingress`: on which of the device's hooks.
     pub fn judge(&mut self, device: &str, ingress: bool, frame: &[u8]) -> Said {
-        match self.decide(device, ingress, frame) {
+        self.judge_pending(device, ingress, frame, None)
+    }
+
+    /// The same for a frame into which a checksum is still to be written, so many bytes from its start.
+    pub fn judge_pending(
+        &mut self,
+        device: &str,
+        ingress: bool,
+        frame: &[u8],
+        checksum: Option<usize>,
+    ) -> Said {
+        match self.decide(device, ingress, frame, checksum) {
             Ok(reason) => Said { passes: true, reason },
             Err(reason) => Said { passes: false, reason },
         }
@@ -137,25 +148,32 @@ impl Oracle {
         views
     }
 
-    fn decide(&mut self, device: &str, ingress: bool, frame: &[u8]) -> Verdict {
+    fn decide(&mut self, device: &str, ingress: bool, frame: &[u8], checksum: Option<usize>) -> Verdict {
         let interface = self.interfaces.get(device).cloned().ok_or("unknown_interface")?;
         assert!(!interface.bare_metal, "a bare-metal interface is not filtered: {device}");
         // A guest's device is the other end of its wire, a host's is its own.
         let outbound = ingress != interface.host;
-        let (version, bytes) = match link::read(&interface, outbound, frame) {
+        let (version, bytes) = match link::read(&interface, outbound, frame, checksum) {
             Frame::Ip(version, bytes) => (version, bytes),
             Frame::Decided(verdict) => return verdict,
         };
         let packet = headers::packet(version, bytes, frame.len())?;
         let id = self.devices.iter().position(|known| known == device).unwrap();
         let name = Name::of(id, outbound, &packet);
+        // From the start of the transport header.
+        let headers = packet.rest.as_ptr().addr() - frame.as_ptr().addr();
+        let pending = checksum.map(|at| at as i64 - headers as i64);
         if packet.piece.is_later() {
+            if pending.is_some_and(|at| at < 0) {
+                return Err("checksum_place");
+            }
             guards::later_piece(&interface, outbound, &packet)?;
             let remote = if outbound { packet.destination } else { packet.source };
             let early = || self.rules.allow_some(device, remote, packet.protocol);
             return self.pieces.later(&name, self.now, &packet, early);
         }
         let verdict = match headers::transport(&packet) {
+            Ok(transport) if pending.is_some_and(|at| transport.is_spoiled_by(at)) => Err("checksum_place"),
             Ok(transport) => guards::judge(&interface, outbound, &packet, &transport)
                 .unwrap_or_else(|| self.connection(device, id, &interface, outbound, &packet, &transport)),
             // Not remembered even of a first piece.

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 use sg_common::abi::{Be32, Flow, FlowKeyV4, FlowKeyV6, Hook, Interface};
+use sg_common::checksum::check;
 use sg_common::family::{V4, V6};
 use sg_common::headers::Header;
 use sg_common::judge::{Environment as _, Judgement, Scratch, Tables, judge};
@@ -147,17 +148,29 @@ impl Host {
 
     /// Judges a frame at a hook of a device.
     pub fn judge(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
-        self.judged_by(self, device, ingress, &Frame { bytes: frame, tag_taken_out: false })
+        self.judged_by(self, device, ingress, &Frame::whole(frame))
     }
 
     /// A frame of whose VLAN tag only the device knows.
     pub fn judge_tagged(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
-        self.judged_by(self, device, ingress, &Frame { bytes: frame, tag_taken_out: true })
+        self.judged_by(self, device, ingress, &Frame { tag_taken_out: true, ..Frame::whole(frame) })
+    }
+
+    /// A frame into which two bytes of checksum are still to be written.
+    pub fn judge_pending(&self, device: &str, ingress: bool, frame: &[u8], checksum: u32) -> Judgement {
+        let frame = Frame { pending_checksum: Some(checksum), ..Frame::whole(frame) };
+        self.judged_by(self, device, ingress, &frame)
+    }
+
+    /// What the program behind XDP says of such a frame, if it has something to say.
+    pub fn check_pending(&self, device: &str, frame: &[u8], checksum: u32) -> Option<Judgement> {
+        let frame = Frame { pending_checksum: Some(checksum), ..Frame::whole(frame) };
+        check(&frame, self, self.number(device).unwrap_or(u32::MAX), Hook::Ingress)
     }
 
     /// What would be said of a frame.
     pub fn explain(&self, device: &str, ingress: bool, frame: &[u8]) -> Judgement {
-        self.judged_by(&dry::Dry(self), device, ingress, &Frame { bytes: frame, tag_taken_out: false })
+        self.judged_by(&dry::Dry(self), device, ingress, &Frame::whole(frame))
     }
 
     fn judged_by<T>(&self, tables: &T, device: &str, ingress: bool, frame: &Frame<'_>) -> Judgement
@@ -288,6 +301,13 @@ fn v6(address: [Be32; 4]) -> IpAddr {
 struct Frame<'a> {
     bytes: &'a [u8],
     tag_taken_out: bool,
+    pending_checksum: Option<u32>,
+}
+
+impl<'a> Frame<'a> {
+    const fn whole(bytes: &'a [u8]) -> Self {
+        Self { bytes, tag_taken_out: false, pending_checksum: None }
+    }
 }
 
 impl Packet for Frame<'_> {
@@ -303,5 +323,9 @@ impl Packet for Frame<'_> {
 
     fn has_offloaded_vlan(&self) -> bool {
         self.tag_taken_out
+    }
+
+    fn pending_checksum(&self) -> Option<u32> {
+        self.pending_checksum
     }
 }

@@ -32,31 +32,43 @@ pub struct Attached {
     pub egress: &'static str,
 }
 
-/// Our clsact filter's place on a device.
+/// Of our clsact filters on a device.
 const CLSACT_PRIORITY: u16 = 0x5347;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Xdp,
+    /// Behind XDP.
+    Checksum,
     TcIngress,
     TcEgress,
 }
 
 impl Place {
-    const EVERY: [Self; 3] = [Self::Xdp, Self::TcIngress, Self::TcEgress];
+    const EVERY: [Self; 4] = [Self::Xdp, Self::Checksum, Self::TcIngress, Self::TcEgress];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Xdp => "xdp",
+            Self::Checksum => "tc_checksum",
             Self::TcIngress => "tc_ingress",
             Self::TcEgress => "tc_egress",
         }
     }
 
+    /// Our clsact filter of that place on a device.
+    fn clsact(self, interface: &str, kind: TcAttachType) -> io::Result<SchedClassifierLink> {
+        SchedClassifierLink::attached(interface, kind, CLSACT_PRIORITY, self.clsact_handle(), None)
+    }
+
+    const fn clsact_handle(self) -> TcHandle {
+        TcHandle::new(0, if matches!(self, Self::Checksum) { 2 } else { 1 })
+    }
+
     const fn tc(self) -> Option<(&'static str, TcAttachType)> {
         match self {
             Self::Xdp => None,
+            Self::Checksum => Some((program::TC_CHECKSUM, TcAttachType::Ingress)),
             Self::TcIngress => Some((program::TC_INGRESS, TcAttachType::Ingress)),
             Self::TcEgress => Some((program::TC_EGRESS, TcAttachType::Egress)),
         }
@@ -134,24 +146,37 @@ impl Kernel {
         hook: HookChoice,
     ) -> Result<Attached, KernelError> {
         // TC works with every device and sees the guests' super-packets whole, so it is what `auto` means.
-        let (ingress, other) = match hook {
-            HookChoice::Xdp => (Place::Xdp, Place::TcIngress),
-            HookChoice::Tc | HookChoice::Auto => (Place::TcIngress, Place::Xdp),
-        };
-        let new_egress = !self.link(ifindex, Place::TcEgress).exists();
-        let egress = self.attach_at(interface, ifindex, Place::TcEgress)?;
-        match self.attach_at(interface, ifindex, ingress) {
-            Ok(ingress) => {
-                self.detach_from(interface, ifindex, other);
-                Ok(Attached { ingress, egress })
+        let (wanted, unwanted): (&[Place], &[Place]) = match hook {
+            HookChoice::Xdp => (&[Place::TcEgress, Place::Checksum, Place::Xdp], &[Place::TcIngress]),
+            HookChoice::Tc | HookChoice::Auto => {
+                (&[Place::TcEgress, Place::TcIngress], &[Place::Xdp, Place::Checksum])
             }
-            Err(error) => {
-                if new_egress {
-                    self.detach_from(interface, ifindex, Place::TcEgress);
+        };
+        let mut attached = Attached { ingress: "", egress: "" };
+        let mut new = Vec::new();
+        for &place in wanted {
+            let (how, is_new) = match self.attach_at(interface, ifindex, place) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    for place in new {
+                        self.detach_from(interface, ifindex, place);
+                    }
+                    return Err(error);
                 }
-                Err(error)
+            };
+            if is_new {
+                new.push(place);
+            }
+            match place {
+                Place::TcEgress => attached.egress = how,
+                Place::TcIngress | Place::Xdp => attached.ingress = how,
+                Place::Checksum => {}
             }
         }
+        for &place in unwanted {
+            self.detach_from(interface, ifindex, place);
+        }
+        Ok(attached)
     }
 
     /// Stops filtering a device. It is open from then on.
@@ -170,17 +195,18 @@ impl Kernel {
         self.pins.links().join(format!("{ifindex}_{}", place.name()))
     }
 
+    /// By which means, and whether it was not attached before.
     fn attach_at(
         &mut self,
         interface: &str,
         ifindex: u32,
         place: Place,
-    ) -> Result<&'static str, KernelError> {
+    ) -> Result<(&'static str, bool), KernelError> {
         let path = self.link(ifindex, place);
         let hook = if place == Place::Xdp { "xdp" } else { "tc" };
         let failed = |why: String| KernelError::Attach { interface: interface.to_owned(), hook, why };
         if path.exists() {
-            return Ok(if place == Place::Xdp { "xdp" } else { "tcx" });
+            return Ok((if place == Place::Xdp { "xdp" } else { "tcx" }, false));
         }
         let Some((name, kind)) = place.tc() else {
             let program = xdp(&mut self.ebpf)?;
@@ -190,7 +216,7 @@ impl Kernel {
             let link =
                 FdLink::try_from(link).map_err(|_| failed("the kernel has no XDP links (5.9)".into()))?;
             link.pin(&path).map_err(|error| failed(chain(&error)))?;
-            return Ok("xdp");
+            return Ok(("xdp", true));
         };
         let clsact_only = self.tc_mode == TcMode::Clsact;
         let program = classifier(&mut self.ebpf, name)?;
@@ -202,10 +228,10 @@ impl Kernel {
                     let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
                     link.pin(&path).map_err(|error| failed(chain(&error)))?;
                     // An earlier daemon may have used clsact: both would judge each packet.
-                    if let Ok(link) = clsact_link(interface, kind) {
+                    if let Ok(link) = place.clsact(interface, kind) {
                         let _ = link.detach();
                     }
-                    return Ok("tcx");
+                    return Ok(("tcx", true));
                 }
                 // Kernels before 6.6 know no TCX.
                 Err(error) if is_errno(&error, libc::EINVAL) => {}
@@ -217,17 +243,19 @@ impl Kernel {
             Err(error) if is_errno(&error, libc::EEXIST) => {}
             Err(error) => return Err(failed(chain(&error))),
         }
-        let ours = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
-        let id = match program.attach_to_link(clsact_link(interface, kind).map_err(|e| failed(chain(&e)))?) {
-            Ok(id) => id,
+        let ours = NlOptions { priority: CLSACT_PRIORITY, handle: place.clsact_handle(), classid: None };
+        let link = place.clsact(interface, kind).map_err(|error| failed(chain(&error)))?;
+        let (id, is_new) = match program.attach_to_link(link) {
+            Ok(id) => (id, false),
             // There is none to replace.
-            Err(_) => program
-                .attach_with_options(interface, kind, TcAttachOptions::Netlink(ours))
-                .map_err(|error| failed(chain(&error)))?,
+            Err(_) => {
+                let attached = program.attach_with_options(interface, kind, TcAttachOptions::Netlink(ours));
+                (attached.map_err(|error| failed(chain(&error)))?, true)
+            }
         };
         // The filter stays when the daemon goes: it is taken away only by `detach`.
         std::mem::forget(program.take_link(id).map_err(|error| failed(chain(&error)))?);
-        Ok("clsact")
+        Ok(("clsact", is_new))
     }
 
     fn detach_from(&mut self, interface: &str, ifindex: u32, place: Place) {
@@ -242,16 +270,12 @@ impl Kernel {
         } else if let Some((_, kind)) = place.tc()
             // The name may be another device's by now.
             && nix::net::if_::if_nametoindex(interface) == Ok(ifindex)
-            && let Ok(link) = clsact_link(interface, kind)
+            && let Ok(link) = place.clsact(interface, kind)
         {
             // There may be no filter of ours, or no device any more.
             let _ = link.detach();
         }
     }
-}
-
-fn clsact_link(interface: &str, kind: TcAttachType) -> io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(interface, kind, CLSACT_PRIORITY, CLSACT_HANDLE, None)
 }
 
 fn link_error(error: LinkError) -> ProgramError {

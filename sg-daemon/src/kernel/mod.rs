@@ -1,6 +1,7 @@
 //! The kernel side: the only module that talks to bpf(2).
 
 mod attach;
+mod btf;
 mod explain;
 mod flows;
 mod mapped;
@@ -20,7 +21,7 @@ use aya::programs::{Program, ProgramError, RawTracePoint, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
     Control, Counter, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, MAX_ZONES,
-    MemberSets, Share, interface_slot, map, program,
+    MemberSets, Share, SkBuff, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
@@ -72,6 +73,15 @@ pub enum KernelError {
     TooManyInterfaces { limit: u32 },
     #[error("no zone is left; detach the filter and start it anew")]
     ZonesUsedUp,
+    #[error(
+        "the kernel's description of its own types, /sys/kernel/btf/vmlinux, {what}; a kernel built with CONFIG_DEBUG_INFO_BTF is \
+         needed, as distributions build theirs"
+    )]
+    Btf {
+        what: String,
+        #[source]
+        error: io::Error,
+    },
     #[error("the kernel's clock does not tick at a known rate ({0} Hz)")]
     Clock(u64),
 }
@@ -117,6 +127,8 @@ impl Kernel {
             // Of a map that is taken over, aya believes what it is told here.
             loader.map_max_entries(name, pinned.get(name).copied().unwrap_or(size));
         }
+        let layout = btf::sk_buff()?;
+        loader.override_global(SkBuff::SYMBOL, &layout, true);
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
         // The others are loaded when a device needs them: the verifier takes its time over each.
         for name in [program::EXPLAIN, program::CLOCK] {

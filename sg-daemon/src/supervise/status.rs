@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sg_common::abi::Direction;
-use sg_common::verdict::Action;
+use sg_common::verdict::{Action, Reason};
 
 use crate::api::types::{
     Counters, FlowStatus, InterfaceState, InterfaceStatus, ReasonCounter, ShareStatus, Status, TableStatus,
@@ -129,6 +129,12 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
         match reason.action() {
             Action::Allow => counters.allowed += counter.packets,
             Action::Drop => counters.dropped += counter.packets,
+        }
+        // What XDP has passed and counted, and the program behind it has dropped (D24).
+        if reason == Reason::ChecksumPlace
+            && device.attached.is_some_and(|attached| attached.ingress == "xdp")
+        {
+            counters.allowed = counters.allowed.saturating_sub(counter.packets);
         }
         counters.reasons.push(ReasonCounter {
             reason: reason.name().to_owned(),

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod checksums;
 mod counters;
 mod ctl;
 mod devices;
