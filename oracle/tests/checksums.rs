@@ -1,6 +1,6 @@
 //! Checksums that are still to be written when a frame is judged, before both judges: at every place of every kind of frame.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the way tests do")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail the way tests do")]
 
 use std::net::SocketAddr;
 

@@ -22,8 +22,9 @@ struct Budget {
 /// About a tenth above what was measured on Linux 6.18. A test that fails here is a question: is what was added worth it?
 /// If so, set the number to a tenth above what the failure shows, in the change that needs it, and say why there. If a
 /// program has become much smaller, lower its budget: a budget that is never met protects nothing.
-const BUDGETS: [Budget; 5] = [
+const BUDGETS: [Budget; 6] = [
     Budget { name: program::XDP_INGRESS, instructions: 8_900, verified: 435_000 },
+    Budget { name: program::TC_CHECKSUM, instructions: 1_280, verified: 22_700 },
     Budget { name: program::TC_INGRESS, instructions: 8_930, verified: 245_000 },
     Budget { name: program::TC_EGRESS, instructions: 8_930, verified: 245_000 },
     Budget { name: program::EXPLAIN, instructions: 7_480, verified: 63_000 },
@@ -47,7 +48,7 @@ fn every_program_stays_within_its_budget() {
     let pins = Pins(Path::new("/sys/fs/bpf").join(lab.name()));
     let mut kernel = Kernel::open(&pins.0, TcMode::Auto, TableSizes::default()).unwrap();
     // Programs are loaded when they are needed.
-    for hook in [RunHook::XdpIngress, RunHook::TcIngress, RunHook::TcEgress] {
+    for hook in [RunHook::XdpIngress, RunHook::BehindXdp, RunHook::TcIngress, RunHook::TcEgress] {
         kernel.run_frame(hook, 0, &[0; 64]).unwrap();
     }
     let maps: Vec<u32> = fs::read_dir(kernel.pins().maps())

@@ -39,6 +39,8 @@ struct XdpMd {
 pub enum RunHook {
     /// The device must have an XDP program attached: only then does the kernel take it for a context.
     XdpIngress,
+    /// The program behind XDP that looks where a checksum goes.
+    BehindXdp,
     TcIngress,
     TcEgress,
 }
@@ -92,6 +94,7 @@ impl Kernel {
         let name = match hook {
             RunHook::TcIngress => program::TC_INGRESS,
             RunHook::TcEgress => program::TC_EGRESS,
+            RunHook::BehindXdp => program::TC_CHECKSUM,
             RunHook::XdpIngress => return self.run_xdp(ifindex, frame),
         };
         let (result, _) = self.test_run(name, ifindex, frame, [0; 5])?;

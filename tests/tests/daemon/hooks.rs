@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use sg_tests::{Daemon, Guest, outside, patience};
 
 use crate::world::{
-    Row, World, admin, alive, allowed, denied, interface, ping_from, policy, status_of, stranger, tcp_from,
-    udp_from, with,
+    Row, World, admin, alive, allowed, denied, interface, must_refuse, ping_from, policy, status_of,
+    stranger, tcp_from, udp_from, with,
 };
 
 fn group() -> Value {
@@ -133,4 +133,27 @@ fn spec_d21_changing_the_hook_of_an_interface_leaves_no_gap() {
         assert_eq!(leaked, Err(ErrorKind::WouldBlock));
         world.expect(&table(&world, guest));
     }
+}
+
+#[test]
+fn spec_d21_a_hook_that_the_device_does_not_have_leaves_the_one_before() {
+    let world = World::new(0);
+    // A bridge has no native XDP.
+    let of = |hook| {
+        let bridge = json!({
+            "name": "br0", "role": "host", "hook": hook, "addresses": ["10.0.0.2"], "security_groups": ["webs"],
+        });
+        policy(json!({ "security_groups": [group()], "interfaces": [bridge] }))
+    };
+    let daemon = Daemon::start_with(&world.site, &of("tc"), &["--tc", "clsact"]).unwrap();
+    let filters = || {
+        ["ingress", "egress"].map(|way| {
+            let output =
+                world.site.host.command("tc").args(["filter", "show", "dev", "br0", way]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().matches("direct-action").count()
+        })
+    };
+    assert_eq!(filters(), [1, 1]);
+    must_refuse(&daemon, &of("xdp"), &["br0", "the driver has no native XDP"]);
+    assert_eq!(filters(), [1, 1]);
 }
