@@ -177,6 +177,29 @@ pub const FRAGMENTS: &[Case] = &[
 
 pub const HEADERS: &[Case] = &[
     case(
+        "checksums left to the next device, where they belong",
+        Both,
+        "[offload(v4()/udp(), 34, 6), offload(v6()/udp(), 54, 6), offload(v4()/tcp(), 34, 16)]",
+        All,
+        &["new_flow"],
+    ),
+    case(
+        "checksums left to the next device, over what is judged",
+        Both,
+        "[offload(v4()/udp(), 34, 2), offload(v4()/udp(), 20, 6), offload(v4()/tcp(), 34, 13), \
+          offload(v6()/udp(), 54, 2), offload(v6()/tcp(), 54, 0)]",
+        Nothing,
+        &["checksum_place"],
+    ),
+    case(
+        "a checksum left to the next device, over the sender in ARP",
+        Neighbor,
+        "offload(e('ff:ff:ff:ff:ff:ff')/ARP(op=2, hwsrc=ME, psrc=ME4, hwdst='de:ad:be:ef:00:02', pdst=ME4), 20, 8)",
+        Nothing,
+        &["checksum_place"],
+    )
+    .counted("arp and arp[18:4] = 0xdeadbeef"),
+    case(
         "an honest chain of extension headers",
         Both,
         "v6()/IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(4))])/options()/udp()",
