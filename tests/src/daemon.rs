@@ -39,6 +39,7 @@ pub struct Daemon {
     directory: PathBuf,
     pin_dir: PathBuf,
     extra: Vec<String>,
+    program: PathBuf,
 }
 
 #[derive(Debug)]
@@ -55,6 +56,11 @@ impl Daemon {
 
     /// The same with more arguments for `sgd`.
     pub fn start_with(site: &Topology, policy: &str, extra: &[&str]) -> Result<Self> {
+        Self::start_program(site, policy, binary("sgd")?, extra)
+    }
+
+    /// The same with an `sgd` from somewhere else.
+    pub fn start_program(site: &Topology, policy: &str, program: PathBuf, extra: &[&str]) -> Result<Self> {
         static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         mount_bpffs()?;
         let name =
@@ -69,6 +75,7 @@ impl Daemon {
             directory,
             pin_dir,
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
+            program,
         };
         fs::create_dir(daemon.state_dir())?;
         daemon.write_policy(policy)?;
@@ -82,7 +89,7 @@ impl Daemon {
         // What an earlier run has written says nothing about this one.
         let seen = self.log().len();
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.host.command(binary("sgd")?);
+        let mut command = self.host.command(&self.program);
         command
             .arg("--policy")
             .arg(self.policy_path())
@@ -111,6 +118,11 @@ impl Daemon {
     /// The arguments of the next start, beside those that say where things are.
     pub fn set_arguments(&mut self, extra: &[&str]) {
         self.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
+    /// The `sgd` of the next start.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     /// Replaces the policy file in one step, as a careful editor does, and does not wait.

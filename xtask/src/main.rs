@@ -3,6 +3,7 @@
 mod attack;
 mod bench;
 mod cargo;
+mod chaos;
 mod demo;
 mod docs;
 mod fuzz;
@@ -45,6 +46,8 @@ enum Verb {
     Fuzz(fuzz::Fuzz),
     /// Hold the filter against an oracle in very many random cases; exit 1 if they differ
     Oracle(oracle::Oracle),
+    /// Break the daemon under traffic, again and again; exit 1 if that costs a connection or a wrong verdict
+    Chaos(chaos::Chaos),
     /// Measure what the filter costs
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Test { filter } => test::run(&filter),
         Verb::Fuzz(fuzz) => fuzz.run(),
         Verb::Oracle(oracle) => oracle.run(),
+        Verb::Chaos(chaos) => chaos.run(),
         Verb::Bench(bench) => bench.run().map(success),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),

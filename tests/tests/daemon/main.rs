@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod chaos;
 mod checksums;
 mod counters;
 mod ctl;
@@ -20,6 +21,6 @@ mod life;
 mod metadata;
 mod packets;
 mod sizes;
-mod swap;
+
 mod watch;
 mod world;

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use sg_tests::{Daemon, Outcome, Topology, outside, patience};
 
+use super::{Toll, long};
 use crate::packets::RawIp;
 use crate::world::{World, interface, policy, status_of, tcp_from, udp_from, with};
 
@@ -21,8 +22,22 @@ const ONLY_B: u16 = 1002;
 const BOTH: u16 = 2000;
 const NEITHER: u16 = 3000;
 
-const SWAPS: usize = 50;
-const FLOWS: u64 = 100_000;
+struct Size {
+    swaps: usize,
+    /// How many packets of each kind must have gone by, at least.
+    flows: u64,
+    /// Of each policy, besides those that are looked at.
+    rules: u16,
+}
+
+fn size() -> Size {
+    if long() {
+        Size { swaps: 1000, flows: 1_000_000, rules: 1000 }
+    } else {
+        Size { swaps: 50, flows: 100_000, rules: 100 }
+    }
+}
+
 /// The daemon waits for a quiet file for longer than this before it swaps, so no two swaps are nearer to each other.
 const NO_TWO_SWAPS: Duration = Duration::from_millis(40);
 
@@ -44,15 +59,21 @@ fn sources() -> [Ipv4Addr; 4] {
 
 fn policies(world: &World) -> [String; 2] {
     [true, false].map(|a| {
-        let rules = if a {
+        let mut rules = if a {
             json!([udp_from("203.0.113.0/24", ONLY_A), udp_from("203.0.113.0/24", BOTH), tcp_from("203.0.113.0/24", 80)])
         } else {
             json!([udp_from("@friends", ONLY_B), udp_from("@friends", BOTH), tcp_from("@friends", 80)])
         };
+        // Others in each policy, so that all is written anew.
+        let further = (0..size().rules).map(|number| {
+            let remote = format!("100.{}.{}.0/24", if a { 64 } else { 65 } + number / 256, number % 256);
+            tcp_from(&remote, 10_000 + number)
+        });
+        rules.as_array_mut().unwrap().extend(further);
         let friends = sources().map(|address| json!({ "address": address, "security_groups": ["friends"] }));
         policy(json!({
             // Flows are over soon, so that their table never fills.
-            "settings": { "timeouts": { "udp": 1 } },
+            "settings": { "timeouts": { "udp": 1 }, "quotas": { "rules_per_group": 2000 } },
             "security_groups": [{ "name": "webs", "inbound": rules, "outbound": [] }, { "name": "friends" }],
             "interfaces": [with(interface(world.guest(0), &["webs"]), "hook", "xdp"), interface(world.guest(1), &["webs"])],
             "peers": if a { json!([]) } else { json!(friends) },
@@ -93,6 +114,10 @@ struct Seen {
     only_b: usize,
     /// Batches that took so long that two swaps may have fallen in them.
     slow: usize,
+    /// Packets that both policies allow.
+    lost: u64,
+    /// Packets that neither allows, and batches that were judged by a mix of both.
+    wrong: u64,
 }
 
 /// Sends new flows to guest 0, batch by batch, and judges what arrives.
@@ -110,7 +135,8 @@ fn flood(site: &Topology, swapping: &AtomicBool) -> Seen {
     let raw = RawIp::new(&site.outside);
     let mut seen = Seen::default();
     let mut sequence = 0u64;
-    while swapping.load(Ordering::Relaxed) || seen.sent_to_both < FLOWS {
+    // What is lost is waited for, each time.
+    while seen.lost < 10 && (swapping.load(Ordering::Relaxed) || seen.sent_to_both < size().flows) {
         let (first, begin) = (sequence, Instant::now());
         for port in BATCH {
             // A flow that was never there before: 4 addresses with 60,000 ports each come round after more than 10 s.
@@ -123,13 +149,12 @@ fn flood(site: &Topology, swapping: &AtomicBool) -> Seen {
         }
         for (number, _) in (first..).zip(BATCH).filter(|(_, port)| *port == BOTH) {
             let mut buffer = [0; 8];
-            let received = both.recv(&mut buffer);
-            assert!(received.is_ok(), "flow {number} was dropped, which both policies allow; {seen:?}");
-            assert_eq!(u64::from_be_bytes(buffer), number, "an earlier flow was dropped; {seen:?}");
+            // In the order in which they were sent, each of them.
+            seen.lost += u64::from(both.recv(&mut buffer).is_err() || u64::from_be_bytes(buffer) != number);
             seen.sent_to_both += 1;
         }
         let took = begin.elapsed();
-        assert_eq!(drain(&neither), [] as [u64; 0], "neither policy allows it; {seen:?}");
+        seen.wrong += drain(&neither).len() as u64;
         let (a, b) = (drain(&only_a), drain(&only_b));
         judge(first, &a, &b, took, &mut seen);
         std::thread::sleep(Duration::from_millis(1));
@@ -153,8 +178,9 @@ fn judge(first: u64, a: &[u64], b: &[u64], took: Duration, seen: &mut Seen) {
         })
         .collect();
     let swaps = by_a.windows(2).filter(|pair| pair[0] != pair[1]).count();
-    assert!(swaps <= 1, "a mix of both policies: {by_a:?}");
     match (swaps, by_a[0]) {
+        // A mix of both policies.
+        (2.., _) => seen.wrong += 1,
         (1, _) => seen.straddling += 1,
         (_, true) => seen.only_a += 1,
         (_, false) => seen.only_b += 1,
@@ -188,7 +214,7 @@ fn spec_d21_every_packet_is_judged_by_the_old_policy_or_by_the_new_one() {
             exchanges
         });
         // A failed thread must not leave the others waiting for the end of the swaps.
-        for swap in 0..SWAPS {
+        for swap in 0..size().swaps {
             if flood.is_finished() || stream.is_finished() {
                 break;
             }
@@ -198,9 +224,24 @@ fn spec_d21_every_packet_is_judged_by_the_old_policy_or_by_the_new_one() {
         let seen = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (seen, stream.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    assert!(seen.sent_to_both >= FLOWS && exchanges > 0, "{seen:?}");
+    Toll {
+        fault: "a swap of policies under traffic",
+        times: size().swaps as u64,
+        lost: seen.lost,
+        wrong: seen.wrong,
+        note: format!(
+            "{} packets that both policies allow, as many others; {} batches saw a swap, {} only one policy, {} took too long \
+             to say; {exchanges} exchanges on connections that were there before",
+            seen.sent_to_both,
+            seen.straddling,
+            seen.only_a + seen.only_b,
+            seen.slow
+        ),
+    }
+    .settle();
+    assert!(seen.sent_to_both >= size().flows && exchanges > 0, "{seen:?}");
     assert!(seen.only_a > 0 && seen.only_b > 0, "both policies were in force: {seen:?}");
-    assert!(daemon.generation().unwrap() > SWAPS as u64);
+    assert!(daemon.generation().unwrap() > size().swaps as u64);
     let reasons = status_of(&daemon, "tap0")["inbound"]["reasons"].clone();
     let dropped =
         reasons.as_array().unwrap().iter().filter(|reason| reason["reason"] == "table_full").count();
