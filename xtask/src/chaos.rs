@@ -109,7 +109,7 @@ fn show(row: &Value) -> bool {
     let right = times > Some(0) && lost == Some(0) && wrong == Some(0);
     let mark = if right { paint("✓", "32") } else { paint("✗", "1;31") };
     let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
-    let [times, lost, wrong] = [times, lost, wrong].map(|number| number.unwrap_or_default());
+    let [times, lost, wrong] = [times, lost, wrong].map(Option::unwrap_or_default);
     println!("  {:<FAULT_WIDTH$} {times:>6} {lost:>6} {wrong:>6}  0, 0 {mark}", text("fault"));
     if !text("note").is_empty() {
         println!("      {}", paint(text("note"), "2"));
