@@ -109,7 +109,9 @@ impl Bulk {
         let program = |on: &Netns, arguments: &[&str]| {
             let mut command = on.command("iperf3");
             command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
-            command.spawn().expect("iperf3 (`cargo xtask chaos` installs it)")
+            command
+                .spawn()
+                .unwrap_or_else(|error| panic!("iperf3 (`cargo xtask chaos` installs it): {error}"))
         };
         let (address, seconds) = (address.to_string(), seconds.to_string());
         let server = program(netns, &["--server", "--one-off", "--bind", &address]);
