@@ -308,14 +308,14 @@ pub fn count(index: u32, bytes: u32) {
     }
 }
 
-/// The tables of flows, for the collector: those of live flows, then those of half-open ones.
-pub fn flow_tables() -> [*mut core::ffi::c_void; 4] {
-    [
-        (&raw const FLOWS_V4).cast_mut().cast(),
-        (&raw const FLOWS_V6).cast_mut().cast(),
-        (&raw const HALF_V4).cast_mut().cast(),
-        (&raw const HALF_V6).cast_mut().cast(),
-    ]
+/// The tables of live flows, for the collector: of IPv4, then of IPv6.
+pub fn live_tables() -> [*mut core::ffi::c_void; 2] {
+    [(&raw const FLOWS_V4).cast_mut().cast(), (&raw const FLOWS_V6).cast_mut().cast()]
+}
+
+/// Likewise, of half-open ones.
+pub fn half_open_tables() -> [*mut core::ffi::c_void; 2] {
+    [(&raw const HALF_V4).cast_mut().cast(), (&raw const HALF_V6).cast_mut().cast()]
 }
 
 /// Whose share a row is, 0 if nobody's.
