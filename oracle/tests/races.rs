@@ -7,7 +7,7 @@ use sg_oracle::frame::{ACK, FIN, Packet, RST, SYN};
 use sg_oracle::host::Meanwhile::{BecomesLive, BecomesLiveAtLast, FillsTheTable, TakesTheLastPlace};
 use sg_oracle::host::{Host, Meanwhile};
 
-const LIMITS: Limits = Limits { live: 100, half_v4: 100, half_v6: 100 };
+const LIMITS: Limits = Limits { live: 100, half_v4: 100, half_v6: 100, datagrams: 100 };
 
 /// The guest may begin anything, the others nothing.
 fn outward() -> Vec<Value> {

@@ -5,10 +5,10 @@ use core::mem::offset_of;
 
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem, bpf_map_lookup_elem};
 use aya_ebpf::programs::RawTracePointContext;
-use sg_common::abi::{Flow, FlowKeyV4, FlowKeyV6};
+use sg_common::abi::{Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6};
 use sg_common::judge::Environment as _;
 
-use crate::maps::{Kernel, half_open_tables, live_tables, share_zone};
+use crate::maps::{Kernel, datagram_tables, half_open_tables, live_tables, share_zone};
 
 /// What the callbacks know and tell.
 #[repr(C)]
@@ -21,7 +21,8 @@ struct Collection {
     deleted: u32,
 }
 
-/// Never attached: the daemon test-runs it to delete flows that are over. Returns how many there were.
+/// Never attached: the daemon test-runs it to delete flows, and datagrams in pieces, that are over. Returns how many flows
+/// there were.
 ///
 /// An entry that expired this very moment is left alone for another `arg(0)` jiffies: a packet of the same 5-tuple may be
 /// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0.
@@ -44,6 +45,9 @@ pub fn sgd_collect(ctx: *mut c_void) -> u32 {
     let [v4, v6] = half_open_tables();
     walk(v4, collect_half_open::<FlowKeyV4> as *mut c_void, &mut collection);
     walk(v6, collect_half_open::<FlowKeyV6> as *mut c_void, &mut collection);
+    let [v4, v6] = datagram_tables();
+    walk(v4, collect_datagram::<FragmentKeyV4> as *mut c_void, &mut collection);
+    walk(v6, collect_datagram::<FragmentKeyV6> as *mut c_void, &mut collection);
     collection.deleted
 }
 
@@ -88,14 +92,39 @@ unsafe extern "C" fn collect_half_open<K: Copy>(
     0
 }
 
+unsafe extern "C" fn collect_datagram<K: Copy>(
+    table: *mut c_void,
+    key: *const K,
+    datagram: *const Datagram,
+    collection: *mut Collection,
+) -> i64 {
+    // SAFETY: the kernel passes an element of the table and the context that `sgd_collect` gave it.
+    let _ = unsafe { delete_if_over(table, key, datagram, collection) };
+    0
+}
+
+/// A value of one of the tables, which begins with the time at which the entry is over.
+trait Entry {
+    /// Where in the value its place is.
+    const PLACE: usize;
+}
+
+impl Entry for Flow {
+    const PLACE: usize = offset_of!(Self, place);
+}
+
+impl Entry for Datagram {
+    const PLACE: usize = offset_of!(Self, place);
+}
+
+const _: () = assert!(offset_of!(Flow, expires) == 0 && offset_of!(Datagram, expires) == 0);
+
 /// An entry that was there.
 struct Deleted {
     zone: u32,
-    /// [`Flow::place`].
+    /// [`Flow::place`], [`Datagram::place`].
     place: u32,
 }
-
-const _: () = assert!(offset_of!(Flow, expires) == 0);
 
 /// Deletes an entry if it is over.
 ///
@@ -113,10 +142,10 @@ const _: () = assert!(offset_of!(Flow, expires) == 0);
 ///
 /// The element must be one of the table's, whose keys begin with `zone << 8 | protocol`.
 #[inline(always)]
-unsafe fn delete_if_over<K: Copy>(
+unsafe fn delete_if_over<K: Copy, V: Entry>(
     table: *mut c_void,
     key: *const K,
-    flow: *const Flow,
+    value: *const V,
     collection: *mut Collection,
 ) -> Option<Deleted> {
     // SAFETY: as promised; what a look-up finds stays readable until the program ends.
@@ -126,15 +155,15 @@ unsafe fn delete_if_over<K: Copy>(
         let purged = (*collection).zone != 0 && zone == (*collection).zone;
         let before = (*collection).before;
         // Of most entries this says enough.
-        if !purged && flow.cast::<u64>().read_volatile() >= before {
+        if !purged && value.cast::<u64>().read_volatile() >= before {
             return None;
         }
-        let found = bpf_map_lookup_elem(table, (&raw const key).cast()).cast::<Flow>();
+        let found = bpf_map_lookup_elem(table, (&raw const key).cast()).cast::<u8>();
         if found.is_null() {
             return None;
         }
-        let expired = (&raw const (*found).expires).read_volatile() < before;
-        let place = (&raw const (*found).place).read_volatile();
+        let expired = found.cast::<u64>().read_volatile() < before;
+        let place = found.add(V::PLACE).cast::<u32>().read_volatile();
         if (expired || purged) && bpf_map_delete_elem(table, (&raw const key).cast()) == 0 {
             return Some(Deleted { zone, place });
         }

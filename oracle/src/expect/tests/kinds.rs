@@ -113,7 +113,7 @@ fn spec_d15_chains_end() {
 
 #[test]
 fn spec_d16_half_open_flows_make_room_and_live_ones_are_counted() {
-    let mut oracle = Oracle::new(&files(&json!({})), Limits { live: 1, half_v4: 2, half_v6: 0 });
+    let mut oracle = Oracle::new(&files(&json!({})), Limits { live: 1, half_v4: 2, half_v6: 0, ..PLENTY });
     let syn = established(&mut oracle);
     assert_eq!(oracle.sent(&query()), "new_flow");
     assert_eq!(oracle.received(&query().reply()), "table_full");
