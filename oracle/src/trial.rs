@@ -12,7 +12,7 @@ use crate::host::{Entry, HZ, Host};
 use crate::traffic::Step;
 
 /// How many flows an interface may have where a trial is not about that.
-pub const ROOM: Limits = Limits { live: 1000, half_v4: 1000, half_v6: 1000 };
+pub const ROOM: Limits = Limits { live: 1000, half_v4: 1000, half_v6: 1000, datagrams: 1000 };
 
 /// Both judges, of one policy.
 pub struct Trial {

@@ -45,8 +45,9 @@ fn runner(sequences: u32) -> TestRunner {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    let few = (0u64..=3, 0u64..=3, 0u64..=3);
-    let few = few.prop_map(|(live, half_v4, half_v6)| Limits { live, half_v4, half_v6 });
+    let few = (0u64..=3, 0u64..=3, 0u64..=3, 1u64..=3);
+    let few =
+        few.prop_map(|(live, half_v4, half_v6, datagrams)| Limits { live, half_v4, half_v6, datagrams });
     prop_oneof![3 => Just(ROOM), 1 => few]
 }
 

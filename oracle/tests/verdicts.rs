@@ -15,7 +15,7 @@ use sg_oracle::expect::Limits;
 use sg_oracle::frame::{ACK, FIRST, Packet, SYN};
 use sg_oracle::host::Host;
 
-const LIMITS: Limits = Limits { live: 100, half_v4: 4, half_v6: 4 };
+const LIMITS: Limits = Limits { live: 100, half_v4: 4, half_v6: 4, datagrams: 4 };
 
 /// Two guests, of which the second may be asked by the members of its own group only, and a device of the host.
 fn files() -> Vec<Value> {
@@ -64,7 +64,7 @@ fn spec_8_a_verdict_tells_the_kind_of_rule_the_state_and_the_policy() {
         let first = host.judge("sg0", true, &question.frame());
         assert_eq!(told(first), (Some(NewFlow), cidr, Some(State::Udp), 1));
         let reply = host.judge("sg0", false, &answer.frame());
-        assert_eq!(told(reply), (Some(Established), nothing, Some(State::UdpStream), 1));
+        assert_eq!(told(reply), (Some(Established), nothing, Some(State::Udp), 1));
         let next = host.judge("sg0", true, &question.frame());
         assert_eq!(told(next), (Some(Established), nothing, Some(State::UdpStream), 1));
     }

@@ -4,7 +4,7 @@
 //! Addresses are in network byte order ([`Be32`]); ports, ids and times are in host order.
 
 /// Part of the pin path. Raise it whenever a key, a value or a map's meaning changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Four bytes in network order, as they stand in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -107,7 +107,10 @@ map_types! {
         pub half_base_v4: u32,
         pub half_limit_v6: u32,
         pub half_base_v6: u32,
-        pub reserved: [u32; 8],
+        /// How many datagrams in pieces of one family are remembered of it, and where its part of `FRAG_RING_*` begins.
+        pub datagram_limit: u32,
+        pub datagram_base: u32,
+        pub reserved: [u32; 6],
         /// By the parity of [`Control::generation`].
         pub halves: [InterfaceHalf; 2],
     }
@@ -135,8 +138,9 @@ map_types! {
         /// EtherTypes that pass beside IP and ARP, in host order; zero is none.
         pub ether_types: [u16; 8],
         /// How long the pieces of a datagram may take, in jiffies.
-        pub patience: u32,
-        pub reserved_too: [u32; 3],
+        pub patience_v4: u32,
+        pub patience_v6: u32,
+        pub reserved_too: [u32; 2],
     }
 
     /// Key of `OWN_V4`: an address that belongs to a guest; with [`GUARD_DHCP`], a DHCP server that it may talk to.
@@ -161,7 +165,10 @@ map_types! {
         /// Whose share it is; flows of a zone that had the row before do not count.
         pub zone: u32,
         pub padding: u32,
-        pub reserved: [u64; 4],
+        /// How many datagrams in pieces there ever were; modulo the limit, the next place in the ring.
+        pub datagrams_v4: u64,
+        pub datagrams_v6: u64,
+        pub reserved: [u64; 2],
     }
 
     /// Key of `FRAGMENTS_V4`: one datagram in pieces.
@@ -184,11 +191,15 @@ map_types! {
     }
 
     /// Value of `FRAGMENTS_*`: what became of the first fragment, and what has passed.
-    pub struct Datagram: 48 {
+    pub struct Datagram: 56 {
         /// Jiffies.
         pub expires: u64,
         /// `DATAGRAM_*`.
         pub verdict: u32,
+        /// The datagram's place in the ring of its family.
+        pub place: u32,
+        /// Where the piece ended that is followed by none, as in `ranges`; 0 if it has not passed yet.
+        pub end: u32,
         pub padding: u32,
         /// What has passed, `start << 16 | end` in units of 8 bytes, the end excluded; 0 is none.
         pub ranges: [u32; 8],
@@ -304,6 +315,12 @@ pub const DATAGRAM_EARLY: u32 = 0;
 pub const DATAGRAM_ALLOW: u32 = 1;
 /// [`Datagram::verdict`]: the first fragment was dropped.
 pub const DATAGRAM_DROP: u32 = 2;
+/// [`Datagram::verdict`]: the first fragment passed, and so did all others. Has the bit of [`DATAGRAM_ALLOW`].
+pub const DATAGRAM_WHOLE: u32 = 5;
+
+/// How many datagrams in pieces are remembered of each family, in shares of the interfaces: of 511 interfaces 128 each, of
+/// 16 or fewer 4,096.
+pub const DATAGRAMS: u32 = 65_536;
 
 /// Set in [`OwnKeyV6::guard`] for routers.
 pub const GUARD_ROUTER: u32 = 1 << 31;
@@ -465,6 +482,8 @@ pub mod map {
     pub const RING_V6: &str = "RING_V6";
     pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+    pub const FRAG_RING_V4: &str = "FRAG_RING_V4";
+    pub const FRAG_RING_V6: &str = "FRAG_RING_V6";
     pub const OWN_V4: &str = "OWN_V4";
     pub const OWN_V6: &str = "OWN_V6";
     pub const SHARES: &str = "SHARES";

@@ -240,7 +240,8 @@ pub fn known<const DRY_RUN: bool>(
             flags_after |= if from_origin { after.fins } else { turn_fins(after.fins) };
             after.state
         }
-        Kind::Udp if !from_origin => State::UdpStream,
+        // An answer alone is no conversation: a server that is asked with forged addresses answers each of them once.
+        Kind::Udp if from_origin && flags & FLOW_REPLIED != 0 => State::UdpStream,
         Kind::Udp | Kind::IcmpRequest | Kind::IcmpReply | Kind::IcmpOther | Kind::Other => state,
     };
     let answered = flags_after & FLOW_REPLIED != 0

@@ -11,7 +11,7 @@ pub trait Family: Sized {
     type ClassKey;
     type MemberKey;
     type FlowKey: Copy + core::fmt::Debug;
-    type FragmentKey;
+    type FragmentKey: Copy;
     type OwnKey;
 
     /// The IP protocol number of the family's own ICMP.
@@ -43,6 +43,8 @@ pub trait Family: Sized {
 
     /// The interface's part of the family's ring: how long it is, and where it begins.
     fn half_share(interface: &Interface) -> (u32, u32);
+    /// Jiffies that the pieces of a datagram may take.
+    fn patience(half: &InterfaceHalf) -> u32;
     /// The address in [`InterfaceHalf`] that is looked at before the table.
     fn first_own(half: &InterfaceHalf) -> Self::Address;
     fn is_unspecified(address: Self::Address) -> bool;
@@ -116,6 +118,11 @@ impl Family for V4 {
     #[inline(always)]
     fn half_share(interface: &Interface) -> (u32, u32) {
         (interface.half_limit_v4, interface.half_base_v4)
+    }
+
+    #[inline(always)]
+    fn patience(half: &InterfaceHalf) -> u32 {
+        half.patience_v4
     }
 
     #[inline(always)]
@@ -205,6 +212,11 @@ impl Family for V6 {
     #[inline(always)]
     fn half_share(interface: &Interface) -> (u32, u32) {
         (interface.half_limit_v6, interface.half_base_v6)
+    }
+
+    #[inline(always)]
+    fn patience(half: &InterfaceHalf) -> u32 {
+        half.patience_v6
     }
 
     #[inline(always)]

@@ -6,9 +6,13 @@
 //! fragment nobody can do anything with it. If that one is dropped, so is everything that comes after.
 //!
 //! Overlaps are dropped (RFC 5722 for IPv6; for IPv4 receivers differ in what they make of them, which is why they are
-//! sent: RFC 1858). As the later piece never arrives, receivers see each byte once.
+//! sent: RFC 1858). As the later piece never arrives, receivers see each byte once. Identifications come round, so a first
+//! fragment of a datagram that is whole begins another one.
+//!
+//! Datagrams are remembered as half-open flows are: each interface has a ring of places, and its newest takes the place of
+//! its own oldest.
 
-use crate::abi::{DATAGRAM_ALLOW, DATAGRAM_DROP, DATAGRAM_EARLY, Datagram, Direction};
+use crate::abi::{DATAGRAM_ALLOW, DATAGRAM_DROP, DATAGRAM_EARLY, DATAGRAM_WHOLE, Datagram, Direction};
 use crate::classify::touches;
 use crate::family::Family;
 use crate::judge::{At, Scratch, Tables};
@@ -101,7 +105,7 @@ pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
         Err(reason) => return reason,
     };
     let key = key_of(at, at.direction, ip);
-    recall::<F, T>(tables, at, &key, datagram);
+    recall::<F, T>(tables, at, &key, datagram, false);
     if datagram.verdict == DATAGRAM_DROP {
         return Reason::FragmentOfDropped;
     }
@@ -111,10 +115,16 @@ pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
     if let Err(reason) = add(datagram, joined, free, range) {
         return reason;
     }
-    if !T::DRY_RUN {
-        tables.store_datagram(&key, datagram);
+    if !ip.piece.more {
+        datagram.end = range.end;
     }
-    if datagram.verdict == DATAGRAM_ALLOW { Reason::Fragment } else { Reason::EarlyFragment }
+    if joined.start == 0 && joined.end == datagram.end {
+        datagram.verdict = DATAGRAM_WHOLE;
+    }
+    if !T::DRY_RUN {
+        remember::<F, T>(tables, at, &key, datagram);
+    }
+    if datagram.verdict & DATAGRAM_ALLOW != 0 { Reason::Fragment } else { Reason::EarlyFragment }
 }
 
 /// Whether a datagram's first fragment has passed, so that an ICMP error about a later one is about a flow.
@@ -126,7 +136,7 @@ pub fn has_passed<F: ReadIp, T: Tables<F>>(
     ip: &Ip<F>,
 ) -> bool {
     let known = tables.datagram(&key_of(at, direction, ip)).filter(|datagram| datagram.expires > at.now);
-    known.is_some_and(|datagram| datagram.verdict == DATAGRAM_ALLOW)
+    known.is_some_and(|datagram| datagram.verdict & DATAGRAM_ALLOW != 0)
 }
 
 /// Remembers what became of a first fragment. An overlap with what came earlier drops it.
@@ -139,10 +149,11 @@ pub fn first<F: ReadIp, T: Tables<F>>(
 ) -> Verdict {
     let Scratch { ip, datagram, joined, free, .. } = scratch;
     let key = key_of(at, at.direction, ip);
-    recall::<F, T>(tables, at, &key, datagram);
+    recall::<F, T>(tables, at, &key, datagram, true);
     let mut verdict = verdict;
     if matches!(verdict.action(), Action::Allow) {
         match Range::of(ip).and_then(|range| add(datagram, joined, free, range)) {
+            Ok(()) if joined.end == datagram.end => datagram.verdict = DATAGRAM_WHOLE,
             Ok(()) => datagram.verdict = DATAGRAM_ALLOW,
             // What has passed stays known; the ranges at hand are half changed.
             Err(reason) if datagram.verdict == DATAGRAM_ALLOW => return Verdict::of(reason),
@@ -156,23 +167,54 @@ pub fn first<F: ReadIp, T: Tables<F>>(
         datagram.verdict = DATAGRAM_DROP;
     }
     if !T::DRY_RUN {
-        tables.store_datagram(&key, datagram);
+        remember::<F, T>(tables, at, &key, datagram);
     }
     verdict
 }
 
-/// What is known of a datagram, or a new one of which nothing is.
+/// [`Datagram::place`] of one that is not in the table.
+const NO_DATAGRAM: u32 = u32::MAX;
+
+/// What is known of a datagram, or a new one of which nothing is: also for a first fragment, if the datagram is whole.
 #[inline(always)]
-fn recall<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FragmentKey, datagram: &mut Datagram) {
+fn recall<F: ReadIp, T: Tables<F>>(
+    tables: &T,
+    at: &At<'_>,
+    key: &F::FragmentKey,
+    datagram: &mut Datagram,
+    first: bool,
+) {
     *datagram = match tables.datagram(key) {
-        Some(known) if known.expires > at.now => known,
+        Some(known) if known.expires > at.now && !(first && known.verdict == DATAGRAM_WHOLE) => known,
         _ => Datagram {
-            expires: at.now + u64::from(at.half.patience),
+            expires: at.now + u64::from(F::patience(at.half)),
             verdict: DATAGRAM_EARLY,
+            place: NO_DATAGRAM,
+            end: 0,
             padding: 0,
             ranges: [0; 8],
         },
     };
+}
+
+/// Stores what has become of a datagram. A new one takes the next place in its interface's ring; the datagram that has that
+/// place, if it is known still, goes.
+#[inline(never)]
+fn remember<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FragmentKey, datagram: &mut Datagram) {
+    if datagram.place != NO_DATAGRAM {
+        tables.update_datagram(key, datagram);
+        return;
+    }
+    let (limit, base) = (at.interface.datagram_limit, at.interface.datagram_base);
+    if limit == 0 {
+        return;
+    }
+    datagram.place = base + (tables.next_datagram(at.interface.row) % u64::from(limit)) as u32;
+    let Some(oldest) = tables.take_datagram_place(datagram.place, key) else { return };
+    if tables.datagram_place(&oldest) == Some(datagram.place) {
+        tables.remove_datagram(&oldest);
+    }
+    tables.insert_datagram(key, datagram);
 }
 
 #[inline(always)]
@@ -188,7 +230,7 @@ mod tests {
     use super::*;
 
     fn datagram(parts: &[(u32, u32)]) -> Result<Datagram, Reason> {
-        let mut datagram = Datagram { expires: 0, verdict: 0, padding: 0, ranges: [0; 8] };
+        let mut datagram = Datagram { expires: 0, verdict: 0, place: 0, end: 0, padding: 0, ranges: [0; 8] };
         for &(start, end) in parts {
             let (mut joined, mut free) = (Range { start: 0, end: 0 }, 0);
             add(&mut datagram, &mut joined, &mut free, Range { start, end })?;

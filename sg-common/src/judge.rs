@@ -90,7 +90,17 @@ pub trait Tables<F: ReadIp>: Environment {
     fn take_place(&self, place: u32, key: &F::FlowKey) -> Option<F::FlowKey>;
 
     fn datagram(&self, key: &F::FragmentKey) -> Option<Datagram>;
-    fn store_datagram(&self, key: &F::FragmentKey, datagram: &Datagram);
+    /// [`Datagram::place`].
+    fn datagram_place(&self, key: &F::FragmentKey) -> Option<u32>;
+    /// Adds or replaces a datagram; if the table is full, it is not remembered.
+    fn insert_datagram(&self, key: &F::FragmentKey, datagram: &Datagram);
+    /// Changes a datagram, unless it is gone.
+    fn update_datagram(&self, key: &F::FragmentKey, datagram: &Datagram);
+    fn remove_datagram(&self, key: &F::FragmentKey);
+    /// How many datagrams of the interface there were before this one.
+    fn next_datagram(&self, row: u32) -> u64;
+    /// Puts a key in a place of the ring and returns the one that was there.
+    fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey>;
 }
 
 /// A verdict and where it is counted.
@@ -241,8 +251,7 @@ where
         Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
         Err(reason) => return Verdict::of(reason),
     };
-    let piece = &scratch.ip.piece;
-    if piece.more && piece.offset == 0 {
+    if scratch.ip.piece.is_first() {
         return fragment::first::<F, T>(tables, at, scratch, verdict);
     }
     verdict
@@ -263,7 +272,7 @@ where
     if let Err(reason) = at.guarded().route(ip) {
         return Verdict::of(reason);
     }
-    if ip.piece.offset == 0 {
+    if !ip.piece.is_later() {
         return judge_whole::<F, P, T>(packet, tables, at, scratch);
     }
     match at.guarded().source(tables, ip) {
@@ -285,7 +294,7 @@ fn read<F: ReadIp, P: Packet>(
     scratch: &mut Scratch<F>,
 ) -> Result<(), Reason> {
     F::read_ip(packet, network, &mut scratch.ip, Opaque(&mut scratch.free))?;
-    if scratch.ip.piece.offset != 0 {
+    if scratch.ip.piece.is_later() {
         return Ok(());
     }
     let Scratch { ip, transport, free, .. } = scratch;
@@ -452,7 +461,7 @@ where
     let Scratch { ip, free, .. } = scratch;
     let Some(quoted) = F::read_quoted(packet, ip.transport + 8, Opaque(free)) else { return false };
     // What lies behind the end of the packet is padding, which anybody may have filled.
-    let has_ports = quoted.piece.offset == 0
+    let has_ports = !quoted.piece.is_later()
         && (quoted.protocol == protocol::TCP
             || quoted.protocol == protocol::UDP
             || quoted.protocol == F::ICMP);
@@ -462,7 +471,7 @@ where
     }
     // The quoted packet went the other way.
     let direction = opposite(at.direction);
-    if quoted.piece.offset != 0 {
+    if quoted.piece.is_later() {
         return fragment::has_passed::<F, T>(tables, at, direction, &quoted);
     }
     let Some(ports) = quoted_ports(packet, &quoted, direction) else { return false };

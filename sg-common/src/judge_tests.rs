@@ -13,8 +13,9 @@ const CLOSED: InterfaceHalf = InterfaceHalf {
     own_v4: crate::abi::Be32(0),
     own_v6: [crate::abi::Be32(0); 4],
     ether_types: [0; 8],
-    patience: 0,
-    reserved_too: [0; 3],
+    patience_v4: 0,
+    patience_v6: 0,
+    reserved_too: [0; 2],
 };
 
 const fn entry(ifindex: u32) -> Interface {
@@ -27,7 +28,9 @@ const fn entry(ifindex: u32) -> Interface {
         half_base_v4: 0,
         half_limit_v6: 0,
         half_base_v6: 0,
-        reserved: [0; 8],
+        datagram_limit: 0,
+        datagram_base: 0,
+        reserved: [0; 6],
         halves: [CLOSED; 2],
     }
 }

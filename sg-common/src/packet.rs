@@ -92,6 +92,18 @@ impl Piece {
     pub const fn is_whole(&self) -> bool {
         self.offset == 0 && !self.more
     }
+
+    /// The piece has the transport header, and more pieces follow.
+    #[inline(always)]
+    pub const fn is_first(&self) -> bool {
+        self.offset == 0 && self.more
+    }
+
+    /// The piece has no transport header.
+    #[inline(always)]
+    pub const fn is_later(&self) -> bool {
+        self.offset != 0
+    }
 }
 
 /// How a family's header is read.

@@ -10,6 +10,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod collect;
+#[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]
 mod maps;

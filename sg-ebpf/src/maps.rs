@@ -2,13 +2,13 @@
 
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use sg_common::abi::{
-    ClassKeyV4, ClassKeyV6, Control, Counter, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4,
+    ClassKeyV4, ClassKeyV6, Control, Counter, DATAGRAMS, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4,
     FragmentKeyV6, INTERFACE_SLOTS, Interface, MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets,
     OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, REASON_SLOTS, Row, Share,
 };
@@ -78,13 +78,22 @@ static RING_V4: Array<FlowKeyV4> = Array::with_max_entries(131_072, 0);
 #[map]
 static RING_V6: Array<FlowKeyV6> = Array::with_max_entries(65_536, 0);
 
-/// Programs only. Full: the datagram that was not heard of for longest is forgotten, and its later pieces are dropped.
+/// Datagrams in pieces. Programs only. As many as places in the ring, so full only while the interfaces' shares of the ring
+/// change: then a datagram is not remembered, and its later pieces are judged like early ones.
 #[map]
-static FRAGMENTS_V4: LruHashMap<FragmentKeyV4, Datagram> = LruHashMap::with_max_entries(16_384, 0);
+static FRAGMENTS_V4: HashMap<FragmentKeyV4, Datagram> = HashMap::with_max_entries(DATAGRAMS, 0);
 
 /// As `FRAGMENTS_V4`.
 #[map]
-static FRAGMENTS_V6: LruHashMap<FragmentKeyV6, Datagram> = LruHashMap::with_max_entries(16_384, 0);
+static FRAGMENTS_V6: HashMap<FragmentKeyV6, Datagram> = HashMap::with_max_entries(DATAGRAMS, 0);
+
+/// In each interface's part, the keys of its datagrams in the order in which they began. Programs only.
+#[map]
+static FRAG_RING_V4: Array<FragmentKeyV4> = Array::with_max_entries(DATAGRAMS, 0);
+
+/// As `FRAG_RING_V4`.
+#[map]
+static FRAG_RING_V6: Array<FragmentKeyV6> = Array::with_max_entries(DATAGRAMS, 0);
 
 /// Daemon writes before the guard is in force, programs read. Full: the daemon refuses the policy.
 #[map]
@@ -186,8 +195,27 @@ unsafe fn fetch_add(word: *mut u64, change: u64) -> u64 {
     }
 }
 
+/// Puts a key in a place of a ring and returns the one that was there.
+///
+/// Two CPUs are at one place only if one began a whole ring of entries while the other was here; a key of two halves then
+/// finds no entry.
+///
+/// # Safety
+///
+/// `slot` must be valid and aligned.
+#[inline(always)]
+unsafe fn take_place<K: Copy>(slot: *mut K, key: &K) -> K {
+    // SAFETY: as promised.
+    unsafe {
+        let oldest = slot.read_volatile();
+        slot.write_volatile(*key);
+        oldest
+    }
+}
+
 macro_rules! tables {
-    ($family:ty, $classes:ident, $members:ident, $own:ident, $live:ident, $half:ident, $ring:ident, $begun:ident, $fragments:ident, $scratch:ident) => {
+    ($family:ty, $classes:ident, $members:ident, $own:ident, $live:ident, $half:ident, $ring:ident, $begun:ident,
+     $fragments:ident, $frag_ring:ident, $datagrams:ident, $scratch:ident) => {
         impl<const DRY_RUN: bool> Tables<$family> for Kernel<DRY_RUN> {
             #[inline(always)]
             fn scratch(&self) -> Option<&mut Scratch<$family>> {
@@ -264,14 +292,8 @@ macro_rules! tables {
                 place: u32,
                 key: &<$family as Family>::FlowKey,
             ) -> Option<<$family as Family>::FlowKey> {
-                let slot = $ring.get_ptr_mut(place)?;
-                // SAFETY: a look-up's pointer is valid until the program ends. Two CPUs are at one place only if one
-                // began a whole ring of flows while the other was here; a key of two halves then finds no flow.
-                unsafe {
-                    let oldest = slot.read_volatile();
-                    slot.write_volatile(*key);
-                    Some(oldest)
-                }
+                // SAFETY: a look-up's pointer is valid until the program ends.
+                Some(unsafe { take_place($ring.get_ptr_mut(place)?, key) })
             }
 
             #[inline(always)]
@@ -282,9 +304,44 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn store_datagram(&self, key: &<$family as Family>::FragmentKey, datagram: &Datagram) {
-                // An LRU map is never full; if the kernel is out of memory, later pieces are dropped.
+            fn datagram_place(&self, key: &<$family as Family>::FragmentKey) -> Option<u32> {
+                let datagram = $fragments.get_ptr(key)?;
+                // SAFETY: a look-up's pointer is valid until the program ends.
+                Some(unsafe { (&raw const (*datagram).place).read_volatile() })
+            }
+
+            #[inline(always)]
+            fn insert_datagram(&self, key: &<$family as Family>::FragmentKey, datagram: &Datagram) {
                 let _ = $fragments.insert(key, datagram, u64::from(BPF_ANY));
+            }
+
+            #[inline(always)]
+            fn update_datagram(&self, key: &<$family as Family>::FragmentKey, datagram: &Datagram) {
+                // One that has gone meanwhile must not come back: another has its place.
+                let _ = $fragments.insert(key, datagram, u64::from(BPF_EXIST));
+            }
+
+            #[inline(always)]
+            fn remove_datagram(&self, key: &<$family as Family>::FragmentKey) {
+                // It may be gone already, which is as good.
+                let _ = $fragments.remove(key);
+            }
+
+            #[inline(always)]
+            fn next_datagram(&self, row: u32) -> u64 {
+                let Some(share) = SHARES.get_ptr_mut(row) else { return 0 };
+                // SAFETY: as for `live`.
+                unsafe { fetch_add(&raw mut (*share).$datagrams, 1) }
+            }
+
+            #[inline(always)]
+            fn take_datagram_place(
+                &self,
+                place: u32,
+                key: &<$family as Family>::FragmentKey,
+            ) -> Option<<$family as Family>::FragmentKey> {
+                // SAFETY: a look-up's pointer is valid until the program ends.
+                Some(unsafe { take_place($frag_ring.get_ptr_mut(place)?, key) })
             }
         }
     };
@@ -293,8 +350,34 @@ macro_rules! tables {
 /// `EEXIST`, include/uapi/asm-generic/errno-base.h.
 const EEXIST: i32 = -17;
 
-tables!(V4, CLASSES_V4, MEMBERS_V4, OWN_V4, FLOWS_V4, HALF_V4, RING_V4, half_v4, FRAGMENTS_V4, SCRATCH_V4);
-tables!(V6, CLASSES_V6, MEMBERS_V6, OWN_V6, FLOWS_V6, HALF_V6, RING_V6, half_v6, FRAGMENTS_V6, SCRATCH_V6);
+tables!(
+    V4,
+    CLASSES_V4,
+    MEMBERS_V4,
+    OWN_V4,
+    FLOWS_V4,
+    HALF_V4,
+    RING_V4,
+    half_v4,
+    FRAGMENTS_V4,
+    FRAG_RING_V4,
+    datagrams_v4,
+    SCRATCH_V4
+);
+tables!(
+    V6,
+    CLASSES_V6,
+    MEMBERS_V6,
+    OWN_V6,
+    FLOWS_V6,
+    HALF_V6,
+    RING_V6,
+    half_v6,
+    FRAGMENTS_V6,
+    FRAG_RING_V6,
+    datagrams_v6,
+    SCRATCH_V6
+);
 
 /// Adds one packet to a counter.
 #[inline(always)]
@@ -308,14 +391,19 @@ pub fn count(index: u32, bytes: u32) {
     }
 }
 
-/// The tables of flows, for the collector: those of live flows, then those of half-open ones.
-pub fn flow_tables() -> [*mut core::ffi::c_void; 4] {
-    [
-        (&raw const FLOWS_V4).cast_mut().cast(),
-        (&raw const FLOWS_V6).cast_mut().cast(),
-        (&raw const HALF_V4).cast_mut().cast(),
-        (&raw const HALF_V6).cast_mut().cast(),
-    ]
+/// The tables of live flows, for the collector: of IPv4, then of IPv6.
+pub fn live_tables() -> [*mut core::ffi::c_void; 2] {
+    [(&raw const FLOWS_V4).cast_mut().cast(), (&raw const FLOWS_V6).cast_mut().cast()]
+}
+
+/// Likewise, of half-open ones.
+pub fn half_open_tables() -> [*mut core::ffi::c_void; 2] {
+    [(&raw const HALF_V4).cast_mut().cast(), (&raw const HALF_V6).cast_mut().cast()]
+}
+
+/// Likewise, of datagrams in pieces.
+pub fn datagram_tables() -> [*mut core::ffi::c_void; 2] {
+    [(&raw const FRAGMENTS_V4).cast_mut().cast(), (&raw const FRAGMENTS_V6).cast_mut().cast()]
 }
 
 /// Whose share a row is, 0 if nobody's.

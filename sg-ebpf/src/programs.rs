@@ -1,20 +1,18 @@
 //! The entry points.
 
-use core::ffi::c_void;
-
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_jiffies64, bpf_map_delete_elem};
+use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::{classifier, xdp};
-use aya_ebpf::programs::{RawTracePointContext, TcContext, XdpContext};
-use sg_common::abi::{FLOW_HALF_OPEN, Flow, Hook, counter_index, explain};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use sg_common::abi::{Hook, counter_index, explain};
 use sg_common::checksum::check;
-use sg_common::judge::{Environment as _, Judgement, judge};
+use sg_common::judge::{Judgement, judge};
 use sg_common::packet::Packet;
 use sg_common::verdict::Action;
 
 use crate::context::{TcPacket, XdpPacket};
-use crate::maps::{Kernel, count, flow_tables, share_zone};
+use crate::maps::{Kernel, count};
 
 #[xdp(frags)]
 pub fn sgd_xdp_ingress(ctx: XdpContext) -> u32 {
@@ -100,66 +98,6 @@ pub fn sgd_clock(ctx: TcContext) -> i32 {
         let jiffies = bpf_jiffies64();
         (*skb).cb[0] = jiffies as u32;
         (*skb).cb[1] = (jiffies >> 32) as u32;
-    }
-    0
-}
-
-/// What the collector's callback knows and tells.
-#[repr(C)]
-struct Collection {
-    /// Entries that expired before this are deleted …
-    before: u64,
-    /// … and all entries of this zone, unless it is 0.
-    zone: u32,
-    deleted: u32,
-}
-
-/// Never attached: the daemon test-runs it to delete flows that are over. Returns how many there were.
-///
-/// An entry that expired this very moment is left alone for another `arg(0)` jiffies: a packet of the same 5-tuple may be
-/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0.
-///
-/// A walk over a million flows takes long. So this is no classifier, of which a test run holds up soft interrupts, and
-/// with them every packet that the CPU should handle; of a raw tracepoint's program it does not (net/bpf/test_run.c).
-// By hand, as aya's macro throws away what the program returns.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "raw_tp")]
-pub fn sgd_collect(ctx: *mut c_void) -> u32 {
-    let ctx = RawTracePointContext::new(ctx);
-    let (grace, zone): (u64, u64) = (ctx.arg(0), ctx.arg(1));
-    let zone = zone as u32;
-    let Some(moment) = Kernel::<true>.moment() else { return 0 };
-    let before = moment.now.saturating_sub(grace);
-    let mut collection = Collection { before, zone, deleted: 0 };
-    for table in flow_tables() {
-        // SAFETY: the callback has the signature that the kernel calls, and the context outlives the call.
-        unsafe {
-            bpf_for_each_map_elem(table, collect_one as *mut c_void, (&raw mut collection).cast(), 0);
-        }
-    }
-    collection.deleted
-}
-
-unsafe extern "C" fn collect_one(
-    table: *mut c_void,
-    key: *const u32,
-    flow: *const Flow,
-    collection: *mut Collection,
-) -> i64 {
-    // SAFETY: the kernel passes an element of the table and the context that `sgd_collect` gave it. Keys of both
-    // families begin with `zone << 8 | protocol`.
-    unsafe {
-        let expired = (&raw const (*flow).expires).read_volatile() < (*collection).before;
-        let zone = key.read() >> 8;
-        let purged = (*collection).zone != 0 && zone == (*collection).zone;
-        let half_open = (&raw const (*flow).flags).read_volatile() & FLOW_HALF_OPEN != 0;
-        let row = (&raw const (*flow).place).read_volatile();
-        if (expired || purged) && bpf_map_delete_elem(table, key.cast()) == 0 {
-            (*collection).deleted += 1;
-            if !half_open && share_zone(row) == zone {
-                Kernel::<true>.add_live(row, -1);
-            }
-        }
     }
     0
 }

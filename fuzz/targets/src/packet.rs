@@ -35,7 +35,7 @@ const FRAME: u8 = 0x20;
 pub fn packet(bytes: &[u8]) {
     let mut bytes = Bytes(bytes);
     let mut files = policy(bytes.take(DICE));
-    let few = Limits { live: 2, half_v4: 3, half_v6: 2 };
+    let few = Limits { live: 2, half_v4: 3, half_v6: 2, datagrams: 2 };
     let mut trial = Trial::new(&files, if bytes.number(1) < 64 { few } else { ROOM });
     let mut story = Vec::new();
     for _ in 0..MOST_STEPS {

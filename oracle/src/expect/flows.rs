@@ -111,10 +111,10 @@ impl Flows {
                 flow.replied && !matches!(flow.state, "syn_sent" | "syn_recv" | "close")
             }
             _ => {
-                flow.replied |= !from_origin;
-                if flow.state == "udp" && flow.replied {
+                if flow.state == "udp" && flow.replied && from_origin {
                     flow.state = "udp_stream";
                 }
+                flow.replied |= !from_origin;
                 flow.replied
             }
         };

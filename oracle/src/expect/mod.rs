@@ -38,6 +38,8 @@ pub struct Limits {
     pub live: u64,
     pub half_v4: u64,
     pub half_v6: u64,
+    /// Datagrams in pieces, of each family.
+    pub datagrams: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +172,7 @@ impl Oracle {
             guards::later_piece(&interface, outbound, &packet)?;
             let remote = if outbound { packet.destination } else { packet.source };
             let early = || self.rules.allow_some(device, remote, packet.protocol);
-            return self.pieces.later(&name, self.now, &packet, early);
+            return self.pieces.later(&name, self.limits, self.now, &packet, early);
         }
         let verdict = match headers::transport(&packet) {
             Ok(transport) if pending.is_some_and(|at| transport.is_spoiled_by(at)) => Err("checksum_place"),
@@ -181,7 +183,7 @@ impl Oracle {
             Err(reason) => Err(reason),
         };
         if packet.piece.is_first() {
-            return self.pieces.first(&name, self.now, packet.piece, verdict);
+            return self.pieces.first(&name, self.limits, self.now, packet.piece, verdict);
         }
         verdict
     }

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Verdict;
 use super::headers::{Packet, Piece};
+use super::{Limits, Verdict};
 
-/// Seconds.
-const KNOWN_FOR: u64 = 30;
 const MOST_RANGES: usize = 8;
 
 /// By what the pieces of one datagram know each other.
@@ -33,30 +31,53 @@ impl Name {
             protocol: packet.source.is_ipv4().then_some(packet.protocol),
         }
     }
+
+    /// Seconds; RFC 8200, section 4.5.
+    fn known_for(&self) -> u64 {
+        if self.source.is_ipv4() { 30 } else { 60 }
+    }
+
+    /// Whose datagrams push out each other.
+    fn family(&self) -> (usize, bool) {
+        (self.interface, self.source.is_ipv4())
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 struct Datagram {
     begun: u64,
+    /// Which of the datagrams of its interface and family that ever began.
+    ordinal: u64,
     /// Whether the first piece has passed, once it has been seen.
     first: Option<bool>,
     /// From, to (not included), in units of eight bytes; sorted, none touches another.
     ranges: Vec<(u64, u64)>,
+    /// Where the latest piece ends that is followed by none.
+    end: Option<u64>,
+    whole: bool,
 }
 
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
     known: BTreeMap<Name, Datagram>,
+    /// How many have begun, by interface and family.
+    begun: BTreeMap<(usize, bool), u64>,
 }
 
 impl Pieces {
     fn get(&self, name: &Name, now: u64) -> Option<&Datagram> {
-        self.known.get(name).filter(|datagram| now < datagram.begun + KNOWN_FOR)
+        self.known.get(name).filter(|datagram| now < datagram.begun + name.known_for())
     }
 
-    fn note(&mut self, name: &Name, now: u64) -> &mut Datagram {
+    fn note(&mut self, name: &Name, limits: Limits, now: u64) -> &mut Datagram {
         if self.get(name, now).is_none() {
-            self.known.insert(name.clone(), Datagram { begun: now, ..Datagram::default() });
+            let begun = self.begun.entry(name.family()).or_default();
+            *begun += 1;
+            let ordinal = *begun;
+            self.known.retain(|other, datagram| {
+                other.family() != name.family() || ordinal - datagram.ordinal < limits.datagrams
+            });
+            self.known.insert(name.clone(), Datagram { begun: now, ordinal, ..Datagram::default() });
         }
         self.known.get_mut(name).unwrap()
     }
@@ -66,13 +87,23 @@ impl Pieces {
     }
 
     /// A first piece, of which all else has said `verdict`.
-    pub fn first(&mut self, name: &Name, now: u64, piece: Piece, verdict: Verdict) -> Verdict {
-        let datagram = self.note(name, now);
+    pub fn first(
+        &mut self,
+        name: &Name,
+        limits: Limits,
+        now: u64,
+        piece: Piece,
+        verdict: Verdict,
+    ) -> Verdict {
+        if self.known.get(name).is_some_and(|datagram| datagram.whole) {
+            self.known.remove(name);
+        }
+        let datagram = self.note(name, limits, now);
         let ranges = verdict.and_then(|_| datagram.with(range(piece)?));
         match ranges {
             Ok(ranges) => {
-                datagram.ranges = ranges;
                 datagram.first = Some(true);
+                datagram.passed(piece, ranges);
                 verdict
             }
             Err(reason) => {
@@ -86,6 +117,7 @@ impl Pieces {
     pub fn later(
         &mut self,
         name: &Name,
+        limits: Limits,
         now: u64,
         packet: &Packet<'_>,
         early: impl FnOnce() -> bool,
@@ -102,7 +134,7 @@ impl Pieces {
             None => return Err("fragment_limit"),
         };
         let ranges = known.with(range)?;
-        self.note(name, now).ranges = ranges;
+        self.note(name, limits, now).passed(packet.piece, ranges);
         Ok(reason)
     }
 }
@@ -116,6 +148,16 @@ fn range(piece: Piece) -> Result<(u64, u64), &'static str> {
 }
 
 impl Datagram {
+    /// Notes a piece that has passed.
+    fn passed(&mut self, piece: Piece, ranges: Vec<(u64, u64)>) {
+        self.ranges = ranges;
+        if !piece.more {
+            self.end = Some((piece.offset + piece.length).div_ceil(8));
+        }
+        let from_the_first = self.ranges.first().filter(|(from, _)| *from == 0);
+        self.whole |= from_the_first.is_some_and(|(_, to)| Some(*to) == self.end);
+    }
+
     /// The ranges with one more.
     fn with(&self, (from, to): (u64, u64)) -> Result<Vec<(u64, u64)>, &'static str> {
         if self.ranges.iter().any(|range| from < range.1 && range.0 < to) {

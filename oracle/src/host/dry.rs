@@ -94,7 +94,27 @@ where
         Tables::<F>::datagram(self.0, key)
     }
 
-    fn store_datagram(&self, key: &F::FragmentKey, datagram: &Datagram) {
-        Tables::<F>::store_datagram(self.0, key, datagram);
+    fn datagram_place(&self, key: &F::FragmentKey) -> Option<u32> {
+        Tables::<F>::datagram_place(self.0, key)
+    }
+
+    fn insert_datagram(&self, key: &F::FragmentKey, datagram: &Datagram) {
+        Tables::<F>::insert_datagram(self.0, key, datagram);
+    }
+
+    fn update_datagram(&self, key: &F::FragmentKey, datagram: &Datagram) {
+        Tables::<F>::update_datagram(self.0, key, datagram);
+    }
+
+    fn remove_datagram(&self, key: &F::FragmentKey) {
+        Tables::<F>::remove_datagram(self.0, key);
+    }
+
+    fn next_datagram(&self, row: u32) -> u64 {
+        Tables::<F>::next_datagram(self.0, row)
+    }
+
+    fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey> {
+        Tables::<F>::take_datagram_place(self.0, place, key)
     }
 }

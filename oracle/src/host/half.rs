@@ -66,8 +66,9 @@ pub(super) fn of(files: &[Value], interface: &Value, number: u32) -> InterfaceHa
             .find_map(|own| if let IpAddr::V6(v6) = own { Some(v6_words(*v6)) } else { None })
             .unwrap_or([Be32(0); 4]),
         ether_types: ether_types(files),
-        patience: 30 * HZ as u32,
-        reserved_too: [0; 3],
+        patience_v4: 30 * HZ as u32,
+        patience_v6: 60 * HZ as u32,
+        reserved_too: [0; 2],
     }
 }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::Value;
-use sg_common::abi::{Be32, Flow, FlowKeyV4, FlowKeyV6, Hook, Interface};
+use sg_common::abi::{Be32, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6, Hook, Interface};
 use sg_common::checksum::check;
 use sg_common::family::{V4, V6};
 use sg_common::headers::Header;
@@ -21,7 +21,7 @@ use sg_common::judge::{Environment as _, Judgement, Scratch, Tables, judge};
 use sg_common::packet::Packet;
 
 use self::rows::Rows;
-use self::tables::Flows;
+use self::tables::{Flows, Fragments};
 use crate::expect::Limits;
 
 /// Ticks in a second of the clock here.
@@ -53,7 +53,8 @@ pub struct Host {
     interfaces: BTreeMap<u32, Interface>,
     flows_v4: Flows<FlowKeyV4>,
     flows_v6: Flows<FlowKeyV6>,
-    fragments: RefCell<tables::Fragments>,
+    fragments_v4: Fragments<FragmentKeyV4>,
+    fragments_v6: Fragments<FragmentKeyV6>,
     shares: RefCell<BTreeMap<u32, tables::Share>>,
     scratch_v4: UnsafeCell<Option<Scratch<V4>>>,
     scratch_v6: UnsafeCell<Option<Scratch<V6>>>,
@@ -73,7 +74,8 @@ impl Host {
             interfaces: BTreeMap::new(),
             flows_v4: Flows::default(),
             flows_v6: Flows::default(),
-            fragments: RefCell::default(),
+            fragments_v4: Fragments::default(),
+            fragments_v6: Fragments::default(),
             shares: RefCell::default(),
             scratch_v4: UnsafeCell::new(None),
             scratch_v6: UnsafeCell::new(None),
@@ -102,8 +104,9 @@ impl Host {
                 let half = half::of(files, interface, number);
                 let mut halves = [tables::FREE_ENTRY.halves[0]; 2];
                 halves[(self.generation % 2) as usize] = half;
-                let Limits { live, half_v4, half_v6 } = self.limits;
-                let [live, half_v4, half_v6] = [live, half_v4, half_v6].map(|limit| limit as u32);
+                let Limits { live, half_v4, half_v6, datagrams } = self.limits;
+                let [live, half_v4, half_v6, datagrams] =
+                    [live, half_v4, half_v6, datagrams].map(|limit| limit as u32);
                 let entry = Interface {
                     ifindex: number,
                     zone: number,
@@ -113,7 +116,9 @@ impl Host {
                     half_base_v4: half_v4 * index as u32,
                     half_limit_v6: half_v6,
                     half_base_v6: half_v6 * index as u32,
-                    reserved: [0; 8],
+                    datagram_limit: datagrams,
+                    datagram_base: datagrams * index as u32,
+                    reserved: [0; 6],
                     halves,
                 };
                 self.interfaces.insert(number, entry);
@@ -136,13 +141,16 @@ impl Host {
         {
             self.add_live(row, -1);
         }
+        self.fragments_v4.collect(self.now.get());
+        self.fragments_v6.collect(self.now.get());
     }
 
     /// Forgets all flows and pieces, and counts anew.
     pub fn forget(&mut self) {
         self.flows_v4 = Flows::default();
         self.flows_v6 = Flows::default();
-        self.fragments = RefCell::default();
+        self.fragments_v4 = Fragments::default();
+        self.fragments_v6 = Fragments::default();
         self.shares = RefCell::default();
     }
 

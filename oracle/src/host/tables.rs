@@ -100,12 +100,40 @@ pub(super) struct Share {
     live: u64,
     begun_v4: u64,
     begun_v6: u64,
+    datagrams_v4: u64,
+    datagrams_v6: u64,
 }
 
-#[derive(Default)]
-pub(super) struct Fragments {
-    v4: Vec<(FragmentKeyV4, Datagram)>,
-    v6: Vec<(FragmentKeyV6, Datagram)>,
+/// The table of datagrams of a family and its ring.
+pub(super) struct Fragments<K> {
+    known: RefCell<Vec<(K, Datagram)>>,
+    ring: RefCell<BTreeMap<u32, K>>,
+}
+
+impl<K> Default for Fragments<K> {
+    fn default() -> Self {
+        Self { known: RefCell::default(), ring: RefCell::default() }
+    }
+}
+
+impl<K: Copy + Eq> Fragments<K> {
+    /// Forgets those whose time is over.
+    pub(super) fn collect(&self, now: u64) {
+        self.known.borrow_mut().retain(|(_, datagram)| datagram.expires > now);
+    }
+
+    fn find(&self, key: &K) -> Option<Datagram> {
+        self.known.borrow().iter().find(|(other, _)| other == key).map(|(_, datagram)| *datagram)
+    }
+
+    fn remove(&self, key: &K) {
+        self.known.borrow_mut().retain(|(other, _)| other != key);
+    }
+
+    fn insert(&self, key: &K, datagram: &Datagram) {
+        self.remove(key);
+        self.known.borrow_mut().push((*key, *datagram));
+    }
 }
 
 impl Host {
@@ -168,7 +196,9 @@ pub(super) const FREE_ENTRY: Interface = Interface {
     half_base_v4: 0,
     half_limit_v6: 0,
     half_base_v6: 0,
-    reserved: [0; 8],
+    datagram_limit: 0,
+    datagram_base: 0,
+    reserved: [0; 6],
     halves: [sg_common::abi::InterfaceHalf {
         policy: 0,
         vpc: 0,
@@ -181,14 +211,15 @@ pub(super) const FREE_ENTRY: Interface = Interface {
         own_v4: Be32(0),
         own_v6: [Be32(0); 4],
         ether_types: [0; 8],
-        patience: 0,
-        reserved_too: [0; 3],
+        patience_v4: 0,
+        patience_v6: 0,
+        reserved_too: [0; 2],
     }; 2],
 };
 
 macro_rules! tables {
-    ($family:ty, $flows:ident, $scratch:ident, $begun:ident, $fragments:ident, $address:ident,
-     $class:ty, $member:ty, $own:ty, $flow:ty, $fragment:ty, $blank:expr) => {
+    ($family:ty, $flows:ident, $scratch:ident, $begun:ident, $fragments:ident, $datagrams:ident, $address:ident,
+     $class:ty, $member:ty, $own:ty, $flow:ty, $fragment:ty, $blank:expr, $blank_fragment:expr) => {
         impl Tables<$family> for Host {
             fn scratch(&self) -> Option<&mut Scratch<$family>> {
                 let scratch = self.$scratch.get();
@@ -198,7 +229,14 @@ macro_rules! tables {
                     ip: Ip::NOTHING,
                     transport: Transport::NOTHING,
                     key: $blank,
-                    datagram: Datagram { expires: 0, verdict: 0, padding: 0, ranges: [0; 8] },
+                    datagram: Datagram {
+                        expires: 0,
+                        verdict: 0,
+                        place: 0,
+                        end: 0,
+                        padding: 0,
+                        ranges: [0; 8],
+                    },
                     joined: Range { start: 0, end: 0 },
                     free: 0,
                     unknown: 0,
@@ -273,14 +311,36 @@ macro_rules! tables {
             }
 
             fn datagram(&self, key: &$fragment) -> Option<Datagram> {
-                let fragments = self.fragments.borrow();
-                fragments.$fragments.iter().find(|(other, _)| other == key).map(|(_, datagram)| *datagram)
+                self.$fragments.find(key)
             }
 
-            fn store_datagram(&self, key: &$fragment, datagram: &Datagram) {
-                let mut fragments = self.fragments.borrow_mut();
-                fragments.$fragments.retain(|(other, _)| other != key);
-                fragments.$fragments.push((*key, *datagram));
+            fn datagram_place(&self, key: &$fragment) -> Option<u32> {
+                self.$fragments.find(key).map(|datagram| datagram.place)
+            }
+
+            fn insert_datagram(&self, key: &$fragment, datagram: &Datagram) {
+                self.$fragments.insert(key, datagram);
+            }
+
+            fn update_datagram(&self, key: &$fragment, datagram: &Datagram) {
+                if self.$fragments.find(key).is_some() {
+                    self.$fragments.insert(key, datagram);
+                }
+            }
+
+            fn remove_datagram(&self, key: &$fragment) {
+                self.$fragments.remove(key);
+            }
+
+            fn next_datagram(&self, row: u32) -> u64 {
+                let mut shares = self.shares.borrow_mut();
+                let datagrams = &mut shares.entry(row).or_default().$datagrams;
+                *datagrams += 1;
+                *datagrams - 1
+            }
+
+            fn take_datagram_place(&self, place: u32, key: &$fragment) -> Option<$fragment> {
+                Some(self.$fragments.ring.borrow_mut().insert(place, *key).unwrap_or($blank_fragment))
             }
         }
     };
@@ -290,32 +350,40 @@ const NO_PORTS: FlowPorts = FlowPorts { local: 0, remote: 0 };
 const BLANK_V4: FlowKeyV4 = FlowKeyV4 { zone_protocol: 0, local: Be32(0), remote: Be32(0), ports: NO_PORTS };
 const BLANK_V6: FlowKeyV6 =
     FlowKeyV6 { zone_protocol: 0, local: [Be32(0); 4], remote: [Be32(0); 4], ports: NO_PORTS };
+const BLANK_FRAGMENT_V4: FragmentKeyV4 =
+    FragmentKeyV4 { zone_protocol: 0, source: Be32(0), destination: Be32(0), id_direction: 0 };
+const BLANK_FRAGMENT_V6: FragmentKeyV6 =
+    FragmentKeyV6 { zone_protocol: 0, source: [Be32(0); 4], destination: [Be32(0); 4], id: 0, direction: 0 };
 
 tables!(
     V4,
     flows_v4,
     scratch_v4,
     begun_v4,
-    v4,
+    fragments_v4,
+    datagrams_v4,
     v4,
     ClassKeyV4,
     MemberKeyV4,
     OwnKeyV4,
     FlowKeyV4,
     FragmentKeyV4,
-    BLANK_V4
+    BLANK_V4,
+    BLANK_FRAGMENT_V4
 );
 tables!(
     V6,
     flows_v6,
     scratch_v6,
     begun_v6,
-    v6,
+    fragments_v6,
+    datagrams_v6,
     v6,
     ClassKeyV6,
     MemberKeyV6,
     OwnKeyV6,
     FlowKeyV6,
     FragmentKeyV6,
-    BLANK_V6
+    BLANK_V6,
+    BLANK_FRAGMENT_V6
 );

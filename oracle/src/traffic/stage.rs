@@ -218,7 +218,7 @@ impl<'s> Stage<'s> {
         let pause = dice.once_in(6).then(|| dice.below(pieces.len().max(1) as u64) as usize);
         for (index, piece) in pieces.iter().enumerate() {
             if pause == Some(index) {
-                let seconds = dice.pick(&[30, 29, 31, 10]);
+                let seconds = dice.pick(&[30, 29, 31, 10, 59, 60]);
                 self.steps.push(Step::Advance(seconds));
             }
             self.put(outbound, piece.frame());

@@ -108,7 +108,7 @@ fn traffic_meets_every_reason_and_every_state() {
         let files = any_guarded_world().new_tree(&mut runner).unwrap().current().files();
         let ground = Ground::new(&files);
         let limits = match world % 8 {
-            0 => Limits { live: 1, half_v4: 1, half_v6: 0 },
+            0 => Limits { live: 1, half_v4: 1, half_v6: 0, datagrams: 1 },
             _ => any_limits().new_tree(&mut runner).unwrap().current(),
         };
         let mut oracle = Oracle::new(&files, limits);

@@ -517,8 +517,9 @@ impl Enforcer {
             own_v4: Be32(0),
             own_v6: [Be32(0); 4],
             ether_types: [0; 8],
-            patience: self.kernel.jiffies(PATIENCE) as u32,
-            reserved_too: [0; 3],
+            patience_v4: self.kernel.jiffies(PATIENCE_V4) as u32,
+            patience_v6: self.kernel.jiffies(PATIENCE_V6) as u32,
+            reserved_too: [0; 2],
         }
     }
 
@@ -612,7 +613,9 @@ const CLOSED_GUARDS: u32 = FLAG_CLOSED
     | GUARD_SOURCE_ROUTE;
 
 /// How long the pieces of a datagram may take, in seconds: as long as Linux waits (net.ipv4.ipfrag_time).
-const PATIENCE: u32 = 30;
+const PATIENCE_V4: u32 = 30;
+/// Likewise for IPv6 (net.ipv6.ip6frag_time; RFC 8200, section 4.5).
+const PATIENCE_V6: u32 = 60;
 
 /// How far `prepare` came.
 #[derive(Default)]

@@ -20,8 +20,8 @@ use aya::maps::{Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, RawTracePoint, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    Control, Counter, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, MAX_ZONES,
-    MemberSets, Share, SkBuff, interface_slot, map, program,
+    Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
+    MAX_ZONES, MemberSets, Share, SkBuff, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
@@ -321,7 +321,17 @@ impl Kernel {
             return Err(KernelError::ZonesUsedUp);
         }
         self.tables.clear_counters(row)?;
-        self.shares.set(row, Share { live: 0, half_v4: 0, half_v6: 0, zone, padding: 0, reserved: [0; 4] });
+        let share = Share {
+            live: 0,
+            half_v4: 0,
+            half_v6: 0,
+            zone,
+            padding: 0,
+            datagrams_v4: 0,
+            datagrams_v6: 0,
+            reserved: [0; 2],
+        };
+        self.shares.set(row, share);
         self.control.store(0, offset_of!(Control, next_zone), zone + 1);
         let entry = Interface {
             ifindex: 0,
@@ -332,7 +342,9 @@ impl Kernel {
             half_base_v4: 0,
             half_limit_v6: 0,
             half_base_v6: 0,
-            reserved: [0; 8],
+            datagram_limit: 0,
+            datagram_base: 0,
+            reserved: [0; 6],
             halves: [half; 2],
         };
         self.interfaces.set(index, entry);
@@ -342,7 +354,7 @@ impl Kernel {
         Ok(Slot(index))
     }
 
-    /// Gives every interface an equal part of the connection tables, so that none can take another's (SPEC D16). Parts
+    /// Gives every interface an equal part of the tables of connections and of datagrams in pieces, so that none can take another's (SPEC D16). Parts
     /// are sized for the next power of two of interfaces, 16 at least, so they rarely change; flows beyond a part that
     /// shrinks stay until they are over.
     fn share_out(&mut self) {
@@ -350,7 +362,8 @@ impl Kernel {
         let highest = rows.iter().map(|(_, row)| *row).max().unwrap_or(0);
         let parts = highest.next_power_of_two().max(16);
         let TableSizes { live, half_open_v4, half_open_v6 } = self.tables.sizes;
-        let [live, half_v4, half_v6] = [live, half_open_v4, half_open_v6].map(|room| room / parts);
+        let [live, half_v4, half_v6, datagrams] =
+            [live, half_open_v4, half_open_v6, DATAGRAMS].map(|room| room / parts);
         for (slot, row) in rows {
             for (offset, value) in [
                 (offset_of!(Interface, live_limit), live),
@@ -358,6 +371,8 @@ impl Kernel {
                 (offset_of!(Interface, half_base_v4), half_v4 * (row - 1)),
                 (offset_of!(Interface, half_limit_v6), half_v6),
                 (offset_of!(Interface, half_base_v6), half_v6 * (row - 1)),
+                (offset_of!(Interface, datagram_limit), datagrams),
+                (offset_of!(Interface, datagram_base), datagrams * (row - 1)),
             ] {
                 self.interfaces.store(slot.0, offset, value);
             }

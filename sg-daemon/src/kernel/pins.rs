@@ -1,4 +1,4 @@
-//! The pin directory: `DIR/v1/maps`, `DIR/v1/links`. What is pinned outlives the daemon (SPEC D20).
+//! The pin directory: `DIR/v2/maps`, `DIR/v2/links`. What is pinned outlives the daemon (SPEC D20).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -95,7 +95,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
 }
 
-const SHAPES: [Shape; 21] = [
+const SHAPES: [Shape; 23] = [
     shape::<u32, abi::Control>(map::CONTROL, MapType::Array),
     shape::<u32, abi::Interface>(map::INTERFACES, MapType::Array),
     shape::<[u8; 12], abi::Row>(map::CLASSES_V4, MapType::LpmTrie),
@@ -111,8 +111,10 @@ const SHAPES: [Shape; 21] = [
     shape::<abi::FlowKeyV6, abi::Flow>(map::HALF_V6, MapType::Hash),
     shape::<u32, abi::FlowKeyV4>(map::RING_V4, MapType::Array),
     shape::<u32, abi::FlowKeyV6>(map::RING_V6, MapType::Array),
-    shape::<abi::FragmentKeyV4, abi::Datagram>(map::FRAGMENTS_V4, MapType::LruHash),
-    shape::<abi::FragmentKeyV6, abi::Datagram>(map::FRAGMENTS_V6, MapType::LruHash),
+    shape::<abi::FragmentKeyV4, abi::Datagram>(map::FRAGMENTS_V4, MapType::Hash),
+    shape::<abi::FragmentKeyV6, abi::Datagram>(map::FRAGMENTS_V6, MapType::Hash),
+    shape::<u32, abi::FragmentKeyV4>(map::FRAG_RING_V4, MapType::Array),
+    shape::<u32, abi::FragmentKeyV6>(map::FRAG_RING_V6, MapType::Array),
     shape::<abi::OwnKeyV4, u32>(map::OWN_V4, MapType::Hash),
     shape::<abi::OwnKeyV6, u32>(map::OWN_V6, MapType::Hash),
     shape::<u32, abi::Share>(map::SHARES, MapType::Array),

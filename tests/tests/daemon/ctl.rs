@@ -44,7 +44,7 @@ fn spec_d10_flows_lists_each_live_connection_once_with_its_state() {
         ("tap0", "tcp", a.v4, Some(80), outside::ADMIN.into(), "inbound", "established", 432_000),
         ("tap0", "tcp", a.v6, Some(80), outside::ADMIN_V6.into(), "inbound", "established", 432_000),
         ("tap0", "icmp", a.v4, Some(0x4321), outside::ADMIN.into(), "inbound", "icmp", 30),
-        ("tap1", "udp", b.v4, Some(5000), outside::ADMIN.into(), "inbound", "udp_stream", 180),
+        ("tap1", "udp", b.v4, Some(5000), outside::ADMIN.into(), "inbound", "udp", 30),
         ("tap1", "tcp", b.v4, None, std::net::IpAddr::from(outside::DNS), "outbound", "established", 432_000),
     ];
     for (interface, protocol, local, local_port, remote, direction, state, timeout) in expected {

@@ -99,6 +99,7 @@ impl<'b> Filter<'b> {
             entry.live_limit = limits.live as u32;
             entry.half_limit_v4 = limits.half_v4 as u32;
             entry.half_limit_v6 = limits.half_v6 as u32;
+            entry.datagram_limit = limits.datagrams as u32;
             self.interfaces.set(slot, entry, 0).unwrap();
             for direction in [Direction::Inbound, Direction::Outbound] {
                 for &reason in Reason::EVERY {
@@ -119,14 +120,22 @@ impl<'b> Filter<'b> {
             self.remove(live, &device, &id);
         }
         for (_, entry) in self.devices.values() {
-            let share =
-                Share { live: 0, half_v4: 0, half_v6: 0, zone: entry.zone, padding: 0, reserved: [0; 4] };
+            let share = Share {
+                live: 0,
+                half_v4: 0,
+                half_v6: 0,
+                zone: entry.zone,
+                padding: 0,
+                datagrams_v4: 0,
+                datagrams_v6: 0,
+                reserved: [0; 2],
+            };
             self.shares.set(entry.row, share, 0).unwrap();
         }
         self.bench.set_ingress(ingress);
         let kernel = self.bench.enforcer().kernel();
-        // Datagrams in pieces are remembered for 30 seconds.
-        kernel.advance_clock(40);
+        // Datagrams in pieces are remembered for 60 seconds at most.
+        kernel.advance_clock(70);
         self.began = (kernel.now().unwrap(), host.now());
     }
 

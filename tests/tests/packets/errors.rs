@@ -177,6 +177,7 @@ fn spec_d13_errors_refresh_nothing_and_end_with_their_flow() {
                 assert_eq!(bench.sends(&packet), NewFlow, "{what}");
                 if answered {
                     assert_eq!(bench.receives(&packet.reply()), Established, "{what}");
+                    assert_eq!(bench.sends(&packet), Established, "{what}");
                 }
                 let third = if answered { 60 } else { 10 };
                 for _ in 0..2 {

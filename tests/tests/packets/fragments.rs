@@ -1,6 +1,7 @@
 //! SPEC D14: pieces of datagrams.
 
 use serde_json::{Value, json};
+use sg_common::verdict::Action;
 use sg_common::verdict::Reason::{
     self, EarlyFragment, Fragment, FragmentLimit, FragmentOfDropped, FragmentOverlap, Malformed, NewFlow,
     NoRule, TinyFragment,
@@ -226,8 +227,9 @@ fn spec_d14_the_memory_of_a_datagram_is_short_and_its_gaps_are_few() {
         for family in 0..2 {
             let whole = datagram(family, 443);
             assert_eq!(bench.receives(&piece(&whole, 0, 60)), NewFlow);
-            // Half a minute, up to the rounding of jiffies; a piece does not make it longer.
-            bench.advance(27);
+            // Half a minute, for IPv6 a whole one (RFC 8200, section 4.5), up to the rounding of jiffies; a piece does not make
+            // it longer.
+            bench.advance([27, 57][family]);
             assert_eq!(bench.receives(&piece(&whole, 1, 60)), Fragment);
             bench.advance(4);
             assert_eq!(bench.receives(&piece(&whole, 2, 60)), EarlyFragment, "another datagram by now");
@@ -240,6 +242,89 @@ fn spec_d14_the_memory_of_a_datagram_is_short_and_its_gaps_are_few() {
             // What closes a gap needs no room.
             assert_eq!(bench.receives(&long.piece(24, 32, 61)), EarlyFragment);
             assert_eq!(bench.receives(&long.piece(9 * 16, 9 * 16 + 8, 61)), EarlyFragment);
+        }
+    });
+}
+
+#[test]
+fn spec_d14_an_identification_comes_round_when_its_datagram_is_whole() {
+    on_both_hooks(|bench| {
+        bench.apply(&[inward(bench)]);
+        for family in 0..2 {
+            let (allowed, denied) = (datagram(family, 443), datagram(family, 444));
+            let run = |bench: &mut Bench, order: &[usize], identification| {
+                order.iter().map(|&number| bench.receives(&piece(&allowed, number, identification))).collect()
+            };
+            // The first fragment begins it anew, as often as it comes.
+            let mut began = NewFlow;
+            for order in [[0, 1, 2, 3], [0, 3, 2, 1], [0, 2, 3, 1]] {
+                let passed: Vec<Reason> = run(bench, &order, 90);
+                assert_eq!(passed, [began, Fragment, Fragment, Fragment], "{order:?}");
+                began = Reason::Established;
+            }
+            // Until it comes, everything overlaps.
+            let passed: Vec<Reason> = run(bench, &[1, 3, 2, 0, 2], 90);
+            let overlap = FragmentOverlap;
+            assert_eq!(passed, [overlap, overlap, overlap, Reason::Established, Fragment]);
+            // Early pieces make a datagram whole as well.
+            let passed: Vec<Reason> = run(bench, &[3, 1, 2, 0, 0, 1], 91);
+            let early = EarlyFragment;
+            assert_eq!(passed, [early, early, early, began, began, Fragment]);
+            // What is not whole is not begun anew: without its last piece, or with a gap.
+            for (order, identification) in [([0, 1, 2], 92), ([0, 1, 3], 93), ([0, 3, 2], 94)] {
+                let passed: Vec<Reason> = run(bench, &order, identification);
+                assert_eq!(passed, [began, Fragment, Fragment], "{order:?}");
+                assert_eq!(bench.receives(&piece(&allowed, 0, identification)), FragmentOverlap, "{order:?}");
+            }
+            // Anew means judged anew.
+            let _: Vec<Reason> = run(bench, &[0, 1, 2, 3], 95);
+            assert_eq!(bench.receives(&piece(&denied, 0, 95)), NoRule);
+            assert_eq!(bench.receives(&piece(&allowed, 1, 95)), FragmentOfDropped);
+            let passed: Vec<Reason> = run(bench, &[0, 1, 2, 3], 95);
+            assert_eq!(passed, [began, Fragment, Fragment, Fragment]);
+        }
+    });
+}
+
+#[test]
+fn spec_d16_a_flood_of_first_pieces_pushes_out_nothing_but_its_own_interfaces_oldest_datagrams() {
+    const SHARE: u16 = 4096;
+    const FLOOD: u16 = 40_000;
+    on_both_hooks(|bench| {
+        let mut other = inward(bench);
+        other["vpc"] = "test".into();
+        other["interfaces"][0]["name"] = "sg1".into();
+        bench.apply(&[inward(bench), other]);
+        for family in 0..2 {
+            let whole = datagram(family, 443);
+            let frame = |number: usize, id: u16| piece(&whole, number, id).frame();
+            for id in [0, 1] {
+                assert_eq!(bench.run_at("sg1", Way::Egress, &frame(0, id)).action(), Action::Allow);
+            }
+            assert_eq!(bench.run_at("sg1", Way::Egress, &frame(1, 1)), Fragment);
+            let index = bench.index("sg0");
+            for id in 0..FLOOD {
+                assert_eq!(bench.raw(index, Way::Egress, &frame(0, id)), Action::Allow, "{id}");
+            }
+            // The neighbour's are all there, and go on.
+            for (id, expected) in [(0, Fragment), (1, FragmentOverlap)] {
+                assert_eq!(bench.run_at("sg1", Way::Egress, &frame(1, id)), expected, "{id}");
+                assert_eq!(bench.run_at("sg1", Way::Egress, &frame(2, id)), Fragment, "{id}");
+            }
+            // Of its own, as many as its share has: the newest.
+            let oldest = FLOOD - SHARE;
+            for id in [0, 1, oldest / 2, oldest - 1, oldest, oldest + 1, FLOOD - 1] {
+                let expected = if id < oldest { EarlyFragment } else { Fragment };
+                let answer = bench.ask("sg0", Way::Egress, &frame(1, id));
+                assert_eq!(answer.reason, expected, "{id} of {oldest}..{FLOOD}");
+            }
+            // An early piece begins a datagram, too, and takes the oldest one's place.
+            assert_eq!(bench.receives(&piece(&whole, 2, FLOOD)), EarlyFragment);
+            assert_eq!(bench.ask("sg0", Way::Egress, &frame(1, oldest)).reason, EarlyFragment);
+            assert_eq!(bench.ask("sg0", Way::Egress, &frame(1, oldest + 1)).reason, Fragment);
+            // Another piece of a datagram that is known takes nobody's.
+            assert_eq!(bench.receives(&piece(&whole, 2, FLOOD - 1)), Fragment);
+            assert_eq!(bench.ask("sg0", Way::Egress, &frame(1, oldest + 1)).reason, Fragment);
         }
     });
 }

@@ -260,6 +260,31 @@ fn spec_d16_the_limit_of_live_flows_is_exact_and_each_interfaces_own() {
 }
 
 #[test]
+fn spec_d16_an_answered_datagram_holds_its_place_for_half_a_minute_and_no_longer() {
+    // Whoever is asked with forged addresses answers each of them once: none of that is a stream.
+    on_both_hooks(|bench| {
+        bench.apply(&neighbours(bench));
+        for family in 0..2 {
+            for number in 0..50 {
+                let query = knock(family, number, None);
+                assert_eq!(bench.receives(&query), NewFlow);
+                assert_eq!(bench.sends(&query.reply()), Established);
+            }
+            let talk = knock(family, 50, None);
+            assert_eq!(bench.receives(&talk), NewFlow);
+            assert_eq!(bench.sends(&talk.reply()), Established);
+            assert_eq!(bench.receives(&talk), Established);
+            assert_live(bench, "sg0", 51);
+            bench.advance(32);
+            bench.enforcer().kernel().collect().unwrap();
+            let flow = bench.flow();
+            assert_eq!((flow.state, flow.remote_port), (State::UdpStream, 1024 + 50));
+            bench.forget();
+        }
+    });
+}
+
+#[test]
 fn spec_d16_the_share_is_the_number_of_live_flows() {
     on_both_hooks(|bench| {
         let revoking = |bench: &Bench| {

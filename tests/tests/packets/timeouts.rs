@@ -57,17 +57,17 @@ fn cases(family: usize) -> Vec<Case> {
     let udp = Packet::udp(here, there, b"?");
     let ping = Packet::ping(here.ip(), there.ip(), 7);
     let gre = Packet::new(here.ip(), there.ip(), 47, vec![0; 8]);
-    for (state, setting, seconds, packet, answered) in [
-        (State::Udp, "udp", 30, &udp, false),
-        (State::UdpStream, "udp_stream", 180, &udp, true),
-        (State::Icmp, "icmp", 30, &ping, false),
-        (State::Icmp, "icmp", 30, &ping, true),
-        (State::Other, "other", 600, &gre, false),
-        (State::Other, "other", 600, &gre, true),
+    for (state, setting, seconds, packet, count) in [
+        (State::Udp, "udp", 30, &udp, 1),
+        (State::Udp, "udp", 30, &udp, 2),
+        (State::UdpStream, "udp_stream", 180, &udp, 3),
+        (State::UdpStream, "udp_stream", 180, &udp, 4),
+        (State::Icmp, "icmp", 30, &ping, 1),
+        (State::Icmp, "icmp", 30, &ping, 2),
+        (State::Other, "other", 600, &gre, 1),
+        (State::Other, "other", 600, &gre, 2),
     ] {
-        let [first, answer] = both(packet);
-        let mut script = vec![first];
-        script.extend(answered.then_some(answer));
+        let script = both(packet).into_iter().cycle().take(count).collect();
         cases.push(Case { state, setting, seconds, script, probes: both(packet) });
     }
     cases

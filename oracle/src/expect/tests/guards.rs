@@ -151,7 +151,7 @@ fn spec_6_tags_are_for_trunks() {
     assert_eq!(oracle().sends(&tag).reason, "vlan");
     let mut files = super::files(&json!({}));
     files[0]["interfaces"][0]["trunk"] = true.into();
-    let mut trunk = Oracle::new(&files, Limits { live: 1, half_v4: 1, half_v6: 1 });
+    let mut trunk = Oracle::new(&files, Limits { live: 1, half_v4: 1, half_v6: 1, datagrams: 1 });
     assert_eq!(trunk.sends(&tag).reason, "new_flow");
     assert_eq!(trunk.sends(&tagged(&tag, 0x8100, 6)).reason, "vlan");
     assert_eq!(trunk.sends(&tagged(&query().frame(), 0x88a8, 6)).reason, "vlan");

@@ -20,8 +20,17 @@ fn spec_k6_answers_pass_whatever_the_rules_say() {
     assert_eq!((oracle.state(), oracle.only_flow().seconds_left), ("udp", 30));
     assert_eq!(oracle.received(&query().reply()), "established");
     let flow = oracle.only_flow();
-    assert_eq!((flow.state, flow.live, flow.seconds_left), ("udp_stream", true, 180));
+    assert_eq!((flow.state, flow.live, flow.seconds_left), ("udp", true, 30));
     assert_eq!((flow.begun_by_instance, flow.ports), (true, (5000, 53)));
+    // Answers alone make no stream of it, and its time is the same.
+    oracle.advance(10);
+    assert_eq!(oracle.received(&query().reply()), "established");
+    assert_eq!((oracle.state(), oracle.only_flow().seconds_left), ("udp", 30));
+    for packet in [query(), query().reply()] {
+        let _ = if packet.source == query().source { oracle.sent(&packet) } else { oracle.received(&packet) };
+        assert_eq!((oracle.state(), oracle.only_flow().seconds_left), ("udp_stream", 180));
+        oracle.advance(10);
+    }
 }
 
 #[test]
@@ -104,7 +113,7 @@ fn spec_d15_chains_end() {
 
 #[test]
 fn spec_d16_half_open_flows_make_room_and_live_ones_are_counted() {
-    let mut oracle = Oracle::new(&files(&json!({})), Limits { live: 1, half_v4: 2, half_v6: 0 });
+    let mut oracle = Oracle::new(&files(&json!({})), Limits { live: 1, half_v4: 2, half_v6: 0, ..PLENTY });
     let syn = established(&mut oracle);
     assert_eq!(oracle.sent(&query()), "new_flow");
     assert_eq!(oracle.received(&query().reply()), "table_full");

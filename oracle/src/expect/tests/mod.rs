@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{FlowView, Limits, Oracle, Said};
 use crate::frame::{ACK, Packet, SYN};
 
-const PLENTY: Limits = Limits { live: 100, half_v4: 100, half_v6: 100 };
+const PLENTY: Limits = Limits { live: 100, half_v4: 100, half_v6: 100, datagrams: 100 };
 
 /// One guest, to which TCP 80, UDP 53 and pings may come, and which may send anything but to 9.9.9.0/24.
 fn files(settings: &Value) -> Vec<Value> {

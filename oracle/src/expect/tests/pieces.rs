@@ -1,7 +1,9 @@
 //! D14, RFC 791, RFC 8200.
 
-use super::{at, oracle, query};
-use crate::expect::Oracle;
+use serde_json::json;
+
+use super::{PLENTY, at, files, oracle, query};
+use crate::expect::{Limits, Oracle};
 use crate::frame::{Packet, SYN};
 
 /// 80 bytes of UDP, in pieces of 16.
@@ -120,4 +122,61 @@ fn spec_d14_nine_separate_ranges_are_too_many() {
     // One that joins two makes room.
     assert_eq!(send(&mut oracle, 24), "early_fragment");
     assert_eq!(send(&mut oracle, 9 * 16), "early_fragment");
+}
+
+#[test]
+fn spec_d14_a_datagram_is_known_for_a_while() {
+    for (packet, seconds) in [(query(), 30), (v6(), 60)] {
+        let pieces = pieces(&packet);
+        let mut oracle = oracle();
+        assert_eq!(oracle.sent(&pieces[0]), "new_flow");
+        oracle.advance(seconds - 1);
+        assert_eq!(oracle.sent(&pieces[1]), "fragment");
+        oracle.advance(1);
+        assert_eq!(oracle.sent(&pieces[2]), "early_fragment");
+    }
+}
+
+#[test]
+fn spec_d14_a_whole_datagram_is_begun_anew() {
+    for packet in [query(), v6()] {
+        let pieces = pieces(&packet);
+        let sent = |oracle: &mut Oracle, numbers: &[usize]| -> Vec<&str> {
+            numbers.iter().map(|&number| oracle.sent(&pieces[number])).collect()
+        };
+        let again = ["established", "fragment", "fragment", "fragment", "fragment"];
+        for whole in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 4, 0, 3, 2]] {
+            let mut oracle = oracle();
+            assert!(sent(&mut oracle, &whole).iter().all(|reason| *reason != "fragment_overlap"));
+            assert_eq!(sent(&mut oracle, &[1, 4]), ["fragment_overlap"; 2]);
+            for _ in 0..2 {
+                assert_eq!(sent(&mut oracle, &[0, 1, 2, 3, 4]), again);
+            }
+        }
+        for part in [[0, 1, 2, 3], [0, 1, 2, 4], [0, 2, 3, 4]] {
+            let mut oracle = oracle();
+            sent(&mut oracle, &part);
+            assert_eq!(sent(&mut oracle, &[0]), ["fragment_overlap"], "{part:?}");
+        }
+    }
+}
+
+#[test]
+fn spec_d16_the_newest_datagram_takes_the_oldest_ones_place() {
+    let limits = Limits { datagrams: 2, ..PLENTY };
+    let mut oracle = Oracle::new(&files(&json!({})), limits);
+    let piece = |packet: &Packet, number: usize, id: u16| {
+        packet.clone().data(&[0; 68]).piece(number * 16, number * 16 + 16, id)
+    };
+    for id in [1, 2] {
+        oracle.sent(&piece(&query(), 0, id));
+        oracle.sent(&piece(&v6(), 0, id));
+    }
+    // Another piece begins none; the other family has places of its own.
+    assert_eq!(oracle.sent(&piece(&query(), 1, 1)), "fragment");
+    assert_eq!(oracle.sent(&piece(&query(), 1, 3)), "early_fragment");
+    assert_eq!(oracle.sent(&piece(&query(), 2, 2)), "fragment");
+    assert_eq!(oracle.sent(&piece(&v6(), 2, 1)), "fragment");
+    assert_eq!(oracle.sent(&piece(&query(), 2, 1)), "early_fragment");
+    assert_eq!(oracle.sent(&piece(&query(), 3, 2)), "early_fragment");
 }

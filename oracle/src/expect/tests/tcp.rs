@@ -203,7 +203,8 @@ fn spec_d12_what_was_never_sent_cannot_be_acknowledged() {
 
 #[test]
 fn spec_d16_a_flow_is_live_once_it_has_been_answered() {
-    let mut oracle = Oracle::new(&files(&json!({})), Limits { live: 1, half_v4: 2, half_v6: 1 });
+    let mut oracle =
+        Oracle::new(&files(&json!({})), Limits { live: 1, half_v4: 2, half_v6: 1, datagrams: 1 });
     let syn = established(&mut oracle);
     let other = Packet::tcp(at("10.0.0.5:40001"), at("8.8.8.8:443"), SYN);
     assert_eq!(oracle.sent(&other), "new_flow");
