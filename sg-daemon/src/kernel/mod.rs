@@ -7,6 +7,7 @@ mod mapped;
 mod pins;
 mod sizes;
 mod tables;
+mod transfer;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -32,6 +33,7 @@ pub use self::pins::Pins;
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::words_of;
+pub use self::transfer::{AddError, Added, ZoneFlows, described};
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 

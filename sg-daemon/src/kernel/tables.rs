@@ -38,7 +38,9 @@ pub struct TableMaps {
     pub(super) live_v6: HashMap<MapData, FlowKeyV6, Flow>,
     pub(super) half_v4: HashMap<MapData, FlowKeyV4, Flow>,
     pub(super) half_v6: HashMap<MapData, FlowKeyV6, Flow>,
-    /// The same: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
+    pub(super) ring_v4: Array<MapData, FlowKeyV4>,
+    pub(super) ring_v6: Array<MapData, FlowKeyV6>,
+    /// The tables of flows again: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
     pub(super) flow_fds: [OwnedFd; 4],
     pub(super) sizes: TableSizes,
     cpus: usize,
@@ -78,6 +80,8 @@ impl TableMaps {
             live_v6: take!(map::FLOWS_V6),
             half_v4: take!(map::HALF_V4),
             half_v6: take!(map::HALF_V6),
+            ring_v4: take!(map::RING_V4),
+            ring_v6: take!(map::RING_V6),
             cpus: aya::util::nr_cpus()
                 .map_err(|(_, source)| KernelError::Io { name: map::COUNTERS, source })?,
         })

@@ -20,5 +20,6 @@ mod metadata;
 mod packets;
 mod sizes;
 mod swap;
+mod transfer;
 mod watch;
 mod world;

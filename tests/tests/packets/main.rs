@@ -22,6 +22,7 @@ mod rules;
 mod sequences;
 mod shares;
 mod timeouts;
+mod transfer;
 mod zones;
 
 use std::net::{IpAddr, SocketAddr};
