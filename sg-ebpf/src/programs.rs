@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_jiffies64, bpf_map_delete_elem};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{RawTracePointContext, TcContext, XdpContext};
-use sg_common::abi::{FLOW_HALF_OPEN, Flow, Hook, counter_index, explain};
+use sg_common::abi::{FLOW_HALF_OPEN, Flow, Hook, explain};
 use sg_common::judge::{Environment as _, judge};
 use sg_common::packet::Packet;
 use sg_common::verdict::Action;
@@ -48,9 +48,8 @@ fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn filter<P: Packet>(packet: &P, ifindex: u32, hook: Hook) -> Action {
     let judgement = judge(packet, &Kernel::<false>, ifindex, hook);
-    let reason = judgement.verdict.reason_number();
-    count(counter_index(judgement.row, judgement.direction, reason), packet.len());
-    judgement.verdict.action()
+    count(judgement.counter(), packet.len());
+    judgement.action()
 }
 
 /// Never attached: the daemon test-runs it to ask what the filter would say. It changes nothing and counts nothing.
@@ -61,14 +60,16 @@ pub fn sgd_explain(ctx: TcContext) -> i32 {
     // SAFETY: the context is the one that the kernel passed, here and below.
     let question = unsafe { (*skb).cb[explain::CB_HOOK_REASON] };
     let hook = if question == explain::HOOK_EGRESS { Hook::Egress } else { Hook::Ingress };
-    let verdict = judge(&packet, &Kernel::<true>, packet.ifindex(), hook).verdict;
+    let judgement = judge(&packet, &Kernel::<true>, packet.ifindex(), hook);
+    let verdict = judgement.verdict;
     unsafe {
         (*skb).cb[explain::CB_HOOK_REASON] = verdict.reason_number();
         (*skb).cb[explain::CB_ADMITTED] = verdict.admitted_by();
         (*skb).cb[explain::CB_STATE] = u32::from(verdict.state());
         (*skb).cb[explain::CB_POLICY] = verdict.policy();
+        (*skb).cb[explain::CB_AUDIT] = u32::from(judgement.is_audited());
     }
-    match verdict.action() {
+    match judgement.action() {
         Action::Allow => 0,
         Action::Drop => TC_ACT_SHOT as i32,
     }

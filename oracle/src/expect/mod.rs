@@ -42,6 +42,7 @@ pub struct Limits {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Said {
+    /// In audit also for a reason to drop it.
     pub passes: bool,
     pub reason: &'static str,
 }
@@ -113,7 +114,11 @@ impl Oracle {
     pub fn judge(&mut self, device: &str, ingress: bool, frame: &[u8]) -> Said {
         match self.decide(device, ingress, frame) {
             Ok(reason) => Said { passes: true, reason },
-            Err(reason) => Said { passes: false, reason },
+            // Section 10: the reason stays, and the packet passes.
+            Err(reason) => {
+                let passes = self.interfaces.get(device).is_some_and(|interface| interface.audit);
+                Said { passes, reason }
+            }
         }
     }
 

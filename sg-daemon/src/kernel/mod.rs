@@ -400,7 +400,17 @@ impl Kernel {
     /// If the map cannot be read.
     pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
         let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
-        self.tables.counters(row)
+        self.tables.counters(row, false)
+    }
+
+    /// The same of packets that have passed although there was a reason to drop them, as the interface is in audit.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn would_drop(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
+        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
+        self.tables.counters(row, true)
     }
 
     /// Jiffies, from seconds.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sg_common::abi::Direction;
-use sg_common::verdict::Action;
+use sg_common::abi::{Counter, Direction};
+use sg_common::verdict::{Action, Reason};
 
 use crate::api::types::{
     Counters, FlowStatus, InterfaceState, InterfaceStatus, ReasonCounter, ShareStatus, Status, TableStatus,
@@ -66,6 +66,7 @@ fn described(
 ) -> Result<InterfaceStatus, KernelError> {
     let state = match (interface.kind, device) {
         (Kind::BareMetal, _) => InterfaceState::BareMetal,
+        (_, Some(_)) if model.audit(interface).is_some() => InterfaceState::Audit,
         (_, Some(_)) => InterfaceState::Enforced,
         (_, None) => InterfaceState::Absent,
     };
@@ -130,13 +131,23 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
             Action::Allow => counters.allowed += counter.packets,
             Action::Drop => counters.dropped += counter.packets,
         }
-        counters.reasons.push(ReasonCounter {
-            reason: reason.name().to_owned(),
-            packets: counter.packets,
-            bytes: counter.bytes,
-        });
+        counters.reasons.push(counted(reason, counter));
+    }
+    for (direction, reason, counter) in kernel.would_drop(device.slot)? {
+        let counters = match direction {
+            Direction::Inbound => &mut inbound,
+            Direction::Outbound => &mut outbound,
+        };
+        // They have passed.
+        counters.allowed += counter.packets;
+        counters.would_drop += counter.packets;
+        counters.would_drop_reasons.push(counted(reason, counter));
     }
     Ok((inbound, outbound))
+}
+
+fn counted(reason: Reason, counter: Counter) -> ReasonCounter {
+    ReasonCounter { reason: reason.name().to_owned(), packets: counter.packets, bytes: counter.bytes }
 }
 
 /// The live connections of every interface.
