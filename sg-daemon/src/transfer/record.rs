@@ -350,7 +350,7 @@ pub fn read(text: &str) -> Result<(Header, Vec<Record>), Fault> {
         // What is wrong, and where in the line.
         let record = serde_json::from_str(text).map_err(|error| {
             let (why, column) = (error.to_string(), error.column());
-            let why = why.split(" at line ").next().unwrap_or_default().to_owned();
+            let why = printable(why.split(" at line ").next().unwrap_or_default());
             Fault::Line { line, why: format!("column {column}: {why}") }
         });
         match record {
@@ -369,7 +369,7 @@ pub fn read(text: &str) -> Result<(Header, Vec<Record>), Fault> {
 }
 
 fn read_header(line: &str) -> Result<Header, Fault> {
-    let shown = || line.chars().take(60).flat_map(char::escape_debug).collect::<String>();
+    let shown = || printable(&line.chars().take(60).collect::<String>());
     let value: serde_json::Value = serde_json::from_str(line).map_err(|_| Fault::NoHeader(shown()))?;
     if value.get("format").and_then(serde_json::Value::as_str) != Some(FORMAT) {
         return Err(Fault::NoHeader(shown()));
@@ -380,7 +380,19 @@ fn read_header(line: &str) -> Result<Header, Fault> {
         Some(version) => return Err(Fault::Version(version)),
         None => return Err(Fault::NoHeader(shown())),
     }
-    serde_json::from_value(value).map_err(|error| Fault::NoHeader(error.to_string()))
+    serde_json::from_value(value).map_err(|error| Fault::NoHeader(printable(&error.to_string())))
+}
+
+/// Fit for a terminal and a log: what is wrong with a file may be quoted from it.
+fn printable(text: &str) -> String {
+    text.chars()
+        .take(400)
+        .map(
+            |letter| {
+                if letter.is_control() { letter.escape_debug().to_string() } else { letter.to_string() }
+            },
+        )
+        .collect()
 }
 
 /// The flows of a file, each once.

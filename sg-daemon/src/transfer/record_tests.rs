@@ -104,6 +104,8 @@ fn a_file_that_is_none_is_refused_with_what_is_wrong() {
         (good.replacen("\"protocol\":6", "\"protocol\":600", 1), "line 2: column"),
         (good.replacen("\"replied\":true", "\"replied\":true,\"also\":1", 1), "unknown field `also`"),
         (good.replacen("10.0.0.5", "10.0.0.500", 1), "line 2"),
+        (good.replacen("\"replied\"", "\"\\u001b[31m\"", 1), "unknown field `\\u{1b}[31m`"),
+        (good.replacen("\"flows\"", "\"\\u001b[31m\"", 1), "header"),
     ] {
         let fault = read(&text).unwrap_err().to_string();
         assert!(fault.contains(words), "{words:?} is not in {fault:?}");
@@ -126,6 +128,7 @@ fn a_connection_that_contradicts_itself_is_refused_with_its_line() {
     for (record, words) in [
         (change(&|r| r.remote = "fd00::1".parse().unwrap()), "families"),
         (change(&|r| r.state = "alive".to_owned()), "no state"),
+        (change(&|r| r.state = "\u{1b}[31m".to_owned()), "\\u{1b}[31m"),
         (change(&|r| r.state = "udp".to_owned()), "no state"),
         (change(&|r| r.state = "icmp".to_owned()), "no state"),
         (change(&|r| r.state = "other".to_owned()), "no state"),
