@@ -49,6 +49,8 @@ pub struct GuardedWorld {
     pub timeouts: Value,
     /// For the interfaces, in order and over again.
     pub extras: Vec<Extra>,
+    /// `enforcement` of interfaces and of groups, in order and over again.
+    pub enforcement: [Vec<Option<&'static str>>; 2],
 }
 
 /// What an interface has beside the rest.
@@ -66,14 +68,23 @@ pub fn any_guarded_world() -> impl Strategy<Value = GuardedWorld> {
         baseline(),
         timeouts(),
         vec(any_extra(), 1..=4),
+        // Last: what dice of old say of all the rest stays as it is.
+        [any_enforcement(), any_enforcement()],
     )
-        .prop_map(|(world, strict_tcp, baseline, timeouts, extras)| GuardedWorld {
+        .prop_map(|(world, strict_tcp, baseline, timeouts, extras, enforcement)| GuardedWorld {
             world,
             strict_tcp,
             baseline,
             timeouts,
             extras,
+            enforcement,
         })
+}
+
+/// Audit now and then: most traffic is to be held up.
+fn any_enforcement() -> impl Strategy<Value = Vec<Option<&'static str>>> {
+    let word = select(vec![None, None, None, None, None, Some("enforce"), Some("audit")]);
+    vec(word, 1..=3)
 }
 
 /// Room enough, or hardly any.
@@ -153,6 +164,7 @@ impl GuardedWorld {
     pub fn files(&self) -> Vec<Value> {
         let mut files = self.world.files();
         let mut extras = self.extras.iter().cycle();
+        let [mut of_interfaces, mut of_groups] = [0, 1].map(|list| self.enforcement[list].iter().cycle());
         for file in &mut files {
             if let Some(settings) = file.get_mut("settings") {
                 settings["guest_baseline"] = self.baseline.clone();
@@ -164,6 +176,14 @@ impl GuardedWorld {
             let interfaces = file.get_mut("interfaces").and_then(Value::as_array_mut);
             for (interface, extra) in interfaces.into_iter().flatten().zip(&mut extras) {
                 extra.write(interface);
+            }
+            for (list, words) in [("interfaces", &mut of_interfaces), ("security_groups", &mut of_groups)] {
+                let objects = file.get_mut(list).and_then(Value::as_array_mut);
+                for (object, word) in objects.into_iter().flatten().zip(words) {
+                    if let Some(word) = word {
+                        object["enforcement"] = (*word).into();
+                    }
+                }
             }
         }
         files

@@ -14,18 +14,29 @@ use crate::traffic::Step;
 /// How many flows an interface may have where a trial is not about that.
 pub const ROOM: Limits = Limits { live: 1000, half_v4: 1000, half_v6: 1000, datagrams: 1000 };
 
+/// As what a packet is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    pub reason: Reason,
+    pub direction: Direction,
+    /// It has passed although the reason is one to drop it.
+    pub audit: bool,
+}
+
 /// Both judges, of one policy.
 pub struct Trial {
     oracle: Oracle,
     host: Host,
     /// How many packets were counted under which reason.
     pub reasons: BTreeMap<Reason, u64>,
+    /// How many of them have passed although the reason is one to drop them.
+    pub audited: u64,
 }
 
 impl Trial {
     pub fn new(files: &[Value], limits: Limits) -> Self {
         let (oracle, host) = (Oracle::new(files, limits), Host::new(files, limits));
-        Self { oracle, host, reasons: BTreeMap::new() }
+        Self { oracle, host, reasons: BTreeMap::new(), audited: 0 }
     }
 
     pub fn host(&self) -> &Host {
@@ -49,7 +60,7 @@ impl Trial {
     /// # Errors
     ///
     /// What the two judges do not agree about.
-    pub fn step(&mut self, step: &Step) -> Result<Option<(Reason, Direction)>, String> {
+    pub fn step(&mut self, step: &Step) -> Result<Option<Counted>, String> {
         let counted = match step {
             Step::Advance(seconds) => {
                 self.oracle.advance((*seconds).into());
@@ -59,7 +70,8 @@ impl Trial {
             Step::Frame { device, ingress, frame } => {
                 let said = self.oracle.judge(device, *ingress, frame);
                 let before = self.host.entries();
-                let explained = self.host.explain(device, *ingress, frame).verdict;
+                let explanation = self.host.explain(device, *ingress, frame);
+                let explained = explanation.verdict;
                 if self.host.entries() != before {
                     return Err(format!("{explained:?} is asked about, and flows change"));
                 }
@@ -73,11 +85,18 @@ impl Trial {
                 if reason.name() != said.reason {
                     return Err(format!("the oracle says {}, the filter {}", said.reason, reason.name()));
                 }
-                if said.passes != matches!(verdict.action(), Action::Allow) {
+                if said.passes != matches!(judgement.action(), Action::Allow) {
                     return Err(format!("{}: the oracle says it passes: {}", said.reason, said.passes));
                 }
+                let audit = said.passes && reason.action() == Action::Drop;
+                if (judgement.is_audited(), explanation.is_audited()) != (audit, audit)
+                    && explained == verdict
+                {
+                    return Err(format!("{}: audit is not told as it is: {audit}", said.reason));
+                }
+                self.audited += u64::from(audit);
                 *self.reasons.entry(reason).or_default() += 1;
-                Some((reason, judgement.direction))
+                Some(Counted { reason, direction: judgement.direction, audit })
             }
         };
         self.count()?;

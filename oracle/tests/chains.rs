@@ -23,7 +23,7 @@ fn trial() -> Trial {
 
 fn judged(trial: &mut Trial, outbound: bool, packet: &Packet) -> Reason {
     let (device, frame) = ("sg0".to_owned(), packet.frame());
-    trial.step(&Step::Frame { device, ingress: outbound, frame }).unwrap().unwrap().0
+    trial.step(&Step::Frame { device, ingress: outbound, frame }).unwrap().unwrap().reason
 }
 
 fn question() -> Packet {

@@ -25,11 +25,11 @@ fn files() -> Vec<Value> {
 }
 
 fn sent(trial: &mut Trial, frame: Vec<u8>) -> Reason {
-    trial.step(&Step::Frame { device: "sg0".to_owned(), ingress: true, frame }).unwrap().unwrap().0
+    trial.step(&Step::Frame { device: "sg0".to_owned(), ingress: true, frame }).unwrap().unwrap().reason
 }
 
 fn received(trial: &mut Trial, frame: Vec<u8>) -> Reason {
-    trial.step(&Step::Frame { device: "sg0".to_owned(), ingress: false, frame }).unwrap().unwrap().0
+    trial.step(&Step::Frame { device: "sg0".to_owned(), ingress: false, frame }).unwrap().unwrap().reason
 }
 
 #[test]

@@ -375,6 +375,8 @@ pub const GUARD_SOURCE_ROUTE: u32 = 1 << 13;
 pub const FLAG_ANY_LINK_LOCAL: u32 = 1 << 14;
 /// The device is closed (SPEC D23) and nobody has said which addresses are its guest's: it may announce none.
 pub const FLAG_CLOSED: u32 = 1 << 17;
+/// Audit: what is to be dropped passes all the same, and is counted apart, see [`WOULD_DROP`].
+pub const FLAG_AUDIT: u32 = 1 << 31;
 /// DHCP servers for IPv4 are configured: only they may answer the guest.
 pub const FLAG_DHCP_SERVERS_V4: u32 = 1 << 15;
 /// Likewise for IPv6.
@@ -398,8 +400,11 @@ pub const fn counter_index(row: u32, direction: Direction, reason: u32) -> u32 {
     (row * 2 + direction as u32) * REASON_SLOTS + reason
 }
 
-/// Room for this many reasons in `COUNTERS`, some of it spare.
-pub const REASON_SLOTS: u32 = 64;
+/// Room for this many reasons in `COUNTERS`, some of it spare: those to pass for, those to drop for, and the latter once
+/// more for interfaces in audit.
+pub const REASON_SLOTS: u32 = 96;
+/// What an interface in audit lets pass although there is a reason to drop it is counted this far behind that reason.
+pub const WOULD_DROP: u32 = 32;
 
 /// 65,536 bits: an element of `PORT_SETS`.
 pub const PORT_SET_BYTES: usize = 8192;
@@ -547,6 +552,8 @@ pub mod explain {
     pub const CB_STATE: usize = 2;
     /// Answer: the policy that decided, or that admitted the flow.
     pub const CB_POLICY: usize = 3;
+    /// Answer: 1 if the packet passes although there is a reason to drop it ([`super::FLAG_AUDIT`]), else 0.
+    pub const CB_AUDIT: usize = 4;
 
     pub const HOOK_INGRESS: u32 = 1;
     pub const HOOK_EGRESS: u32 = 2;
@@ -650,6 +657,8 @@ mod tests {
         for (bit, flag) in of_a_flow.into_iter().enumerate() {
             assert_eq!(flag, 1 << bit);
         }
+        // Far from the others, and from one that is not listed here.
+        assert_eq!((FLAG_CLOSED, FLAG_AUDIT), (1 << 17, 1 << 31));
         // Beside the number of a guard in the keys of `OWN_*`, and of a zone beside a protocol in those of flows.
         assert_eq!((GUARD_DHCP, GUARD_ROUTER, MAX_GUARDS), (1 << 30, 1 << 31, 1 << 30));
         assert_eq!((MAX_ZONES - 1) << 8 | 0xff, u32::MAX);

@@ -69,7 +69,7 @@ where
         other => spoils_frame(packet, network, other),
     };
     let verdict = Verdict::of(Reason::ChecksumPlace);
-    spoils.then_some(Judgement { verdict, row: at.interface.row, direction: at.direction })
+    spoils.then_some(Judgement::new(verdict, at.interface.row, at.direction, at.half.flags))
 }
 
 #[inline(never)]

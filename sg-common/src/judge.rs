@@ -1,8 +1,8 @@
 //! One packet, one verdict.
 
 use crate::abi::{
-    Datagram, Direction, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN, Hook, INTERFACE_PROBES,
-    Interface, InterfaceHalf, PairKey, Row, interface_slot,
+    Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN, Hook,
+    INTERFACE_PROBES, Interface, InterfaceHalf, PairKey, Row, WOULD_DROP, counter_index, interface_slot,
 };
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
@@ -15,7 +15,7 @@ use crate::packet::{
     protocol, quoted_ports, read_transport,
 };
 use crate::tcp::Segment;
-use crate::verdict::{AdmittedBy, Reason, Verdict};
+use crate::verdict::{Action, AdmittedBy, FIRST_DROP, Reason, Verdict};
 
 /// What holds for everything that is asked about one packet.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +111,44 @@ pub struct Judgement {
     /// The row of [`crate::abi::counter_index`].
     pub row: u32,
     pub direction: Direction,
+    /// 1 if the verdict is to drop and the interface in audit, else 0. A word to reckon with: each branch at the end of
+    /// a packet's way is one that the verifier follows from all of its beginnings.
+    audit: u32,
+}
+
+impl Judgement {
+    #[inline(always)]
+    pub(crate) const fn new(verdict: Verdict, row: u32, direction: Direction, flags: u32) -> Self {
+        const { assert!(FLAG_AUDIT == 1 << 31) };
+        Self { verdict, row, direction, audit: flags >> 31 & drops(verdict) }
+    }
+
+    /// The packet passes although there is a reason to drop it.
+    #[inline(always)]
+    pub const fn is_audited(&self) -> bool {
+        self.audit != 0
+    }
+
+    /// What is to be done with the packet.
+    #[inline(always)]
+    pub const fn action(&self) -> Action {
+        if drops(self.verdict) & !self.audit == 0 { Action::Allow } else { Action::Drop }
+    }
+
+    /// The index in `COUNTERS` under which the packet is counted.
+    #[inline(always)]
+    pub const fn counter(&self) -> u32 {
+        let reason = self.verdict.reason_number() + self.audit * WOULD_DROP;
+        counter_index(self.row, self.direction, reason)
+    }
+}
+
+/// 1 if the verdict is to drop, else 0.
+#[inline(always)]
+const fn drops(verdict: Verdict) -> u32 {
+    // Of reasons, which are below 64.
+    const { assert!(FIRST_DROP == 1 << 5 && FIRST_DROP + WOULD_DROP == 1 << 6) };
+    verdict.reason_number() >> 5 & 1
 }
 
 /// Judges a frame that passes `hook` of the device `ifindex`.
@@ -122,7 +160,7 @@ where
 {
     let Some(at) = place(tables, ifindex, hook) else { return unknown(hook) };
     let verdict = judge_frame(packet, tables, &at);
-    Judgement { verdict, row: at.interface.row, direction: at.direction }
+    Judgement::new(verdict, at.interface.row, at.direction, at.half.flags)
 }
 
 /// Where and when a packet is that passes `hook` of a device; `None` if the filter was not told about that device.
@@ -148,7 +186,7 @@ const fn unknown(hook: Hook) -> Judgement {
         Hook::Ingress => Direction::Outbound,
         Hook::Egress => Direction::Inbound,
     };
-    Judgement { verdict: Verdict::of(Reason::UnknownInterface), row: 0, direction }
+    Judgement::new(Verdict::of(Reason::UnknownInterface), 0, direction, 0)
 }
 
 #[inline(always)]

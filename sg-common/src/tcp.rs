@@ -126,6 +126,40 @@ pub const fn turn(known: u16) -> u16 {
         | (known & PIECES)
 }
 
+/// What [`crate::abi::Flow::tcp`] says of one side, for those who look at flows from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The shift of its window; `None` without the option.
+    pub scale: Option<u8>,
+    /// Whether [`Side::end`] is known.
+    pub end: bool,
+    /// Whether [`Side::ack`] and [`Side::window`] are known.
+    pub ack: bool,
+}
+
+/// [`crate::abi::Flow::tcp`] taken apart: the side that began the connection, the other, and whether segments came in pieces.
+pub const fn told(known: u16) -> (Told, Told, bool) {
+    (told_of_sender(known), told_of_sender(turn(known)), known & PIECES != 0)
+}
+
+const fn told_of_sender(known: u16) -> Told {
+    let scale = if known & SENDER_SCALES == 0 { None } else { Some((known & SCALE_MASK) as u8) };
+    Told { scale, end: known & SENDER_END != 0, ack: known & SENDER_ACK != 0 }
+}
+
+/// [`told`], put together again. A scale is at most [`MAX_SCALE`].
+pub const fn known_of(origin: Told, reply: Told, pieces: bool) -> u16 {
+    known_of_sender(origin) | turn(known_of_sender(reply)) | if pieces { PIECES } else { 0 }
+}
+
+const fn known_of_sender(told: Told) -> u16 {
+    let scale = match told.scale {
+        None => 0,
+        Some(scale) => SENDER_SCALES | (scale as u16 & SCALE_MASK),
+    };
+    scale | if told.end { SENDER_END } else { 0 } | if told.ack { SENDER_ACK } else { 0 }
+}
+
 /// Likewise for [`Connection::fins`].
 #[inline(always)]
 pub const fn turn_fins(fins: u8) -> u8 {

@@ -283,3 +283,21 @@ fn spec_d12_a_syn_sent_again_forgets_that_the_first_came_in_pieces() {
     assert_eq!(advance(&mut c, &seen(ACK, 100, 500), true), Step::To(TcpEstablished));
     assert_eq!(advance(&mut c, &seen(ACK, 500, 200), false), Step::Ignore, "nobody has sent that much");
 }
+
+#[test]
+fn what_is_known_can_be_taken_apart_and_put_together() {
+    for known in 0..1u16 << 15 {
+        let (origin, reply, pieces) = told(known);
+        // A scale that nobody has offered is not there, whatever the bits say.
+        let mut meant = known;
+        for (offered, scale) in [(SENDER_SCALES, SCALE_MASK), (RECEIVER_SCALES, SCALE_MASK << RECEIVER_SHIFT)]
+        {
+            if known & offered == 0 {
+                meant &= !scale;
+            }
+        }
+        assert_eq!(known_of(origin, reply, pieces), meant);
+        let (sender, receiver, _) = told(turn(known));
+        assert_eq!((sender, receiver), (reply, origin));
+    }
+}

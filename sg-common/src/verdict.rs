@@ -199,16 +199,18 @@ pub const FIRST_DROP: u32 = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::{REASON_SLOTS, WOULD_DROP};
 
     #[test]
     fn numbers_name_their_reason_and_fit_the_counters() {
         for &reason in Reason::EVERY {
             assert_eq!(Reason::from_number(reason as u32), Some(reason));
-            assert!((reason as u32) < crate::abi::REASON_SLOTS);
+            assert!((reason as u32) < FIRST_DROP + WOULD_DROP, "the counters of audit begin there");
             assert!(reason.text().ends_with('.'), "{}", reason.name());
             assert_eq!(Verdict::of(reason).action(), reason.action(), "{}", reason.name());
         }
         assert_eq!(Reason::from_number(63), None);
+        assert_eq!(REASON_SLOTS, FIRST_DROP + 2 * WOULD_DROP);
     }
 
     #[test]

@@ -134,38 +134,52 @@ impl Packet for TcPacket<'_> {
 
     #[inline(always)]
     fn pending_checksum(&self) -> Option<u32> {
-        // SAFETY: a static is there; the daemon has changed its bytes before the program was loaded, behind the compiler's back.
-        let layout = unsafe { (&raw const SK_BUFF).read_volatile() };
-        if layout.summed_mask == 0 {
-            return None;
-        }
-        let summed: u8 = self.kernel(layout.summed)?;
-        if u32::from(summed) & layout.summed_mask != layout.summed_partial {
-            return None;
-        }
-        let start: u16 = self.kernel(layout.csum_start)?;
-        let offset: u16 = self.kernel(layout.csum_offset)?;
-        let head: u64 = self.kernel(layout.head)?;
-        let data: u64 = self.kernel(layout.data)?;
-        // The sum's beginning counts from the buffer's head, which may lie before the frame.
-        Some((u64::from(start) + u64::from(offset)).wrapping_sub(data.wrapping_sub(head)) as u32)
+        let place = pending_checksum(self.skb());
+        if place == NOT_PENDING { None } else { Some(place as u32) }
     }
+}
+
+/// What [`pending_checksum`] returns where none is to be written.
+const NOT_PENDING: u64 = u64::MAX;
+
+/// See [`Packet::pending_checksum`]. A subprogram: what it reads passes through the stack, of which its callers have none to
+/// spare.
+#[inline(never)]
+fn pending_checksum(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: a static is there; the daemon has changed its bytes before the program was loaded, behind the compiler's back.
+    let layout = unsafe { (&raw const SK_BUFF).read_volatile() };
+    if layout.summed_mask == 0 {
+        return NOT_PENDING;
+    }
+    let Some(summed) = kernel::<u8>(skb, layout.summed) else { return NOT_PENDING };
+    if u32::from(summed) & layout.summed_mask != layout.summed_partial {
+        return NOT_PENDING;
+    }
+    let (Some(start), Some(offset)) =
+        (kernel::<u16>(skb, layout.csum_start), kernel::<u16>(skb, layout.csum_offset))
+    else {
+        return NOT_PENDING;
+    };
+    let (Some(head), Some(data)) = (kernel::<u64>(skb, layout.head), kernel::<u64>(skb, layout.data)) else {
+        return NOT_PENDING;
+    };
+    // The sum's beginning counts from the buffer's head, which may lie before the frame.
+    let place = (u64::from(start) + u64::from(offset)).wrapping_sub(data.wrapping_sub(head));
+    place & u64::from(u32::MAX)
+}
+
+/// Reads a field of the kernel's own structure. The pointer that a program is called with is that of the `sk_buff`; what
+/// the verifier shows as `__sk_buff` it translates access by access.
+#[inline(always)]
+fn kernel<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+    let field = skb.cast::<u8>().wrapping_add(offset as usize);
+    // SAFETY: the helper reads any address, or fails.
+    unsafe { bpf_probe_read_kernel(field.cast::<T>()) }.ok()
 }
 
 /// See [`SkBuff`].
 #[unsafe(no_mangle)]
 static SK_BUFF: SkBuff = SkBuff::UNKNOWN;
-
-impl TcPacket<'_> {
-    /// Reads a field of the kernel's own structure. The pointer that a program is called with is that of the `sk_buff`; what
-    /// the verifier shows as `__sk_buff` it translates access by access.
-    #[inline(always)]
-    fn kernel<T: Copy>(&self, offset: u32) -> Option<T> {
-        let field = self.skb().cast::<u8>().wrapping_add(offset as usize);
-        // SAFETY: the helper reads any address, or fails.
-        unsafe { bpf_probe_read_kernel(field.cast::<T>()) }.ok()
-    }
-}
 
 #[inline(always)]
 fn read_linear<H: Header>(data: usize, data_end: usize, offset: u32) -> Option<H> {

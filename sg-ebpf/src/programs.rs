@@ -5,9 +5,9 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use sg_common::abi::{Hook, counter_index, explain};
+use sg_common::abi::{Hook, explain};
 use sg_common::checksum::check;
-use sg_common::judge::{Judgement, judge};
+use sg_common::judge::judge;
 use sg_common::packet::Packet;
 use sg_common::verdict::Action;
 
@@ -39,8 +39,11 @@ pub fn sgd_tc_checksum(ctx: TcContext) -> i32 {
     let Some(judgement) = check(&packet, &Kernel::<false>, packet.ifindex(), Hook::Ingress) else {
         return NEXT;
     };
-    count_judgement(&judgement, packet.len());
-    TC_ACT_SHOT as i32
+    count(judgement.counter(), packet.len());
+    match judgement.action() {
+        Action::Allow => NEXT,
+        Action::Drop => TC_ACT_SHOT as i32,
+    }
 }
 
 /// What TC does with an allowed packet: go on to the programs and filters behind ours.
@@ -58,14 +61,8 @@ fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn filter<P: Packet>(packet: &P, ifindex: u32, hook: Hook) -> Action {
     let judgement = judge(packet, &Kernel::<false>, ifindex, hook);
-    count_judgement(&judgement, packet.len());
-    judgement.verdict.action()
-}
-
-#[inline(always)]
-fn count_judgement(judgement: &Judgement, bytes: u32) {
-    let reason = judgement.verdict.reason_number();
-    count(counter_index(judgement.row, judgement.direction, reason), bytes);
+    count(judgement.counter(), packet.len());
+    judgement.action()
 }
 
 /// Never attached: the daemon test-runs it to ask what the filter would say. It changes nothing and counts nothing.
@@ -76,14 +73,16 @@ pub fn sgd_explain(ctx: TcContext) -> i32 {
     // SAFETY: the context is the one that the kernel passed, here and below.
     let question = unsafe { (*skb).cb[explain::CB_HOOK_REASON] };
     let hook = if question == explain::HOOK_EGRESS { Hook::Egress } else { Hook::Ingress };
-    let verdict = judge(&packet, &Kernel::<true>, packet.ifindex(), hook).verdict;
+    let judgement = judge(&packet, &Kernel::<true>, packet.ifindex(), hook);
+    let verdict = judgement.verdict;
     unsafe {
         (*skb).cb[explain::CB_HOOK_REASON] = verdict.reason_number();
         (*skb).cb[explain::CB_ADMITTED] = verdict.admitted_by();
         (*skb).cb[explain::CB_STATE] = u32::from(verdict.state());
         (*skb).cb[explain::CB_POLICY] = verdict.policy();
+        (*skb).cb[explain::CB_AUDIT] = u32::from(judgement.is_audited());
     }
-    match verdict.action() {
+    match judgement.action() {
         Action::Allow => 0,
         Action::Drop => TC_ACT_SHOT as i32,
     }

@@ -30,7 +30,8 @@ fn drop_reasons() -> String {
          # Why a packet passed or was dropped\n\
          \n\
          Every packet is counted once, under one of these names: in `sgctl status`, in `sgctl explain`, and in JSON. The\n\
-         numbers do not change; they index the counters in the kernel. [packets.md](packets.md) says when which applies.\n",
+         numbers do not change; they index the counters in the kernel. [packets.md](packets.md) says when which applies.\n\
+         On an interface in audit nothing is dropped: `would_drop` counts what passed there although one of the reasons below applied.\n",
     );
     for (action, heading) in [(Action::Allow, "Passed"), (Action::Drop, "Dropped")] {
         let mut reasons: Vec<Reason> =

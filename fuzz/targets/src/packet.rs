@@ -58,7 +58,7 @@ pub fn packet(bytes: &[u8]) {
         let judged = trial.step(&step);
         story.push(format!(
             "{step:?} {}",
-            judged.as_ref().ok().copied().flatten().map_or("", |(reason, _)| reason.name())
+            judged.as_ref().ok().copied().flatten().map_or("", |counted| counted.reason.name())
         ));
         if let Err(error) = judged {
             let policy = serde_json::to_string_pretty(&files).unwrap();

@@ -44,6 +44,7 @@ pub struct Limits {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Said {
+    /// In audit also for a reason to drop it.
     pub passes: bool,
     pub reason: &'static str,
 }
@@ -126,7 +127,11 @@ impl Oracle {
     ) -> Said {
         match self.decide(device, ingress, frame, checksum) {
             Ok(reason) => Said { passes: true, reason },
-            Err(reason) => Said { passes: false, reason },
+            // Section 10: the reason stays, and the packet passes.
+            Err(reason) => {
+                let passes = self.interfaces.get(device).is_some_and(|interface| interface.audit);
+                Said { passes, reason }
+            }
         }
     }
 

@@ -38,6 +38,8 @@ const GUARDS: [&str; 9] = [
 pub struct Interface {
     pub host: bool,
     pub bare_metal: bool,
+    /// It says so, or one of its groups does.
+    pub audit: bool,
     pub trunk: bool,
     pub mac: Option<[u8; 6]>,
     /// `addresses` and `allowed_addresses`.
@@ -54,12 +56,34 @@ pub struct Interface {
 
 /// All interfaces by the names of their devices.
 pub fn interfaces(files: &[Value]) -> BTreeMap<String, Interface> {
-    let written = files.iter().filter_map(|file| file["interfaces"].as_array()).flatten();
-    written.map(|value| (value["name"].as_str().unwrap().to_owned(), Interface::read(files, value))).collect()
+    let mut interfaces = BTreeMap::new();
+    for file in files {
+        for value in file["interfaces"].as_array().into_iter().flatten() {
+            let name = value["name"].as_str().unwrap().to_owned();
+            interfaces.insert(name, Interface::read(files, file, value));
+        }
+    }
+    interfaces
+}
+
+/// Docs/packets.md, section 10. K24: a name is a VPC's, `default` is the project's.
+fn is_audit(files: &[Value], home: &Value, interface: &Value) -> bool {
+    let named =
+        |name: &Value| interface["security_groups"].as_array().is_some_and(|names| names.contains(name));
+    let visible = |file: &Value, group: &Value| {
+        file["project"] == home["project"] && (group["name"] == "default" || file["vpc"] == home["vpc"])
+    };
+    let mut groups = files.iter().flat_map(|file| {
+        file["security_groups"].as_array().into_iter().flatten().map(move |group| (file, group))
+    });
+    interface["enforcement"] == "audit"
+        || groups.any(|(file, group)| {
+            group["enforcement"] == "audit" && named(&group["name"]) && visible(file, group)
+        })
 }
 
 impl Interface {
-    fn read(files: &[Value], written: &Value) -> Self {
+    fn read(files: &[Value], file: &Value, written: &Value) -> Self {
         let host = written["role"] == "host";
         let baseline = |name: &str| setting(files, &["guest_baseline", name]);
         let timeout = |name: &str, default: u64| {
@@ -69,6 +93,7 @@ impl Interface {
         Self {
             host,
             bare_metal: written["kind"] == "bare_metal",
+            audit: is_audit(files, file, written),
             trunk: written["trunk"] == true,
             mac: written["mac"].as_str().map(mac),
             listed: [addresses(&written["addresses"]), addresses(&written["allowed_addresses"])].concat(),

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 use sg_common::abi::{
-    self, Be32, FLAG_ANY_LINK_LOCAL, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
+    self, Be32, FLAG_ANY_LINK_LOCAL, FLAG_AUDIT, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
     FLAG_STRICT_TCP, InterfaceHalf,
 };
 
 use super::{HZ, v4_words, v6_words};
-use crate::rules::{list, setting, text};
+use crate::rules::{home, list, setting, text};
 
 /// SPEC D11, by [`sg_common::conntrack::State`].
 const TIMEOUTS: [(&str, u64); 12] = [
@@ -41,7 +41,7 @@ const GUARDS: [(&str, u32); 9] = [
 ];
 
 /// `number` is the interface's policy, VPC of members, and guard.
-pub(super) fn of(files: &[Value], interface: &Value, number: u32) -> InterfaceHalf {
+pub(super) fn of(files: &[Value], file: &Value, interface: &Value, number: u32) -> InterfaceHalf {
     let written = setting(files, "timeouts");
     let timeouts = TIMEOUTS.map(|(name, default)| {
         let seconds = [&interface["timeouts"][name], &written[name]].into_iter().find_map(Value::as_u64);
@@ -51,7 +51,7 @@ pub(super) fn of(files: &[Value], interface: &Value, number: u32) -> InterfaceHa
     InterfaceHalf {
         policy: number,
         vpc: number,
-        flags: flags(files, interface, &own),
+        flags: flags(files, interface, &own) | audit(files, file, interface),
         granularity: (HZ / 16) as u32,
         timeouts,
         mac: mac(interface).unwrap_or_default(),
@@ -102,6 +102,16 @@ fn ether_types(files: &[Value]) -> [u16; 8] {
         };
     }
     types
+}
+
+/// By the interface's own word, or that of a group.
+fn audit(files: &[Value], file: &Value, interface: &Value) -> u32 {
+    let by_group = list(interface, "security_groups").iter().map(text).any(|name| {
+        let group = home(files, file, name)
+            .and_then(|home| list(home, "security_groups").iter().find(|group| group["name"] == name));
+        group.is_some_and(|group| group["enforcement"] == "audit")
+    });
+    if by_group || interface["enforcement"] == "audit" { FLAG_AUDIT } else { 0 }
 }
 
 fn flags(files: &[Value], interface: &Value, own: &[IpAddr]) -> u32 {

@@ -101,7 +101,7 @@ impl Host {
                     self.devices.len() - 1
                 });
                 let number = index as u32 + 1;
-                let half = half::of(files, interface, number);
+                let half = half::of(files, file, interface, number);
                 let mut halves = [tables::FREE_ENTRY.halves[0]; 2];
                 halves[(self.generation % 2) as usize] = half;
                 let Limits { live, half_v4, half_v6, datagrams } = self.limits;

@@ -47,38 +47,54 @@ pub fn call<B: Serialize, A: DeserializeOwned>(
     path: &str,
     body: Option<&B>,
 ) -> Result<A, ClientError> {
+    let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+    Ok(serde_json::from_slice(&call_raw(socket, method, path, "application/json", body)?)?)
+}
+
+/// Sends one request with any body and returns the answer as it came.
+///
+/// # Errors
+///
+/// If the daemon cannot be reached or refuses.
+pub fn call_raw(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: Vec<u8>,
+) -> Result<Bytes, ClientError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, request(socket, method, path, body))
+        tokio::time::timeout(PATIENCE, request(socket, method, path, content_type, body))
             .await
             .unwrap_or(Err(ClientError::Silence))
     })
 }
 
-async fn request<B: Serialize, A: DeserializeOwned>(
+async fn request(
     socket: &Path,
     method: Method,
     path: &str,
-    body: Option<&B>,
-) -> Result<A, ClientError> {
+    content_type: &str,
+    body: Vec<u8>,
+) -> Result<Bytes, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|why| ClientError::Connect { path: socket.to_owned(), why })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header(HOST, "sgd")
-        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_TYPE, content_type)
         .body(Full::new(Bytes::from(body)))?;
     let response = sender.send_request(request).await?;
     let ok = response.status().is_success();
     let bytes = response.into_body().collect().await?.to_bytes();
     if ok {
-        return Ok(serde_json::from_slice(&bytes)?);
+        return Ok(bytes);
     }
     Err(ClientError::Refused(match serde_json::from_slice::<Problem>(&bytes) {
         Ok(problem) => problem.error,

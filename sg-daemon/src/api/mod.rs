@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod server;
+pub mod transfer;
 pub mod types;
 
 /// Where the daemon listens unless told otherwise.

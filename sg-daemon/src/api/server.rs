@@ -39,7 +39,7 @@ impl Shared {
 }
 
 /// A response that is not 2xx.
-struct Failure(StatusCode, String);
+pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -80,6 +80,7 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
         .route("/v1/status", get(get_status))
         .route("/v1/flows", get(get_flows))
         .route("/v1/explain", post(post_explain))
+        .merge(super::transfer::routes())
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })
         .layer(DefaultBodyLimit::max(64 << 10))
         .with_state(shared);
@@ -119,11 +120,11 @@ async fn post_explain(
     .map(Json)
 }
 
-fn internal<E: std::error::Error + Send + Sync + 'static>(error: E) -> Failure {
+pub(super) fn internal<E: std::error::Error + Send + Sync + 'static>(error: E) -> Failure {
     Failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", anyhow::Error::new(error)))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)

@@ -77,6 +77,8 @@ pub struct ShareStatus {
 pub enum InterfaceState {
     /// The policy is enforced.
     Enforced,
+    /// Nothing is dropped; what would have been is counted.
+    Audit,
     /// Bare metal: rules are not enforced (K3).
     BareMetal,
     /// The host has no such device; it is filtered as soon as it appears.
@@ -91,6 +93,7 @@ impl InterfaceState {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Enforced => "enforced",
+            Self::Audit => "AUDIT (NOTHING IS DROPPED)",
             Self::BareMetal => "not enforced (bare metal)",
             Self::Absent => "absent",
             Self::Closed => "closed (managed, in no policy)",
@@ -99,13 +102,18 @@ impl InterfaceState {
     }
 }
 
-/// Packets of one direction. `allowed + dropped` is every packet that the filter has seen (D24).
+/// Packets of one direction. `allowed + dropped` is every packet that the filter has seen (D24), and so is the sum of
+/// `reasons` and `would_drop_reasons`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     pub allowed: u64,
     pub dropped: u64,
+    /// Those of `allowed` that passed only because the interface is, or was, in audit.
+    pub would_drop: u64,
     /// By reason, those that happened.
     pub reasons: Vec<ReasonCounter>,
+    /// By the reason for which they would have been dropped.
+    pub would_drop_reasons: Vec<ReasonCounter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +203,8 @@ impl ExplainQuestion {
 pub enum Verdict {
     Allow,
     Drop,
+    /// It passes, but only because the interface is in audit.
+    WouldDrop,
     /// The filter does not look at the interface's packets: they pass.
     NotEnforced,
 }

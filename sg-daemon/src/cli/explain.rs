@@ -14,7 +14,7 @@ use crate::api::types::{Direction, ExplainAnswer, ExplainQuestion, RuleText, Ver
 
 /// Ask the loaded program what it would do with a packet, and which rule makes it so. Nothing is changed by asking.
 ///
-/// Exit code: 0 the packet passes, 1 it is dropped, 2 the question cannot be answered.
+/// Exit code: 0 the packet passes (in audit: whatever the rules say), 1 it is dropped, 2 the question cannot be answered.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The host's device
@@ -76,9 +76,14 @@ fn text(answer: &ExplainAnswer) -> Result<String, serde_json::Error> {
     let verdict = match answer.verdict {
         Verdict::Allow => "allowed",
         Verdict::Drop => "denied",
+        Verdict::WouldDrop => "would be denied (audit)",
         Verdict::NotEnforced => "passes",
     };
-    let mut text = format!("{verdict} ({}): {}\n", answer.reason, answer.text);
+    let mut text = match answer.verdict {
+        // The reason stands behind, so that what is unusual stands in front.
+        Verdict::WouldDrop => format!("{verdict}: {} ({})\n", answer.text, answer.reason),
+        _ => format!("{verdict} ({}): {}\n", answer.reason, answer.text),
+    };
     for rule in &answer.rules {
         text += &format!("  by {}\n", described(rule));
     }

@@ -1,10 +1,10 @@
-//! `sgctl flows`: the connections that live.
+//! `sgctl flows`: the connections that live. What is done with them is in files of its own.
 
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use hyper::Method;
 
 use super::Outcome;
@@ -12,9 +12,12 @@ use super::output::{print, table};
 use crate::api::client::call;
 use crate::api::types::{Direction, FlowStatus};
 
-/// List the connections that live.
+/// List the connections that live, or move them between hosts.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Flows {
+    #[command(subcommand)]
+    verb: Option<FlowsVerb>,
     /// Only those of this interface
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
@@ -23,8 +26,19 @@ pub struct Flows {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum FlowsVerb {
+    Export(super::transfer::Export),
+    Import(super::transfer::Import),
+}
+
 impl Flows {
     pub(super) fn run(self, socket: &Path) -> Outcome {
+        match self.verb {
+            Some(FlowsVerb::Export(verb)) => return verb.run(socket),
+            Some(FlowsVerb::Import(verb)) => return verb.run(socket),
+            None => {}
+        }
         let mut flows: Vec<FlowStatus> = call::<(), _>(socket, Method::GET, "/v1/flows", None)?;
         if let Some(name) = &self.interface {
             flows.retain(|flow| flow.interface == *name);

@@ -10,6 +10,7 @@ mod group;
 pub mod output;
 mod schema;
 mod status;
+mod transfer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

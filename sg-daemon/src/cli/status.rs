@@ -9,7 +9,7 @@ use hyper::Method;
 use super::output::{print, table};
 use super::{NO, Outcome};
 use crate::api::client::call;
-use crate::api::types::{Counters, Status as Answer};
+use crate::api::types::{InterfaceState, ReasonCounter, Status as Answer};
 
 /// Show what is enforced on which interface, and how many packets passed and were dropped.
 ///
@@ -69,6 +69,15 @@ fn text(status: &Answer) -> String {
             interface.outbound.dropped.to_string(),
         ]);
     }
+    let audited: Vec<&str> = status
+        .interfaces
+        .iter()
+        .filter(|interface| interface.state == InterfaceState::Audit)
+        .map(|interface| interface.name.as_str())
+        .collect();
+    if !audited.is_empty() {
+        text += &format!("\nIN AUDIT, nothing is dropped on: {}\n", audited.join(", "));
+    }
     text += &format!("\n{}", table(&rows));
     for interface in &status.interfaces {
         if let Some(share) = interface.live_flows {
@@ -77,16 +86,19 @@ fn text(status: &Answer) -> String {
     }
     for interface in &status.interfaces {
         for (direction, counters) in [("inbound", &interface.inbound), ("outbound", &interface.outbound)] {
-            if let Some(reasons) = reasons(counters) {
+            if let Some(reasons) = reasons(&counters.reasons) {
                 text += &format!("{} {direction}: {reasons}\n", interface.name);
+            }
+            if let Some(reasons) = reasons(&counters.would_drop_reasons) {
+                text += &format!("{} {direction}, would be dropped: {reasons}\n", interface.name);
             }
         }
     }
     text
 }
 
-fn reasons(counters: &Counters) -> Option<String> {
+fn reasons(reasons: &[ReasonCounter]) -> Option<String> {
     let reasons: Vec<String> =
-        counters.reasons.iter().map(|reason| format!("{} {}", reason.reason, reason.packets)).collect();
+        reasons.iter().map(|reason| format!("{} {}", reason.reason, reason.packets)).collect();
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }

@@ -36,6 +36,8 @@ pub struct InterfaceImage {
     pub role: Role,
     pub hook: HookChoice,
     pub strict_tcp: bool,
+    /// Nothing is dropped.
+    pub audit: bool,
     pub timeouts: Timeouts,
     pub mac: Option<[u8; 6]>,
     pub guard: Arc<GuardImage>,

@@ -44,6 +44,7 @@ pub fn compile(model: &Model) -> Image {
             role: interface.role,
             hook: interface.hook,
             strict_tcp: model.settings.strict_tcp,
+            audit: model.audit(interface).is_some(),
             timeouts: interface.timeouts,
             mac: interface.mac,
             guard: Arc::new(guard_image(model, interface)),

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sg_common::abi::{
-    Be32, Direction, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
+    Be32, Direction, FLAG_AUDIT, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
     FLAG_STRICT_TCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_REDIRECT, GUARD_ROUTER_ADVERTISEMENT,
     GUARD_SOURCE_ROUTE, GUARD_VLAN, InterfaceHalf,
 };
@@ -212,7 +212,7 @@ impl Enforcer {
         let plan = plan(&image, &self.resident, self.kernel.capacity())?;
         self.kernel.store_next_ids(plan.resident.next_ids());
         let mut undo = Undo::default();
-        if let Err(error) = self.prepare(&plan, targets, &mut undo) {
+        if let Err(error) = self.prepare(&plan, &image, targets, &mut undo) {
             self.undo(&plan, undo);
             return Err(error);
         }
@@ -338,14 +338,25 @@ impl Enforcer {
     }
 
     /// Steps 1 and 2.
-    fn prepare(&mut self, plan: &Plan, targets: &[Target], undo: &mut Undo) -> Result<(), ApplyError> {
+    fn prepare(
+        &mut self,
+        plan: &Plan,
+        image: &Image,
+        targets: &[Target],
+        undo: &mut Undo,
+    ) -> Result<(), ApplyError> {
         for entry in &plan.write {
             self.kernel.write(entry)?;
             undo.written += 1;
         }
         for target in targets {
             // A device that is filtered already keeps its half until the swap.
-            let closed = self.closed(target.role, &Timeouts::default());
+            let mut closed = self.closed(target.role, &Timeouts::default());
+            let interface = target.interface.and_then(|index| image.interfaces.get(index));
+            if interface.is_some_and(|interface| interface.audit) {
+                // Closed until the swap, and nothing is dropped all the same.
+                closed.flags |= FLAG_AUDIT;
+            }
             self.attach(target, closed, undo)?;
         }
         Ok(())
@@ -472,11 +483,12 @@ impl Enforcer {
             IpAddr::V6(address) => Some(crate::kernel::words_of(*address)),
         });
         let strict = if interface.strict_tcp { FLAG_STRICT_TCP } else { 0 };
+        let audit = if interface.audit { FLAG_AUDIT } else { 0 };
         let closed = self.closed(interface.role, &interface.timeouts);
         InterfaceHalf {
             policy,
             vpc: ids.vpcs.get(&interface.vpc).copied().unwrap_or(0),
-            flags: (closed.flags & FLAG_ROLE_HOST) | strict | interface.guards,
+            flags: (closed.flags & FLAG_ROLE_HOST) | strict | audit | interface.guards,
             mac: interface.mac.unwrap_or_default(),
             guard: ids.guards.get(&interface.guard).copied().unwrap_or(0),
             own_v4: first_v4.unwrap_or_default(),
@@ -495,7 +507,9 @@ impl Enforcer {
                 if role == Role::Guest && (own_v4 != Be32(0) || own_v6 != [Be32(0); 4]) =>
             {
                 // Further addresses, routers and DHCP servers went with the policy.
-                let flags = flags & !(FLAG_STRICT_TCP | FLAG_DHCP_SERVERS_V4 | FLAG_DHCP_SERVERS_V6);
+                // What is closed (SPEC D23) is closed, also if it was in audit.
+                let gone = FLAG_STRICT_TCP | FLAG_AUDIT | FLAG_DHCP_SERVERS_V4 | FLAG_DHCP_SERVERS_V6;
+                let flags = flags & !gone;
                 InterfaceHalf { mac, own_v4, own_v6, flags, ..closed }
             }
             _ => closed,

@@ -239,10 +239,14 @@ fn describe(active: &Active, interface: &Interface, asked: &Asked, answer: Answe
         .filter(|(_, fit)| fit.allows())
         .map(|(rule, _)| text::rule(model, rule, asked.direction))
         .collect();
-    let allow = answer.action() == Action::Allow;
+    let verdict = match answer.action() {
+        Action::Allow if answer.audit => Verdict::WouldDrop,
+        Action::Allow => Verdict::Allow,
+        Action::Drop => Verdict::Drop,
+    };
     let by_rule = matches!(answer.reason, Reason::NewFlow | Reason::RuleOnly);
     let mut explanation = ExplainAnswer {
-        verdict: if allow { Verdict::Allow } else { Verdict::Drop },
+        verdict,
         reason: answer.reason.name().to_owned(),
         text: answer.reason.text().to_owned(),
         rules: if by_rule { allowing.clone() } else { Vec::new() },
@@ -250,6 +254,12 @@ fn describe(active: &Active, interface: &Interface, asked: &Asked, answer: Answe
         add: None,
         notes: Vec::new(),
     };
+    if let Some(by) = model.audit(interface) {
+        explanation.notes.push(format!(
+            "the interface is in audit ({}): nothing is dropped on it, what would be is counted",
+            model.audit_text(by)
+        ));
+    }
     if answer.reason == Reason::Established {
         let state = answer.state.map_or("?", sg_common::conntrack::State::name);
         explanation.notes.push(format!("the connection is in state {state}"));

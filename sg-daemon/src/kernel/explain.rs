@@ -53,11 +53,13 @@ pub struct Answer {
     pub admitted_by: u32,
     pub state: Option<State>,
     pub policy: u32,
+    /// There is a reason to drop the packet, and it passes all the same.
+    pub audit: bool,
 }
 
 impl Answer {
     pub fn action(&self) -> Action {
-        self.reason.action()
+        if self.audit { Action::Allow } else { self.reason.action() }
     }
 }
 
@@ -81,6 +83,7 @@ impl Kernel {
             admitted_by: cb[explain::CB_ADMITTED],
             state: u8::try_from(cb[explain::CB_STATE]).ok().and_then(State::from_number),
             policy: cb[explain::CB_POLICY],
+            audit: cb[explain::CB_AUDIT] != 0,
         })
     }
 

@@ -15,7 +15,7 @@ use super::tables::v6_of;
 use super::{Kernel, KernelError};
 
 /// A flow's key, as the map has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FlowKey {
     V4(FlowKeyV4),
     V6(FlowKeyV6),
@@ -102,7 +102,7 @@ impl Kernel {
 }
 
 /// The flow behind a table's entry, unless it is over.
-fn entry(key: FlowKey, flow: &Flow, now: u64, hz: u64) -> Option<FlowEntry> {
+pub(super) fn entry(key: FlowKey, flow: &Flow, now: u64, hz: u64) -> Option<FlowEntry> {
     let (zone_protocol, local, remote, ports) = match &key {
         FlowKey::V4(key) => {
             let address = |address: Be32| IpAddr::V4(Ipv4Addr::from_bits(address.to_host()));
@@ -148,7 +148,7 @@ const LOOKUP_BATCH: libc::c_int = 24;
 
 /// Hands every element of a hash map to `each`. The kernel goes bucket by bucket, so an element that stays is seen once
 /// (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`; 5.6).
-fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
+pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
     let mut room = 4096usize;
     let mut position = 0u32;
     let mut started = false;

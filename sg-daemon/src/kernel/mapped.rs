@@ -80,16 +80,36 @@ impl<T: Pod> Mapped<T> {
 }
 
 impl Mapped<Share> {
-    /// Takes one off the number of an interface's live flows, as programs do.
+    /// Takes one off the number of an interface's live flows. The row may be another zone's by now.
     pub fn one_live_less(&self, row: u32, zone: u32) {
-        let Some(share) = self.element(row) else { return };
-        // The row may be another zone's by now.
+        let _ = self.add(row, zone, ShareWord::Live, 1u64.wrapping_neg());
+    }
+}
+
+/// The counts of a [`Share`] that flows from elsewhere are added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShareWord {
+    Live,
+    HalfV4,
+    HalfV6,
+}
+
+impl Mapped<Share> {
+    /// Adds to a count as programs do; returns what it was, or `None` if the row is not the zone's.
+    pub fn add(&self, row: u32, zone: u32, word: ShareWord, change: u64) -> Option<u64> {
+        let share = self.element(row)?;
         if self.get(row).is_none_or(|share| share.zone != zone) {
-            return;
+            return None;
         }
-        // SAFETY: the word lies in the mapping, is aligned, and is only ever changed atomically.
-        let live = unsafe { AtomicU64::from_ptr(&raw mut (*share.as_ptr()).live) };
-        live.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: the words lie in the mapping, are aligned, and are only ever changed atomically.
+        let count = unsafe {
+            AtomicU64::from_ptr(match word {
+                ShareWord::Live => &raw mut (*share.as_ptr()).live,
+                ShareWord::HalfV4 => &raw mut (*share.as_ptr()).half_v4,
+                ShareWord::HalfV6 => &raw mut (*share.as_ptr()).half_v6,
+            })
+        };
+        Some(count.fetch_add(change, Ordering::Relaxed))
     }
 }
 

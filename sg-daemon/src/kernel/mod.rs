@@ -8,6 +8,7 @@ mod mapped;
 mod pins;
 mod sizes;
 mod tables;
+mod transfer;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -33,6 +34,7 @@ pub use self::pins::Pins;
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::words_of;
+pub use self::transfer::{AddError, Added, ZoneFlows, described};
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 
@@ -425,7 +427,17 @@ impl Kernel {
     /// If the map cannot be read.
     pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
         let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
-        self.tables.counters(row)
+        self.tables.counters(row, false)
+    }
+
+    /// The same of packets that have passed although there was a reason to drop them, as the interface is in audit.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn would_drop(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
+        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
+        self.tables.counters(row, true)
     }
 
     /// Jiffies, from seconds.

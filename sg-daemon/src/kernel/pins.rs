@@ -1,4 +1,4 @@
-//! The pin directory: `DIR/v2/maps`, `DIR/v2/links`. What is pinned outlives the daemon (SPEC D20).
+//! The pin directory: `DIR/v2/maps`, `DIR/v2/links` (the ABI's version). What is pinned outlives the daemon (SPEC D20).
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -10,9 +10,10 @@ use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
     Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, MemberKeyV4, MemberKeyV6,
-    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, Row, counter_index, map,
+    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, WOULD_DROP,
+    counter_index, map,
 };
-use sg_common::verdict::Reason;
+use sg_common::verdict::{Action, Reason};
 
 use super::{KernelError, TableSizes, map_data, max_entries};
 use crate::plan::{Entry, table_indexes};
@@ -38,7 +39,9 @@ pub struct TableMaps {
     pub(super) live_v6: HashMap<MapData, FlowKeyV6, Flow>,
     pub(super) half_v4: HashMap<MapData, FlowKeyV4, Flow>,
     pub(super) half_v6: HashMap<MapData, FlowKeyV6, Flow>,
-    /// The same: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
+    pub(super) ring_v4: Array<MapData, FlowKeyV4>,
+    pub(super) ring_v6: Array<MapData, FlowKeyV6>,
+    /// The tables of flows again: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
     pub(super) flow_fds: [OwnedFd; 4],
     pub(super) sizes: TableSizes,
     cpus: usize,
@@ -78,6 +81,8 @@ impl TableMaps {
             live_v6: take!(map::FLOWS_V6),
             half_v4: take!(map::HALF_V4),
             half_v6: take!(map::HALF_V6),
+            ring_v4: take!(map::RING_V4),
+            ring_v6: take!(map::RING_V6),
             cpus: aya::util::nr_cpus()
                 .map_err(|(_, source)| KernelError::Io { name: map::COUNTERS, source })?,
         })
@@ -195,22 +200,24 @@ impl TableMaps {
     pub fn clear_counters(&mut self, row: u32) -> Result<(), KernelError> {
         let zero = vec![Counter { packets: 0, bytes: 0 }; self.cpus];
         for direction in [Direction::Inbound, Direction::Outbound] {
-            for &reason in Reason::EVERY {
+            for slot in 0..REASON_SLOTS {
                 let values = PerCpuValues::try_from(zero.clone())
                     .map_err(|source| KernelError::Io { name: map::COUNTERS, source })?;
                 self.counters
-                    .set(counter_index(row, direction, reason as u32), values, 0)
+                    .set(counter_index(row, direction, slot), values, 0)
                     .map_err(KernelError::map(map::COUNTERS))?;
             }
         }
         Ok(())
     }
 
-    pub fn counters(&self, row: u32) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
+    /// Counters that are not zero: of packets that passed or were dropped, or (`audit`) that would have been dropped.
+    pub fn counters(&self, row: u32, audit: bool) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
         let mut counters = Vec::new();
+        let apart = if audit { WOULD_DROP } else { 0 };
         for direction in [Direction::Inbound, Direction::Outbound] {
-            for &reason in Reason::EVERY {
-                let index = counter_index(row, direction, reason as u32);
+            for &reason in Reason::EVERY.iter().filter(|reason| !audit || reason.action() == Action::Drop) {
+                let index = counter_index(row, direction, reason as u32 + apart);
                 let values = self.counters.get(&index, 0).map_err(KernelError::map(map::COUNTERS))?;
                 let sum = values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
                     packets: sum.packets + counter.packets,

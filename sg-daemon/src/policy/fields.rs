@@ -45,7 +45,7 @@ pub(crate) const GUEST_BASELINE: &[&str] = &[
     "dhcp_servers",
 ];
 pub(crate) const GROUP: &[&str] =
-    &["name", "description", "include_allowed_addresses", "inbound", "outbound"];
+    &["name", "description", "include_allowed_addresses", "enforcement", "inbound", "outbound"];
 pub(crate) const INBOUND_RULE: &[&str] =
     &["protocol", "source", "port", "icmp_type", "icmp_code", "description"];
 pub(crate) const OUTBOUND_RULE: &[&str] =
@@ -62,5 +62,6 @@ pub(crate) const INTERFACE: &[&str] = &[
     "allowed_addresses",
     "security_groups",
     "timeouts",
+    "enforcement",
 ];
 pub(crate) const PEER: &[&str] = &["address", "security_groups"];

@@ -11,6 +11,7 @@
 //! | no address | a guest's interface without addresses: its groups gain no member, its source addresses are free |
 //! | no hardware address (note) | a guest's interface without `mac`: its hardware address is free (section 6) |
 //! | trunk (note) | `trunk` on an interface with role `host` |
+//! | audit | an interface on which nothing is dropped, by its own word or a group's |
 //! | not enforced | groups on bare metal (K3) |
 //! | a peer at home | a peer's address that an interface of the same VPC has too |
 //! | closes every device | the pattern `*` in `managed` |
@@ -23,8 +24,8 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::diagnostic::{Fault, Findings, quote};
 use super::model::{
-    Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, PortRange, Protocol, Remote, Role,
-    Rule, Rules, Source, VpcId,
+    AuditBy, Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, PortRange, Protocol, Remote,
+    Role, Rule, Rules, Source, VpcId,
 };
 use super::resolve::Resolved;
 use super::source::{SourceFile, Span};
@@ -255,6 +256,7 @@ impl Lint<'_, '_> {
                 }
                 continue;
             }
+            self.audit(interface, &field);
             self.too_many_groups(interface, &field);
             if interface.addresses.is_empty() && interface.role == Role::Guest {
                 let guarded = self.model.settings.guest_baseline.source_address;
@@ -284,6 +286,23 @@ impl Lint<'_, '_> {
                 self.report(interface.source, &format!("{field}.role"), fault);
             }
         }
+    }
+
+    fn audit(&mut self, interface: &Interface, field: &str) {
+        let Some(by) = self.model.audit(interface) else { return };
+        let fault = Fault::warning(format!(
+            "interface {} is in audit ({}): everything passes, what would be dropped is only counted",
+            quote(&interface.name),
+            self.model.audit_text(by)
+        ))
+        .suggest(
+            "when `sgctl status` counts nothing more that should pass, write \"enforcement\": \"enforce\"",
+        );
+        let field = match by {
+            AuditBy::Interface => format!("{field}.enforcement"),
+            AuditBy::Group(_) => format!("{field}.security_groups"),
+        };
+        self.report(interface.source, &field, fault);
     }
 
     /// SPEC section 6.

@@ -41,6 +41,39 @@ pub struct Model {
     pub peers: Vec<Peer>,
 }
 
+/// Who says that an interface is in audit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditBy {
+    Interface,
+    Group(GroupId),
+}
+
+impl Model {
+    /// Whether nothing is dropped on an interface, and who says so. On bare metal there is nothing to audit (K3).
+    pub fn audit(&self, interface: &Interface) -> Option<AuditBy> {
+        if interface.kind == Kind::BareMetal {
+            return None;
+        }
+        if interface.enforcement == Enforcement::Audit {
+            return Some(AuditBy::Interface);
+        }
+        let audits =
+            |id: &GroupId| self.groups.get(id.0).is_some_and(|group| group.enforcement == Enforcement::Audit);
+        interface.groups.iter().copied().find(audits).map(AuditBy::Group)
+    }
+
+    /// [`Self::audit`] in words: `the interface says so`.
+    pub fn audit_text(&self, by: AuditBy) -> String {
+        match by {
+            AuditBy::Interface => "the interface says so".to_owned(),
+            AuditBy::Group(id) => {
+                let name = self.groups.get(id.0).map_or("", |group| group.name.as_str());
+                format!("its group {name:?} says so")
+            }
+        }
+    }
+}
+
 /// A virtual private cloud: names are unique inside one (K24). Two projects may each have a VPC of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vpc {
@@ -61,6 +94,8 @@ pub struct Group {
     pub outbound: Rules,
     /// Whether `@group` also means the `allowed_addresses` of its interfaces (D1).
     pub include_allowed_addresses: bool,
+    /// [`Enforcement::Audit`] holds for every interface that the group is attached to.
+    pub enforcement: Enforcement,
     /// `None` for a `default` that no file writes.
     pub source: Option<Source>,
 }
@@ -152,6 +187,8 @@ pub struct Interface {
     pub vpc: VpcId,
     /// Overrides of [`Settings::timeouts`] for this interface, already merged: the values in force.
     pub timeouts: Timeouts,
+    /// What the interface itself says; see [`Model::audit`].
+    pub enforcement: Enforcement,
     pub source: Source,
 }
 
@@ -170,6 +207,14 @@ pub enum Role {
     Guest,
     /// The host's own NIC: device ingress is what the host receives.
     Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enforcement {
+    Enforce,
+    /// Everything passes; what would have been dropped is counted.
+    Audit,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

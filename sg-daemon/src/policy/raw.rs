@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::model::{EtherTypes, HookChoice, Kind, LinkLocal, Match, Metadata, OnRuleChange, Protocol, Role};
+use super::model::{
+    Enforcement, EtherTypes, HookChoice, Kind, LinkLocal, Match, Metadata, OnRuleChange, Protocol, Role,
+};
 use super::source::{Span, Spanned};
 
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(crate) struct RawGroup {
     pub name: Option<Spanned<String>>,
     pub description: String,
     pub include_allowed_addresses: bool,
+    pub enforcement: Enforcement,
     pub inbound: Option<Vec<RawRule>>,
     pub outbound: Option<Vec<RawRule>>,
 }
@@ -64,6 +67,7 @@ pub(crate) struct RawInterface {
     pub allowed_addresses: Vec<Spanned<IpAddr>>,
     pub groups: Vec<Spanned<String>>,
     pub timeouts: RawTimeouts,
+    pub enforcement: Enforcement,
 }
 
 #[derive(Debug)]

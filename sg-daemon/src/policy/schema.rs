@@ -206,6 +206,14 @@ pub enum LinkLocal {
     Any,
 }
 
+/// enforce: what no rule allows is dropped. audit: everything passes, and what would have been dropped is counted.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+pub enum Enforcement {
+    Enforce,
+    Audit,
+}
+
 /// A named list of what is allowed. There are no deny rules: what no rule allows is denied.
 #[derive(Debug, JsonSchema)]
 #[schemars(deny_unknown_fields)]
@@ -217,6 +225,8 @@ pub struct SecurityGroup {
     pub description: Option<String>,
     /// Whether "@group" also means the allowed_addresses of its interfaces. Default: false.
     pub include_allowed_addresses: Option<bool>,
+    /// audit: nothing is dropped on the interfaces that the group is attached to. Default: enforce.
+    pub enforcement: Option<Enforcement>,
     /// What may enter. Left out: nothing; in "default": TCP from @default.
     pub inbound: Option<Vec<InboundRule>>,
     /// What may leave. Left out: everything; an empty list: nothing.
@@ -302,6 +312,8 @@ pub struct Interface {
     pub security_groups: Option<Vec<String>>,
     /// Overrides of settings.timeouts.
     pub timeouts: Option<Timeouts>,
+    /// audit: nothing is dropped on this interface; a group in audit has the same effect. Default: enforce.
+    pub enforcement: Option<Enforcement>,
 }
 
 /// Rules are not enforced on bare_metal.

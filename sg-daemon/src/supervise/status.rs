@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sg_common::abi::Direction;
+use sg_common::abi::{Counter, Direction};
 use sg_common::verdict::{Action, Reason};
 
 use crate::api::types::{
@@ -66,6 +66,7 @@ fn described(
 ) -> Result<InterfaceStatus, KernelError> {
     let state = match (interface.kind, device) {
         (Kind::BareMetal, _) => InterfaceState::BareMetal,
+        (_, Some(_)) if model.audit(interface).is_some() => InterfaceState::Audit,
         (_, Some(_)) => InterfaceState::Enforced,
         (_, None) => InterfaceState::Absent,
     };
@@ -131,18 +132,33 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
             Action::Drop => counters.dropped += counter.packets,
         }
         // What XDP has passed and counted, and the program behind it has dropped (D24).
-        if reason == Reason::ChecksumPlace
-            && device.attached.is_some_and(|attached| attached.ingress == "xdp")
-        {
+        if behind_xdp(device, reason) {
             counters.allowed = counters.allowed.saturating_sub(counter.packets);
         }
-        counters.reasons.push(ReasonCounter {
-            reason: reason.name().to_owned(),
-            packets: counter.packets,
-            bytes: counter.bytes,
-        });
+        counters.reasons.push(counted(reason, counter));
+    }
+    for (direction, reason, counter) in kernel.would_drop(device.slot)? {
+        let counters = match direction {
+            Direction::Inbound => &mut inbound,
+            Direction::Outbound => &mut outbound,
+        };
+        // They have passed, and were counted for that where XDP has judged them before.
+        if !behind_xdp(device, reason) {
+            counters.allowed += counter.packets;
+        }
+        counters.would_drop += counter.packets;
+        counters.would_drop_reasons.push(counted(reason, counter));
     }
     Ok((inbound, outbound))
+}
+
+/// Whether packets of that reason were passed, and counted for it, by XDP before.
+fn behind_xdp(device: &Device, reason: Reason) -> bool {
+    reason == Reason::ChecksumPlace && device.attached.is_some_and(|attached| attached.ingress == "xdp")
+}
+
+fn counted(reason: Reason, counter: Counter) -> ReasonCounter {
+    ReasonCounter { reason: reason.name().to_owned(), packets: counter.packets, bytes: counter.bytes }
 }
 
 /// The live connections of every interface.

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod audit;
 mod chaos;
 mod checksums;
 mod counters;
@@ -21,6 +22,6 @@ mod life;
 mod metadata;
 mod packets;
 mod sizes;
-
+mod transfer;
 mod watch;
 mod world;

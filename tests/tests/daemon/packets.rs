@@ -30,8 +30,13 @@ impl RawIp {
         packet.extend((8 + payload.len() as u16).to_be_bytes());
         packet.extend([0, 0]);
         packet.extend(payload);
+        self.packet(to, &packet);
+    }
+
+    /// A packet from its IP header on.
+    pub fn packet(&self, to: SocketAddrV4, packet: &[u8]) {
         loop {
-            match sendto(self.0.as_raw_fd(), &packet, &SockaddrIn::from(to), MsgFlags::empty()) {
+            match sendto(self.0.as_raw_fd(), packet, &SockaddrIn::from(to), MsgFlags::empty()) {
                 Ok(_) => return,
                 Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EAGAIN) => std::thread::yield_now(),
                 Err(error) => panic!("{error}"),

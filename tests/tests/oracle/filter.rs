@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use sg_common::abi::{
-    Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, INTERFACE_PROBES, Interface, Share,
-    counter_index, interface_slot, map,
+    Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, INTERFACE_PROBES, Interface, REASON_SLOTS,
+    Share, WOULD_DROP, counter_index, interface_slot, map,
 };
-use sg_common::verdict::Reason;
+use sg_common::verdict::{Action, Reason};
 use sg_oracle::expect::Limits;
 use sg_oracle::host::{Entry, HZ, Host, v4_words, v6_words};
 use sg_oracle::traffic::Step;
-use sg_oracle::trial::Trial;
+use sg_oracle::trial::{Counted, Trial};
 
 use crate::bench::{Bench, Ingress, Way};
 
@@ -50,6 +50,8 @@ pub struct Filter<'b> {
     /// Ticks in a second.
     hz: u32,
     pub packets: u64,
+    /// Those that passed although there was a reason to drop them.
+    pub audited: u64,
 }
 
 /// Protocol, addresses, ports.
@@ -79,6 +81,7 @@ impl<'b> Filter<'b> {
             began: (0, 0),
             hz: bench.enforcer().kernel().hz(),
             packets: 0,
+            audited: 0,
             bench,
         }
     }
@@ -102,8 +105,8 @@ impl<'b> Filter<'b> {
             entry.datagram_limit = limits.datagrams as u32;
             self.interfaces.set(slot, entry, 0).unwrap();
             for direction in [Direction::Inbound, Direction::Outbound] {
-                for &reason in Reason::EVERY {
-                    let index = counter_index(entry.row, direction, reason as u32);
+                for slot in 0..REASON_SLOTS {
+                    let index = counter_index(entry.row, direction, slot);
                     let now = self.count(index);
                     self.counted.insert(index, now);
                 }
@@ -151,15 +154,17 @@ impl<'b> Filter<'b> {
                 self.bench.enforcer().kernel().advance_clock(*seconds);
                 self.collect(&before, trial.host())?;
             }
-            (Step::Frame { device, ingress, frame }, Some((reason, direction))) => {
+            (Step::Frame { device, ingress, frame }, Some(counted)) => {
                 let way = if *ingress { Way::Ingress } else { Way::Egress };
                 let index = if self.devices.contains_key(device) { self.bench.index(device) } else { 0 };
                 let action = self.bench.raw(index, way, frame);
                 self.packets += 1;
-                if action != reason.action() {
-                    return Err(format!("{reason:?}, but the program's verdict is {action:?}"));
+                let expected = if counted.audit { Action::Allow } else { counted.reason.action() };
+                if action != expected {
+                    return Err(format!("{counted:?}, but the program's verdict is {action:?}"));
                 }
-                self.is_counted(device, reason, direction)?;
+                self.audited += u64::from(counted.audit);
+                self.is_counted(device, counted)?;
             }
             (Step::Frame { .. }, None) => return Err("a packet is counted as nothing".to_owned()),
         }
@@ -167,9 +172,11 @@ impl<'b> Filter<'b> {
     }
 
     /// D24, in short: the counter of this reason has moved by one. That no other has, is looked at from time to time.
-    fn is_counted(&mut self, device: &str, reason: Reason, direction: Direction) -> Result<(), String> {
+    fn is_counted(&mut self, device: &str, counted: Counted) -> Result<(), String> {
+        let Counted { reason, direction, audit } = counted;
         let row = self.devices.get(device).map_or(0, |(_, entry)| entry.row);
-        let index = counter_index(row, direction, reason as u32);
+        let apart = if audit { WOULD_DROP } else { 0 };
+        let index = counter_index(row, direction, reason as u32 + apart);
         let now = self.count(index);
         let before = self.counted.insert(index, now);
         if row == 0 && before.is_none() {
@@ -178,7 +185,7 @@ impl<'b> Filter<'b> {
         if now == before.unwrap_or(0) + 1 {
             return Ok(());
         }
-        Err(format!("not counted as {reason:?}; {}", self.moved()))
+        Err(format!("not counted as {counted:?}; {}", self.moved()))
     }
 
     /// Every counter that is not what it was when it was last looked at.
@@ -186,11 +193,14 @@ impl<'b> Filter<'b> {
         let mut moved = String::new();
         for (device, (_, entry)) in &self.devices {
             for direction in [Direction::Inbound, Direction::Outbound] {
-                for &reason in Reason::EVERY {
-                    let index = counter_index(entry.row, direction, reason as u32);
+                for slot in 0..REASON_SLOTS {
+                    let index = counter_index(entry.row, direction, slot);
                     let (now, before) = (self.count(index), self.counted.get(&index).copied().unwrap_or(0));
                     if now != before {
-                        moved += &format!("{device} {direction:?} {reason:?}: {before} → {now}; ");
+                        moved += &format!(
+                            "{device} {direction:?} {slot} ({:?}): {before} → {now}; ",
+                            Reason::from_number(slot)
+                        );
                     }
                 }
             }

@@ -93,7 +93,9 @@ fn spec_d10_to_d16_and_6_the_loaded_programs_agree_with_oracle_and_decisions() {
             run(&mut filter, &next, limits, rest)
         });
         told(result);
-        println!("{} packets through the kernel", filter.borrow().packets);
+        let filter = filter.borrow();
+        println!("{} packets through the kernel, {} of them in audit", filter.packets, filter.audited);
+        assert!(filter.audited > 0, "no packet has met audit");
     });
 }
 

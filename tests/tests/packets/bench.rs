@@ -53,8 +53,10 @@ pub struct Bench {
     enforcer: Enforcer,
     indexes: BTreeMap<String, u32>,
     counters: PerCpuArray<MapData, Counter>,
-    /// What [`Self::counts`] would say.
-    counted: Option<Counts>,
+    /// What [`Self::counts`] would say, and [`Self::would_drop`].
+    counted: Option<(Counts, Counts)>,
+    /// Whether the last frame passed only because its device is in audit.
+    pub audited: bool,
     /// Row 0 of the counters, from before the last reset.
     unknown: Counts,
     /// Scratch, named like the lab.
@@ -149,6 +151,7 @@ impl Bench {
             indexes,
             counters,
             counted: None,
+            audited: false,
             unknown: Counts::new(),
             directory: directory.to_owned(),
             _pins: pins,
@@ -203,23 +206,30 @@ impl Bench {
     }
 
     /// Runs a frame through the real program and holds it to D24: one counter goes up, by one packet and its bytes, and
-    /// it is a counter of the verdict.
+    /// it is a counter of the verdict; or, where the packet passes in audit, of what it would have been dropped for.
     #[track_caller]
     pub fn run_at(&mut self, device: &str, way: Way, frame: &[u8]) -> Reason {
         let before = match self.counted.take() {
             Some(counts) => counts,
-            None => self.counts(),
+            None => (self.counts(), self.would_drop()),
         };
         let action = self.raw(self.index(device), way, frame);
-        let after = self.counts();
-        let moved: Vec<_> = after.iter().filter(|(key, count)| before.get(*key) != Some(*count)).collect();
+        let after = (self.counts(), self.would_drop());
+        let tell = |after: &Counts, before: &Counts, audit: bool| {
+            let moved = after.iter().filter(|(key, count)| before.get(*key) != Some(*count));
+            let with_before = |(key, count): (&(String, Direction, Reason), &(u64, u64))| {
+                (key.clone(), *count, before.get(key).copied().unwrap_or_default(), audit)
+            };
+            moved.map(with_before).collect::<Vec<_>>()
+        };
+        let moved = [tell(&after.0, &before.0, false), tell(&after.1, &before.1, true)].concat();
         assert_eq!(moved.len(), 1, "one packet, one counter: {moved:?}");
-        let ((at, _, reason), (packets, bytes)) = moved[0];
-        let (packets_before, bytes_before) = before.get(moved[0].0).copied().unwrap_or_default();
+        let ((at, _, reason), (packets, bytes), (packets_before, bytes_before), audited) = &moved[0];
+        self.audited = *audited;
         assert_eq!(*packets, packets_before + 1, "{reason:?}");
         assert_eq!(*bytes, bytes_before + frame.len() as u64, "{reason:?}");
         assert_eq!(at, if self.enforcer.devices().contains_key(device) { device } else { "" });
-        assert_eq!(action, reason.action(), "{reason:?}");
+        assert_eq!(action, if *audited { Action::Allow } else { reason.action() }, "{reason:?}");
         let reason = *reason;
         self.counted = Some(after);
         reason
@@ -273,6 +283,19 @@ impl Bench {
             let before = self.unknown.get(&key).copied().unwrap_or_default();
             if packets > before.0 {
                 counts.insert(key, (packets - before.0, bytes - before.1));
+            }
+        }
+        counts
+    }
+
+    /// Every counter of audit that is not zero.
+    pub fn would_drop(&mut self) -> Counts {
+        let mut counts = Counts::new();
+        let devices: Vec<_> =
+            self.enforcer.devices().iter().map(|(name, device)| (name.clone(), device.slot)).collect();
+        for (name, slot) in devices {
+            for (direction, reason, counter) in self.enforcer.kernel().would_drop(slot).unwrap() {
+                counts.insert((name.clone(), direction, reason), (counter.packets, counter.bytes));
             }
         }
         counts

@@ -9,6 +9,7 @@
     reason = "a test program: a panic is how it says what is wrong"
 )]
 
+mod audit;
 mod baseline;
 mod bench;
 mod connections;
@@ -22,6 +23,7 @@ mod rules;
 mod sequences;
 mod shares;
 mod timeouts;
+mod transfer;
 mod zones;
 
 use std::net::{IpAddr, SocketAddr};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Resolver;
 use crate::policy::diagnostic::{Fault, quote};
-use crate::policy::model::{Group, GroupId, Remote, Rule, Rules, VpcId};
+use crate::policy::model::{Enforcement, Group, GroupId, Remote, Rule, Rules, VpcId};
 use crate::policy::raw::{RawFile, RawGroup, RawRemote, RawRule};
 use crate::policy::source::Span;
 use crate::policy::values::DEFAULT_GROUP;
@@ -87,6 +87,7 @@ impl Resolver<'_, '_> {
             inbound: Rules::Implied,
             outbound: Rules::Implied,
             include_allowed_addresses: raw.include_allowed_addresses,
+            enforcement: raw.enforcement,
             source: Some(self.at(raw.span)),
         });
         self.out.group_index.push(Some(raw.index));
@@ -181,6 +182,7 @@ fn implied_default(project: String) -> Group {
         inbound: Rules::Implied,
         outbound: Rules::Implied,
         include_allowed_addresses: false,
+        enforcement: Enforcement::Enforce,
         source: None,
     }
 }

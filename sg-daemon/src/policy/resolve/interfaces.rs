@@ -78,6 +78,7 @@ impl Resolver<'_, '_> {
             groups,
             vpc,
             timeouts,
+            enforcement: raw.enforcement,
             source: self.at(raw.span),
         };
         self.out.model.interfaces.push(interface);

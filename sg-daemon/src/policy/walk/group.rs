@@ -27,6 +27,7 @@ impl Walk<'_, '_> {
             include_allowed_addresses: self
                 .boolean(object, path, "include_allowed_addresses")
                 .is_some_and(|include| include.value),
+            enforcement: self.enforcement(object, path),
             inbound: self.rules(object, path, Direction::Inbound),
             outbound: self.rules(object, path, Direction::Outbound),
         })

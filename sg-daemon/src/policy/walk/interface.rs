@@ -9,7 +9,7 @@ use jsonc_parser::common::{Range, Ranged};
 use super::{Path, Walk, field};
 use crate::policy::diagnostic::{Fault, quote};
 use crate::policy::fields;
-use crate::policy::model::{HookChoice, Kind, Role};
+use crate::policy::model::{Enforcement, HookChoice, Kind, Role};
 use crate::policy::raw::{RawInterface, RawPeer, RawTimeouts};
 use crate::policy::source::{Span, Spanned};
 use crate::policy::values::{self, NAME_CHARS};
@@ -17,6 +17,8 @@ use crate::policy::values::{self, NAME_CHARS};
 const KINDS: &[(&str, Kind)] =
     &[("vm", Kind::Vm), ("container", Kind::Container), ("bare_metal", Kind::BareMetal)];
 const ROLES: &[(&str, Role)] = &[("guest", Role::Guest), ("host", Role::Host)];
+const ENFORCEMENTS: &[(&str, Enforcement)] =
+    &[("enforce", Enforcement::Enforce), ("audit", Enforcement::Audit)];
 const HOOKS: &[(&str, HookChoice)] =
     &[("auto", HookChoice::Auto), ("xdp", HookChoice::Xdp), ("tc", HookChoice::Tc)];
 
@@ -67,7 +69,13 @@ impl Walk<'_, '_> {
             allowed_addresses,
             groups: groups.unwrap_or_default(),
             timeouts,
+            enforcement: self.enforcement(object, path),
         })
+    }
+
+    /// Of an interface or a group.
+    pub(super) fn enforcement(&mut self, object: &Object<'_>, path: &Path<'_>) -> Enforcement {
+        self.word(object, path, "enforcement", ENFORCEMENTS).map_or(Enforcement::Enforce, |word| word.value)
     }
 
     /// K2.
