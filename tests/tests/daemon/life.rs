@@ -185,8 +185,9 @@ fn spec_d20_detach_on_exit_leaves_nothing() {
         kill(Pid::from_raw(pid_of(&daemon)), signal).unwrap();
         daemon.wait_log("stopped and detached", patience::ALLOWED).unwrap();
         wait("the pins are gone", || !daemon.pin_dir().exists());
+        // The socket goes last, after the daemon has said so: a kill that comes first would leave it.
+        wait("the socket is gone", || !daemon.socket().exists());
         daemon.kill();
-        assert!(!daemon.socket().exists());
         assert!(!has_xdp(&world, "tap0") && !has_xdp(&world, "tap1"));
         for device in ["tap0", "tap1"] {
             for direction in ["ingress", "egress"] {
