@@ -1,36 +1,16 @@
 //! The oracle against the compiled image, no kernel involved.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prop_assert_eq;
 use proptest::test_runner::TestRunner;
-use sg_common::abi;
 use sg_daemon::compile::compile;
-use sg_daemon::compile::image::Image;
+use sg_fuzz_targets::compiler::admits;
 
-use crate::rules::{self, Direction, Question, Transport};
+use crate::rules::{self, Question, Transport};
 use crate::world::{any_seed, any_world};
 use crate::{config, load, policies, told};
-
-/// What the image says.
-fn admits(image: &Image, question: &Question) -> bool {
-    let interface = image.interfaces.iter().find(|interface| interface.name == question.interface).unwrap();
-    // K3: no policy, no filter.
-    let Some(policy) = interface.policy.and_then(|policy| image.policies.get(policy)) else { return true };
-    let direction = match question.direction {
-        Direction::Inbound => abi::Direction::Inbound,
-        Direction::Outbound => abi::Direction::Outbound,
-    };
-    let number = match question.transport {
-        Transport::Tcp { port } | Transport::Udp { port } => port,
-        Transport::Icmp { kind, code } => u16::from_be_bytes([kind, code]),
-        Transport::Other(number) => number.into(),
-    };
-    let set = image.members.get(&(interface.vpc.clone(), question.remote)).map(Arc::as_ref);
-    policy.admits(direction, question.remote, set, question.protocol(), number)
-}
 
 #[test]
 fn spec_1_to_4_the_compiler_agrees_with_the_oracle() {
