@@ -1,8 +1,9 @@
 //! A real `sgd` on a site, and `sgctl` to talk to it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ pub struct Daemon {
     directory: PathBuf,
     pin_dir: PathBuf,
     extra: Vec<String>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl Daemon {
             directory,
             pin_dir,
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
+            environment: Vec::new(),
         };
         fs::create_dir(daemon.state_dir())?;
         daemon.write_policy(policy)?;
@@ -93,6 +96,7 @@ impl Daemon {
             .arg("--pin-dir")
             .arg(&self.pin_dir)
             .args(&self.extra)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -111,6 +115,11 @@ impl Daemon {
     /// The arguments of the next start, beside those that say where things are.
     pub fn set_arguments(&mut self, extra: &[&str]) {
         self.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
+    /// A variable in the environment of the next start and those after it.
+    pub fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// Replaces the policy file in one step, as a careful editor does, and does not wait.
@@ -205,6 +214,23 @@ impl Daemon {
         self.running = None;
         ensure!(status.success(), "ended with {status} after SIGTERM; its log:\n{}", self.log_tail());
         Ok(())
+    }
+
+    /// Waits until the process ends by itself; says how.
+    pub fn wait_end(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let running = self.running.as_ref().context("the daemon is not running")?;
+        let deadline = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = lock(&running.child).try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                bail!("sgd has not ended in {patience:?}; its log:\n{}", self.log_tail());
+            }
+            sleep(POLL);
+        };
+        self.running = None;
+        Ok(status)
     }
 
     /// SIGTERM and a new start.

@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Problem, Status};
 use crate::enforce::Enforcer;
 use crate::explain::{ExplainError, explain};
+use crate::supervise::inject;
 use crate::supervise::status::{flows, status};
 
 /// What the handlers share with the rest of the daemon.
@@ -39,7 +40,7 @@ impl Shared {
 }
 
 /// A response that is not 2xx.
-struct Failure(StatusCode, String);
+pub(super) struct Failure(pub StatusCode, pub String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -78,6 +79,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
     let router = Router::new()
         .route("/v1/status", get(get_status))
+        .route("/v1/interfaces/{name}", get(super::interface::get_interface))
         .route("/v1/flows", get(get_flows))
         .route("/v1/explain", post(post_explain))
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })
@@ -89,7 +91,9 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
 async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failure> {
     blocking(move || {
         let refused = shared.refused().clone();
-        status(&mut shared.enforcer(), refused).map_err(internal)
+        let mut enforcer = shared.enforcer();
+        inject::here("status");
+        status(&mut enforcer, refused).map_err(internal)
     })
     .await
     .map(Json)
@@ -123,7 +127,7 @@ fn internal<E: std::error::Error + Send + Sync + 'static>(error: E) -> Failure {
     Failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", anyhow::Error::new(error)))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)

@@ -17,6 +17,7 @@ mod flows;
 mod hooks;
 mod life;
 mod metadata;
+mod notify;
 mod packets;
 mod sizes;
 mod swap;
