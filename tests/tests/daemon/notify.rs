@@ -93,7 +93,7 @@ fn spec_d20_the_service_manager_is_told_when_the_policy_is_in_force() {
     let ready = manager.state();
     assert_eq!(ready[0], "READY=1");
     assert!(ready[1].contains("generation 2 in force") && !ready[1].contains("refused"), "{ready:?}");
-    must_refuse(&daemon, "{", &["expected"]);
+    must_refuse(&daemon, "{", &["policy.json"]);
     assert_eq!(manager.state()[0], "RELOADING=1");
     let ready = manager.state();
     assert_eq!(ready[0], "READY=1", "it does what it did before");
