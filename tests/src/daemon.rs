@@ -41,6 +41,7 @@ pub struct Daemon {
     pin_dir: PathBuf,
     extra: Vec<String>,
     environment: Vec<(OsString, OsString)>,
+    wrapper: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -72,6 +73,7 @@ impl Daemon {
             pin_dir,
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
             environment: Vec::new(),
+            wrapper: Vec::new(),
         };
         fs::create_dir(daemon.state_dir())?;
         daemon.write_policy(policy)?;
@@ -85,7 +87,15 @@ impl Daemon {
         // What an earlier run has written says nothing about this one.
         let seen = self.log().len();
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.host.command(binary("sgd")?);
+        let sgd = binary("sgd")?;
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, arguments)) => {
+                let mut command = self.host.command(wrapper);
+                command.args(arguments).arg(sgd);
+                command
+            }
+            None => self.host.command(sgd),
+        };
         command
             .arg("--policy")
             .arg(self.policy_path())
@@ -115,6 +125,11 @@ impl Daemon {
     /// The arguments of the next start, beside those that say where things are.
     pub fn set_arguments(&mut self, extra: &[&str]) {
         self.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
+    /// A program that becomes `sgd`, for the next start and those after it; without words none does.
+    pub fn set_wrapper(&mut self, words: &[&str]) {
+        self.wrapper = words.iter().map(|&word| word.to_owned()).collect();
     }
 
     /// A variable in the environment of the next start and those after it.

@@ -25,7 +25,7 @@ struct Inner {
     guarded: Guarded,
     /// Devices that are filtered or closed already, by index.
     known: BTreeSet<u32>,
-    /// Devices that the gate has closed and the enforcer has not seen since.
+    /// Devices that the gate has closed; the enforcer may have given them a policy since.
     closed: BTreeMap<u32, String>,
     gone: BTreeSet<u32>,
 }
@@ -108,11 +108,12 @@ impl Gate {
         std::mem::take(&mut self.inner().gone)
     }
 
-    /// Devices that the gate has closed and that are not wanted. Of those that are wanted it forgets that it was the gate.
+    /// Devices that the gate has closed and that nobody wants filtered any more.
     pub fn take_strays(&self, wanted: &BTreeSet<u32>) -> BTreeMap<u32, String> {
         let mut inner = self.inner();
-        let (_, strays): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        let (kept, strays): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut inner.closed).into_iter().partition(|(ifindex, _)| wanted.contains(ifindex));
+        inner.closed = kept;
         inner.known.retain(|ifindex| !strays.contains_key(ifindex));
         strays
     }

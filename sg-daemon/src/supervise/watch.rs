@@ -184,6 +184,7 @@ impl LinkWatch {
         let messages = Messages::new()?;
         let (sender, changes) = channel(1);
         let watch = move || {
+            come_first();
             loop {
                 let end = match messages.receive(|change| gate.hear(change)) {
                     // A full channel holds a wake-up already.
@@ -209,6 +210,19 @@ impl LinkWatch {
     /// If nothing more is heard of devices.
     pub async fn changed(&mut self) -> io::Result<()> {
         self.changes.recv().await.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+/// Lets this thread run before all others, if the service manager allows it (`LimitRTPRIO=`): while it waits for a processor, a
+/// device is open. It never runs for long.
+fn come_first() {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameter is a valid one, which the call only reads.
+    if unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const priority)
+    } != 0
+    {
+        tracing::debug!(error = %io::Error::last_os_error(), "the gate has no priority over other threads");
     }
 }
 

@@ -7,12 +7,15 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod adopt;
+mod appear;
 mod counters;
 mod ctl;
 mod devices;
 mod enforce;
 mod explain;
 mod files;
+mod flood;
 mod flows;
 mod hooks;
 mod life;
