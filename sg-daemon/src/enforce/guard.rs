@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::gate::{Gate, Guarded};
 use super::{ApplyError, Enforcer, Target};
-use crate::policy::model::{Kind, Model};
+use crate::kernel::KernelError;
+use crate::policy::model::{Kind, Model, Role};
 
 /// Why a present device is not filtered by its policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +74,8 @@ impl Enforcer {
         }
     }
 
-    /// Closes a device that the kernel lets us filter by no policy, if it lets us do that.
+    /// Closes a device that the kernel does not let us filter as the policy says, if it lets us do that. Not one of the host
+    /// itself: closed without a policy, it would not let its operator in (SPEC D26).
     pub(super) fn close(&mut self, target: &Target, error: &ApplyError) {
         let why = whole(error);
         if self.devices.get(&target.name).is_some_and(|device| device.ifindex == target.ifindex) {
@@ -85,7 +87,14 @@ impl Enforcer {
         {
             self.gate.equip(closer);
         }
-        let closed = self.gate.close_now(&target.name, target.ifindex);
+        let closed = match target.role {
+            Role::Guest => self.gate.close_now(&target.name, target.ifindex),
+            Role::Host => {
+                self.kernel.detach(&target.name, target.ifindex);
+                let why = "a device of the host itself is not closed".to_owned();
+                Err(KernelError::Attach { interface: target.name.clone(), hook: "tc", why })
+            }
+        };
         let failure = Failure { ifindex: target.ifindex, why };
         if self.failures.get(&target.name) != Some(&failure) {
             let (interface, why) = (&target.name, &failure.why);

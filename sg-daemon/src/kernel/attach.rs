@@ -285,6 +285,16 @@ impl Kernel {
         Place::EVERY.into_iter().any(|place| self.link(ifindex, place).exists())
     }
 
+    /// Whether a link of the device is none any more: the kernel cuts them when a device leaves the namespace, and it may be
+    /// back already. Nobody tells of clsact filters.
+    pub fn is_cut(&mut self, ifindex: u32) -> bool {
+        Place::EVERY.into_iter().any(|place| {
+            let path = self.link(ifindex, place);
+            // The same program once more changes nothing.
+            path.exists() && self.take_over(place, &path).is_err()
+        })
+    }
+
     fn link(&self, ifindex: u32, place: Place) -> PathBuf {
         link_path(&self.pins.links(), ifindex, place)
     }

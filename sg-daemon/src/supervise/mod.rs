@@ -137,7 +137,9 @@ async fn start(options: &Options, shared: &Shared) -> anyhow::Result<bool> {
     };
     let copy = state::last_good(&options.state_dir);
     if !copy.exists() {
-        return Err(error.context("there is no policy to start with"));
+        let why =
+            format!("there is no policy to start with: no last good one in {}", options.state_dir.display());
+        return Err(error.context(why));
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));

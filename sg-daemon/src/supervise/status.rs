@@ -88,7 +88,9 @@ pub fn readiness(enforcer: &mut Enforcer, name: &str, refused: Option<String>) -
     // Another device may have had the name.
     let device =
         devices.get(name).filter(|device| Some(device.ifindex) == ifindex && device.attached.is_some());
-    let closed = ifindex.is_some_and(|ifindex| kernel.is_attached(ifindex));
+    let cut = ifindex.is_some_and(|ifindex| kernel.is_cut(ifindex));
+    let device = device.filter(|_| !cut);
+    let closed = ifindex.is_some_and(|ifindex| kernel.is_attached(ifindex)) && !cut;
     let state = match device {
         _ if bare => InterfaceState::BareMetal,
         _ if ifindex.is_none() => InterfaceState::Absent,

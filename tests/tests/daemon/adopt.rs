@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
@@ -9,10 +10,12 @@ use aya::programs::ProgramInfo;
 use aya::programs::links::PinnedLink;
 use serde_json::json;
 use sg_common::abi::{ABI_VERSION, map};
-use sg_tests::{Daemon, Way, outside};
+use sg_tests::{Daemon, Probe, Way, outside};
 
 use crate::flood::{self, Flood};
-use crate::world::{World, alive, allowed, denied, expect, interface, policy, refused, tcp_from, with};
+use crate::world::{
+    World, alive, allowed, denied, expect, interface, plug_as, policy, refused, tcp_from, with,
+};
 
 /// A guest behind XDP and one behind TC.
 fn two(world: &World) -> String {
@@ -221,4 +224,96 @@ fn make_map(path: &Path, kind: u32, value: u32, flags: u32) {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     let address = path.as_ptr() as u64;
     call(BPF_OBJ_PIN, &[address as u32, (address >> 32) as u32, map.as_raw_fd() as u32, 0]);
+}
+
+/// As after a reboot: the state directory is all that is left, the operator's files cannot be read, the devices come later.
+#[test]
+fn spec_d25_the_last_good_policy_is_in_force_after_a_reboot_before_any_device_is() {
+    let world = World::new(0);
+    let text = policy(json!({
+        "settings": { "managed": ["tap*"] },
+        "security_groups": [{ "name": "webs", "inbound": [tcp_from("203.0.113.0/24", 80)] }],
+        "interfaces": [{ "name": "tap0", "instance": "web", "addresses": ["10.0.0.25"], "security_groups": ["webs"] }],
+    }));
+    let mut daemon = Daemon::start(&world.site, &text).unwrap();
+    for unreadable in [false, true] {
+        daemon.kill();
+        fs::remove_dir_all(layout(&daemon, ABI_VERSION)).unwrap();
+        // Gone, or nothing that can be read.
+        if unreadable {
+            fs::write(daemon.policy_path(), [0xff, 0xfe]).unwrap();
+        } else {
+            fs::remove_file(daemon.policy_path()).unwrap();
+        }
+        daemon.resume().unwrap();
+        let why = refused(&daemon).unwrap();
+        assert!(why.contains("policy.json"), "{why}");
+        assert!(daemon.log().contains("the last good policy is used"));
+        let [named, managed] = [("tap0", 25), ("tap1", 26)].map(|(device, number)| {
+            let guest = plug_as(&world.site, device, number, if unreadable { "second" } else { "first" });
+            let server = guest.netns.serve_tcp(&[(guest.v4, 80).into()]).unwrap();
+            let waited = daemon.sgctl(&["interface", "wait", device, "--state", "closed"]).unwrap();
+            assert!(waited.status.success(), "{waited:?}");
+            (guest, server)
+        });
+        let to = |address, source: IpAddr| Probe::tcp(&world.site.outside, (address, 80)).source(source);
+        expect(&[
+            allowed(to(named.0.v4, outside::ADMIN.into())),
+            denied(to(named.0.v4, outside::STRANGER.into())),
+            denied(to(managed.0.v4, outside::ADMIN.into())),
+        ]);
+        world.site.host.ip("link delete tap0\nlink delete tap1").unwrap();
+    }
+    // And when there is nothing left at all, that is said.
+    daemon.kill();
+    fs::remove_dir_all(daemon.state_dir().join("last-good")).unwrap();
+    let said = refusal(&mut daemon);
+    let state = daemon.state_dir().display().to_string();
+    for word in ["no policy to start with", "policy.json", state.as_str()] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+/// With the capabilities of `packaging/systemd/sgd.service`, and no others.
+#[test]
+fn the_daemon_needs_three_capabilities_and_no_more() {
+    let world = World::new(2);
+    let mut daemon = Daemon::start(&world.site, &two(&world)).unwrap();
+    let unit = include_str!("../../../packaging/systemd/sgd.service");
+    let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let set: String = bounding
+        .split_whitespace()
+        .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()))
+        .collect();
+    daemon.set_wrapper(&["setpriv", &format!("--bounding-set=-all{set}"), "--no-new-privs"]);
+    daemon.kill();
+    fs::remove_dir_all(layout(&daemon, ABI_VERSION)).unwrap();
+    let rows = [0, 1].map(|guest| {
+        let address = world.guest(guest).v4;
+        [allowed(world.tcp(outside::ADMIN, address, 80)), denied(world.tcp(outside::STRANGER, address, 80))]
+    });
+    let rows = rows.concat();
+    // With nothing there, and with everything.
+    for _ in 0..2 {
+        daemon.resume().unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid().unwrap())).unwrap();
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+        let effective = u64::from_str_radix(effective, 16).unwrap();
+        // CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF, include/uapi/linux/capability.h.
+        assert_eq!(effective, 1 << 12 | 1 << 38 | 1 << 39);
+        world.expect(&rows);
+        daemon.apply(&two(&world).replace("\"port\": 80", "\"port\": 81")).unwrap();
+        daemon.apply(&two(&world)).unwrap();
+        for question in [&["flows"][..], &["status"]] {
+            assert!(daemon.sgctl(question).unwrap().status.success());
+        }
+        let explain = ["explain", "--interface", "tap0", "--direction", "inbound", "--protocol", "tcp"];
+        let explain = [&explain[..], &["--remote", "203.0.113.10", "--port", "80"]].concat();
+        assert!(daemon.sgctl(&explain).unwrap().status.success());
+        let _late =
+            plug_as(&world.site, "tap9", 29, if daemon.generation().unwrap() < 4 { "a" } else { "b" });
+        world.site.host.ip("link delete tap9").unwrap();
+        assert!(!daemon.log().contains("Operation not permitted"), "{}", daemon.log());
+        daemon.kill();
+    }
 }
