@@ -509,7 +509,7 @@ pub mod program {
 /// Where the kernel that runs keeps what `__sk_buff` does not show of a packet: bytes from the start of its `struct sk_buff`
 /// (include/linux/skbuff.h). It differs from build to build; the daemon learns it from the kernel's BTF and sets it in the
 /// object, where the verifier takes it for a constant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct SkBuff {
     /// The byte that holds `ip_summed`.

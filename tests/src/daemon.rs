@@ -1,8 +1,9 @@
 //! A real `sgd` on a site, and `sgctl` to talk to it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub struct Daemon {
     pin_dir: PathBuf,
     extra: Vec<String>,
     program: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+    wrapper: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -76,6 +79,8 @@ impl Daemon {
             pin_dir,
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
             program,
+            environment: Vec::new(),
+            wrapper: Vec::new(),
         };
         fs::create_dir(daemon.state_dir())?;
         daemon.write_policy(policy)?;
@@ -89,7 +94,14 @@ impl Daemon {
         // What an earlier run has written says nothing about this one.
         let seen = self.log().len();
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.host.command(&self.program);
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, arguments)) => {
+                let mut command = self.host.command(wrapper);
+                command.args(arguments).arg(&self.program);
+                command
+            }
+            None => self.host.command(&self.program),
+        };
         command
             .arg("--policy")
             .arg(self.policy_path())
@@ -100,6 +112,7 @@ impl Daemon {
             .arg("--pin-dir")
             .arg(&self.pin_dir)
             .args(&self.extra)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -123,6 +136,16 @@ impl Daemon {
     /// The `sgd` of the next start.
     pub fn set_program(&mut self, program: PathBuf) {
         self.program = program;
+    }
+
+    /// A program that becomes `sgd`, for the next start and those after it; without words none does.
+    pub fn set_wrapper(&mut self, words: &[&str]) {
+        self.wrapper = words.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    /// A variable in the environment of the next start and those after it.
+    pub fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// Replaces the policy file in one step, as a careful editor does, and does not wait.
@@ -217,6 +240,23 @@ impl Daemon {
         self.running = None;
         ensure!(status.success(), "ended with {status} after SIGTERM; its log:\n{}", self.log_tail());
         Ok(())
+    }
+
+    /// Waits until the process ends by itself; says how.
+    pub fn wait_end(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let running = self.running.as_ref().context("the daemon is not running")?;
+        let deadline = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = lock(&running.child).try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                bail!("sgd has not ended in {patience:?}; its log:\n{}", self.log_tail());
+            }
+            sleep(POLL);
+        };
+        self.running = None;
+        Ok(status)
     }
 
     /// SIGTERM and a new start.

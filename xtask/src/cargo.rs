@@ -30,10 +30,13 @@ pub fn run(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
 pub fn clippy_bpf() -> Result<()> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    if !sg_ebpf_build::clippy(&workspace(), &target.join("bpf-clippy"))? {
+    if !sg_ebpf_build::clippy(&workspace(), &target().join("bpf-clippy"))? {
         println!("no clippy for the kernel side: it comes with a nightly toolchain only");
     }
     Ok(())

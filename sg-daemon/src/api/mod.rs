@@ -1,6 +1,7 @@
 //! HTTP and JSON over a Unix socket: how `sgctl`, and anything else on the host, reaches the daemon.
 
 pub mod client;
+pub(crate) mod interface;
 pub mod server;
 pub mod transfer;
 pub mod types;

@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Problem, Status};
 use crate::enforce::Enforcer;
 use crate::explain::{ExplainError, explain};
+use crate::supervise::inject;
 use crate::supervise::status::{flows, status};
 
 /// What the handlers share with the rest of the daemon.
@@ -39,7 +40,7 @@ impl Shared {
 }
 
 /// A response that is not 2xx.
-pub(super) struct Failure(pub(super) StatusCode, pub(super) String);
+pub(super) struct Failure(pub StatusCode, pub String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -78,6 +79,7 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
     let router = Router::new()
         .route("/v1/status", get(get_status))
+        .route("/v1/interfaces/{name}", get(super::interface::get_interface))
         .route("/v1/flows", get(get_flows))
         .route("/v1/explain", post(post_explain))
         .merge(super::transfer::routes())
@@ -90,7 +92,9 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
 async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failure> {
     blocking(move || {
         let refused = shared.refused().clone();
-        status(&mut shared.enforcer(), refused).map_err(internal)
+        let mut enforcer = shared.enforcer();
+        inject::here("status");
+        status(&mut enforcer, refused).map_err(internal)
     })
     .await
     .map(Json)

@@ -49,6 +49,9 @@ pub struct Status {
 pub struct InterfaceStatus {
     pub name: String,
     pub state: InterfaceState,
+    /// Why the state is not what the policy asks for; absent if it is.
+    #[serde(default)]
+    pub why: Option<String>,
     pub ifindex: Option<u32>,
     /// Empty for devices that only match a managed pattern.
     pub instance: String,
@@ -62,6 +65,21 @@ pub struct InterfaceStatus {
     pub live_flows: Option<ShareStatus>,
     pub inbound: Counters,
     pub outbound: Counters,
+}
+
+/// `GET /v1/interfaces/NAME`: whether a device may be let up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Of the device that has this name now; `absent` too if nothing is known of the name.
+    pub state: InterfaceState,
+    /// The policy in force names it.
+    pub named: bool,
+    /// Of the present device.
+    pub ifindex: Option<u32>,
+    /// Why the state is not what the policy asks for.
+    pub why: Option<String>,
+    /// Why the newest policy is not the one in force; absent if it is.
+    pub refused: Option<String>,
 }
 
 /// An interface's share of the table of live connections (D16).
@@ -83,10 +101,12 @@ pub enum InterfaceState {
     BareMetal,
     /// The host has no such device; it is filtered as soon as it appears.
     Absent,
-    /// Managed, and in no policy: everything is dropped (D23).
+    /// Everything is dropped: managed and in no policy (D23), or in one by which it cannot be filtered.
     Closed,
     /// The device carries no Ethernet frames, which is all that the filter reads: everything passes.
     Unfilterable,
+    /// The kernel does not let the filter on the device: everything passes.
+    NotFiltered,
 }
 
 impl InterfaceState {
@@ -96,8 +116,9 @@ impl InterfaceState {
             Self::Audit => "AUDIT (NOTHING IS DROPPED)",
             Self::BareMetal => "not enforced (bare metal)",
             Self::Absent => "absent",
-            Self::Closed => "closed (managed, in no policy)",
+            Self::Closed => "closed",
             Self::Unfilterable => "NOT FILTERED (no Ethernet device)",
+            Self::NotFiltered => "NOT FILTERED",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum, value_parser};
 use sg_daemon::api::DEFAULT_SOCKET;
 use sg_daemon::kernel::{TableSizes, TcMode};
-use sg_daemon::supervise::{Options, run};
+use sg_daemon::supervise::{Options, panic, run};
 use tracing_subscriber::EnvFilter;
 
 /// Enforces security groups on the network interfaces of this host.
@@ -33,6 +33,13 @@ struct Sgd {
     /// may use it.
     #[arg(long)]
     detach_on_exit: bool,
+    /// Replace a filter whose maps have another layout, made by another version of sgd
+    ///
+    /// Without this such a filter is left in force, and sgd ends. With it the policy is put in force in new maps, and the old
+    /// filter removed only then: no packet passes unfiltered. Connections are forgotten; one goes on if a rule allows what is
+    /// sent next in its own direction. It changes nothing where there is no other layout.
+    #[arg(long)]
+    replace_layout: bool,
     /// How TC programs are attached
     #[arg(long, value_enum, default_value_t = Tc::Auto)]
     tc: Tc,
@@ -79,6 +86,7 @@ fn main() -> ExitCode {
         }
         LogFormat::Json => log.json().init(),
     }
+    panic::is_the_end();
     let options = Options {
         policy: arguments.policy,
         state_dir: arguments.state_dir,
@@ -90,6 +98,7 @@ fn main() -> ExitCode {
         },
         sizes: TableSizes::new(arguments.live_flows, arguments.half_open_flows),
         detach_on_exit: arguments.detach_on_exit,
+        replace_layout: arguments.replace_layout,
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

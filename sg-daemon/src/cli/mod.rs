@@ -7,6 +7,7 @@ mod check;
 mod explain;
 mod flows;
 mod group;
+mod interface;
 pub mod output;
 mod schema;
 mod status;
@@ -46,6 +47,7 @@ enum Verb {
     Status(status::Status),
     Flows(flows::Flows),
     Explain(explain::Explain),
+    Interface(interface::Interface),
 }
 
 impl Sgctl {
@@ -57,6 +59,7 @@ impl Sgctl {
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
+            Verb::Interface(verb) => verb.run(&self.socket),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());

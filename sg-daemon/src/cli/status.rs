@@ -80,6 +80,11 @@ fn text(status: &Answer) -> String {
     }
     text += &format!("\n{}", table(&rows));
     for interface in &status.interfaces {
+        if let Some(why) = &interface.why {
+            text += &format!("{}: {}, as {why}\n", interface.name, interface.state.text());
+        }
+    }
+    for interface in &status.interfaces {
         if let Some(share) = interface.live_flows {
             text += &format!("{}: {} of {} live connections\n", interface.name, share.used, share.limit);
         }

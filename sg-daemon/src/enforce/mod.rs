@@ -9,6 +9,8 @@
 //!
 //! If anything fails before the fourth step, what was done is undone and nothing has changed (SPEC D21).
 
+pub mod gate;
+mod guard;
 pub mod links;
 
 use std::collections::btree_map::Entry;
@@ -24,6 +26,8 @@ use sg_common::abi::{
     GUARD_SOURCE_ROUTE, GUARD_VLAN, InterfaceHalf,
 };
 
+use self::gate::Gate;
+pub use self::guard::Failure;
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TableSizes, TcMode};
@@ -102,7 +106,9 @@ pub struct Enforcer {
     resident: Resident,
     devices: BTreeMap<String, Device>,
     unfilterable: BTreeSet<String>,
+    failures: BTreeMap<String, Failure>,
     active: Option<Active>,
+    gate: Arc<Gate>,
 }
 
 impl Enforcer {
@@ -114,9 +120,17 @@ impl Enforcer {
     pub fn open(pin_dir: &Path, tc_mode: TcMode, sizes: TableSizes) -> Result<Self, ApplyError> {
         let mut kernel = Kernel::open(pin_dir, tc_mode, sizes)?;
         kernel.take_over_links()?;
+        kernel.forget_other_programs();
         let resident = kernel.inherit()?;
-        let mut enforcer =
-            Self { kernel, resident, devices: BTreeMap::new(), unfilterable: BTreeSet::new(), active: None };
+        let mut enforcer = Self {
+            kernel,
+            resident,
+            devices: BTreeMap::new(),
+            unfilterable: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            active: None,
+            gate: Arc::default(),
+        };
         enforcer.find_devices()?;
         Ok(enforcer)
     }
@@ -174,19 +188,19 @@ impl Enforcer {
         if let Some(name) = unfilterable.iter().find(|name| names(&image, name)) {
             return Err(ApplyError::NotEthernet { name: name.clone() });
         }
-        self.put_in_force(model, image, &targets, unfilterable)
+        self.put_in_force(model, image, &targets, unfilterable, Failures::Refuse)
     }
 
     /// The same for a policy that was accepted once: by now a device may be another one that cannot be filtered, which is
-    /// no reason to leave all others open.
+    /// no reason to leave all others open. It is closed, if it can be.
     ///
     /// # Errors
     ///
-    /// As [`Self::apply`], but for devices that are no Ethernet devices.
+    /// As [`Self::apply`], but not for what a device is like.
     pub fn apply_again(&mut self, model: Arc<Model>) -> Result<Applied, ApplyError> {
         let image = compile(&model);
         let (targets, unfilterable) = targets(&model, &image)?;
-        self.put_in_force(model, image, &targets, unfilterable)
+        self.put_in_force(model, image, &targets, unfilterable, Failures::Close)
     }
 
     fn put_in_force(
@@ -195,7 +209,9 @@ impl Enforcer {
         image: Image,
         targets: &[Target],
         unfilterable: BTreeSet<String>,
+        failures: Failures,
     ) -> Result<Applied, ApplyError> {
+        self.forget_gone();
         let renamed = self.follow_names(targets);
         let same_settings = |active: &Active| active.model.settings == model.settings;
         if self.active.as_ref().is_some_and(|active| active.image == image && same_settings(active))
@@ -203,6 +219,7 @@ impl Enforcer {
             && !renamed
         {
             let generation = self.kernel.generation();
+            self.guard(&model, targets);
             if let Some(active) = &mut self.active {
                 active.model = model;
             }
@@ -212,7 +229,7 @@ impl Enforcer {
         let plan = plan(&image, &self.resident, self.kernel.capacity())?;
         self.kernel.store_next_ids(plan.resident.next_ids());
         let mut undo = Undo::default();
-        if let Err(error) = self.prepare(&plan, &image, targets, &mut undo) {
+        if let Err(error) = self.prepare(&plan, &image, targets, failures, &mut undo) {
             self.undo(&plan, undo);
             return Err(error);
         }
@@ -222,6 +239,8 @@ impl Enforcer {
         self.stage(&plan, &halves);
 
         self.note_unfilterable(unfilterable);
+        // Before anything is detached: what appears now is the new policy's.
+        self.guard(&model, targets);
         self.detach_all_but(targets);
         for entry in &plan.delete {
             // An entry that stays takes room and nothing else: no packet asks for it any more.
@@ -259,8 +278,10 @@ impl Enforcer {
     ///
     /// # Errors
     ///
-    /// If a device cannot be filtered; the others are.
+    /// If the devices cannot be listed, or one has another name by now and its policy cannot be put in force. A device that
+    /// cannot be filtered is closed: see [`Self::failures`].
     pub fn reconcile(&mut self) -> Result<bool, ApplyError> {
+        self.forget_gone();
         let Some(active) = &self.active else { return Ok(false) };
         let model = Arc::clone(&active.model);
         let (targets, unfilterable) = targets(&active.model, &active.image)?;
@@ -269,18 +290,18 @@ impl Enforcer {
             // Under its new name a device may have another policy, which only a swap puts in force.
             return self.apply_again(model).map(|applied| applied.changed);
         }
-        if !self.devices_differ(&targets) {
-            return Ok(false);
-        }
-        self.detach_all_but(&targets);
-        let mut failure = None;
-        for target in &targets {
-            let half = self.half_in_force(target);
-            if let Err(error) = self.attach(target, half, &mut Undo::default()) {
-                failure = Some(error);
+        let differ = self.devices_differ(&targets);
+        if differ {
+            self.detach_all_but(&targets);
+            for target in &targets {
+                let half = self.half_in_force(target);
+                if let Err(error) = self.attach(target, half, &mut Undo::default()) {
+                    self.close(target, &error);
+                }
             }
         }
-        failure.map_or(Ok(true), Err)
+        self.guard(&model, &targets);
+        Ok(differ)
     }
 
     fn note_unfilterable(&mut self, now: BTreeSet<String>) {
@@ -343,6 +364,7 @@ impl Enforcer {
         plan: &Plan,
         image: &Image,
         targets: &[Target],
+        failures: Failures,
         undo: &mut Undo,
     ) -> Result<(), ApplyError> {
         for entry in &plan.write {
@@ -357,7 +379,10 @@ impl Enforcer {
                 // Closed until the swap, and nothing is dropped all the same.
                 closed.flags |= FLAG_AUDIT;
             }
-            self.attach(target, closed, undo)?;
+            match self.attach(target, closed, undo) {
+                Err(error) if failures == Failures::Close => self.close(target, &error),
+                attached => attached?,
+            }
         }
         Ok(())
     }
@@ -579,6 +604,7 @@ impl Enforcer {
     ///
     /// If a pinned file stays.
     pub fn detach_everything(&mut self) -> io::Result<()> {
+        self.gate.open();
         for (name, device) in std::mem::take(&mut self.devices) {
             self.kernel.detach(&name, device.ifindex);
             self.kernel.release(device.slot);
@@ -630,6 +656,15 @@ const CLOSED_GUARDS: u32 = FLAG_CLOSED
 const PATIENCE_V4: u32 = 30;
 /// Likewise for IPv6 (net.ipv6.ip6frag_time; RFC 8200, section 4.5).
 const PATIENCE_V6: u32 = 60;
+
+/// What to do about a device that the kernel does not let us filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failures {
+    /// Nothing changes.
+    Refuse,
+    /// It is closed, and the others are filtered.
+    Close,
+}
 
 /// How far `prepare` came.
 #[derive(Default)]

@@ -3,16 +3,17 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use aya::pin::PinError;
 use aya::programs::links::{FdLink, Link as _, LinkError, LinkOrder, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{ProgramError, XdpMode};
+use aya::programs::{ProgramError, SchedClassifier, XdpMode};
 use sg_common::abi::program;
 
-use super::{Kernel, KernelError, classifier, xdp};
+use super::{Kernel, KernelError};
 use crate::policy::model::HookChoice;
 
 /// How TC programs are attached.
@@ -75,7 +76,89 @@ impl Place {
     }
 }
 
+/// Attaches the TC programs to devices, and does nothing else: a device without an entry in the maps is closed by them. Works
+/// beside the [`Kernel`], which may have its hands full, and finds the links in their place.
+#[derive(Debug)]
+pub struct Closer {
+    ingress: SchedClassifier,
+    egress: SchedClassifier,
+    links: PathBuf,
+    mode: TcMode,
+}
+
+impl Closer {
+    /// Closes a device that nothing is attached to.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or the device has another name by now.
+    pub fn close(&mut self, interface: &str, ifindex: u32) -> Result<(), KernelError> {
+        for (program, place) in [(&mut self.ingress, Place::TcIngress), (&mut self.egress, Place::TcEgress)] {
+            let Some((_, kind)) = place.tc() else { continue };
+            let path = link_path(&self.links, ifindex, place);
+            attach_tc(program, interface, place, kind, self.mode, &path)?;
+            if nix::net::if_::if_nametoindex(interface) != Ok(ifindex) {
+                // It may be on another device now.
+                let _ = fs::remove_file(&path);
+                let why = "the device has another name, or is gone".to_owned();
+                return Err(KernelError::Attach { interface: interface.to_owned(), hook: "tc", why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a device's link is still one, if it has any: the kernel cuts them when a device leaves the namespace, and
+    /// the next one may have its index.
+    pub fn is_cut(&mut self, ifindex: u32) -> bool {
+        [(&mut self.ingress, Place::TcIngress), (&mut self.egress, Place::TcEgress)].into_iter().any(
+            |(program, place)| {
+                let path = link_path(&self.links, ifindex, place);
+                path.exists() && update(program, &path).is_err()
+            },
+        )
+    }
+
+    /// Forgets the links of a device that is gone.
+    pub fn forget(&self, ifindex: u32) {
+        for place in Place::EVERY {
+            let _ = fs::remove_file(link_path(&self.links, ifindex, place));
+        }
+    }
+}
+
+/// Puts a TC program in a link; ENOLINK if the link's device is gone, nothing happens if it is there already.
+fn update(program: &mut SchedClassifier, path: &Path) -> Result<(), ProgramError> {
+    let link = FdLink::from(PinnedLink::from_pin(path).map_err(link_error)?);
+    let id = program.attach_to_link(link.try_into().map_err(link_error)?)?;
+    drop(program.take_link(id)?);
+    Ok(())
+}
+
+fn link_path(links: &Path, ifindex: u32, place: Place) -> PathBuf {
+    links.join(format!("{ifindex}_{}", place.name()))
+}
+
 impl Kernel {
+    /// Something that closes devices without this.
+    ///
+    /// # Errors
+    ///
+    /// If the programs cannot be loaded and pinned.
+    pub fn closer(&mut self) -> Result<Closer, KernelError> {
+        let mut pinned = |name| {
+            self.programs.classifier(name)?;
+            SchedClassifier::from_pin(self.programs.pin(name))
+                .map_err(|source| KernelError::Program { name, source })
+        };
+        let (ingress, egress) = (pinned(program::TC_INGRESS)?, pinned(program::TC_EGRESS)?);
+        Ok(Closer { ingress, egress, links: self.pins.links(), mode: self.tc_mode })
+    }
+
+    /// Unpins the programs of other objects, once no link is theirs.
+    pub fn forget_other_programs(&self) {
+        self.programs.forget_others();
+    }
+
     /// Puts the new programs in place of those that an earlier daemon attached. No packet passes in between.
     ///
     /// # Errors
@@ -97,10 +180,10 @@ impl Kernel {
             // Loaded before anything is replaced; a refusal is the kernel's word, not the link's.
             match place.tc() {
                 None => {
-                    xdp(&mut self.ebpf)?;
+                    self.programs.xdp(program::XDP_INGRESS)?;
                 }
                 Some((name, _)) => {
-                    classifier(&mut self.ebpf, name)?;
+                    self.programs.classifier(name)?;
                 }
             }
             match self.take_over(place, &path) {
@@ -116,18 +199,48 @@ impl Kernel {
         Ok(())
     }
 
+    /// Takes the XDP links of another layout to ours, with our program in them: a device has one.
+    pub(super) fn inherit_xdp_links(&mut self, from: &Path) -> Result<(), KernelError> {
+        let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
+        for old in entries.flatten().map(|entry| entry.path()) {
+            let Some(name) = old.file_name().and_then(|name| name.to_str()) else { continue };
+            if name.split_once('_').is_none_or(|(_, place)| place != Place::Xdp.name()) {
+                continue;
+            }
+            let failed = |error: &dyn std::error::Error| KernelError::Pin {
+                path: old.clone(),
+                what: "take over",
+                error: io::Error::other(chain(error)),
+            };
+            let new = self.pins.links().join(name);
+            self.programs.xdp(program::XDP_INGRESS)?;
+            match self.take_over(Place::Xdp, &old) {
+                Ok(()) => {}
+                // The device is gone.
+                Err(error) if is_errno(&error, libc::ENOLINK) => continue,
+                Err(error) => return Err(failed(&error)),
+            }
+            // Under both names for a moment: the link must not lose its last one.
+            if !new.exists() {
+                let link = PinnedLink::from_pin(&old).map_err(|error| failed(&error))?;
+                FdLink::from(link).pin(&new).map_err(|error| failed(&error))?;
+            }
+            fs::remove_file(&old).map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
     fn take_over(&mut self, place: Place, path: &PathBuf) -> Result<(), ProgramError> {
-        let link = FdLink::from(PinnedLink::from_pin(path).map_err(link_error)?);
         match place.tc() {
             None => {
-                let Ok(program) = xdp(&mut self.ebpf) else { return Ok(()) };
+                let Ok(program) = self.programs.xdp(program::XDP_INGRESS) else { return Ok(()) };
+                let link = FdLink::from(PinnedLink::from_pin(path).map_err(link_error)?);
                 let id = program.attach_to_link(link.try_into().map_err(link_error)?)?;
                 drop(program.take_link(id)?);
             }
             Some((name, _)) => {
-                let Ok(program) = classifier(&mut self.ebpf, name) else { return Ok(()) };
-                let id = program.attach_to_link(link.try_into().map_err(link_error)?)?;
-                drop(program.take_link(id)?);
+                let Ok(program) = self.programs.classifier(name) else { return Ok(()) };
+                update(program, path)?;
             }
         }
         Ok(())
@@ -152,6 +265,12 @@ impl Kernel {
                 (&[Place::TcEgress, Place::TcIngress], &[Place::Xdp, Place::Checksum])
             }
         };
+        if let Some(deferred) = &mut self.deferred {
+            deferred.push(interface, ifindex, hook);
+            let tc = if self.tc_mode == TcMode::Clsact { "clsact" } else { "tcx" };
+            let ingress = if wanted.contains(&Place::Xdp) { "xdp" } else { tc };
+            return Ok(Attached { ingress, egress: tc });
+        }
         let mut attached = Attached { ingress: "", egress: "" };
         let mut new = Vec::new();
         for &place in wanted {
@@ -191,8 +310,18 @@ impl Kernel {
         Place::EVERY.into_iter().any(|place| self.link(ifindex, place).exists())
     }
 
+    /// Whether a link of the device is none any more: the kernel cuts them when a device leaves the namespace, and it may be
+    /// back already. Nobody tells of clsact filters.
+    pub fn is_cut(&mut self, ifindex: u32) -> bool {
+        Place::EVERY.into_iter().any(|place| {
+            let path = self.link(ifindex, place);
+            // The same program once more changes nothing.
+            path.exists() && self.take_over(place, &path).is_err()
+        })
+    }
+
     fn link(&self, ifindex: u32, place: Place) -> PathBuf {
-        self.pins.links().join(format!("{ifindex}_{}", place.name()))
+        link_path(&self.pins.links(), ifindex, place)
     }
 
     /// By which means, and whether it was not attached before.
@@ -209,53 +338,16 @@ impl Kernel {
             return Ok((if place == Place::Xdp { "xdp" } else { "tcx" }, false));
         }
         let Some((name, kind)) = place.tc() else {
-            let program = xdp(&mut self.ebpf)?;
+            let program = self.programs.xdp(program::XDP_INGRESS)?;
             let id =
                 program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(|e| failed(xdp_advice(&e)))?;
             let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
             let link =
                 FdLink::try_from(link).map_err(|_| failed("the kernel has no XDP links (5.9)".into()))?;
-            link.pin(&path).map_err(|error| failed(chain(&error)))?;
+            pin(link, &path).map_err(|error| failed(chain(&error)))?;
             return Ok(("xdp", true));
         };
-        let clsact_only = self.tc_mode == TcMode::Clsact;
-        let program = classifier(&mut self.ebpf, name)?;
-        if !clsact_only {
-            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-            match program.attach_with_options(interface, kind, order) {
-                Ok(id) => {
-                    let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
-                    let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
-                    link.pin(&path).map_err(|error| failed(chain(&error)))?;
-                    // An earlier daemon may have used clsact: both would judge each packet.
-                    if let Ok(link) = place.clsact(interface, kind) {
-                        let _ = link.detach();
-                    }
-                    return Ok(("tcx", true));
-                }
-                // Kernels before 6.6 know no TCX.
-                Err(error) if is_errno(&error, libc::EINVAL) => {}
-                Err(error) => return Err(failed(chain(&error))),
-            }
-        }
-        match qdisc_add_clsact(interface) {
-            Ok(()) => {}
-            Err(error) if is_errno(&error, libc::EEXIST) => {}
-            Err(error) => return Err(failed(chain(&error))),
-        }
-        let ours = NlOptions { priority: CLSACT_PRIORITY, handle: place.clsact_handle(), classid: None };
-        let link = place.clsact(interface, kind).map_err(|error| failed(chain(&error)))?;
-        let (id, is_new) = match program.attach_to_link(link) {
-            Ok(id) => (id, false),
-            // There is none to replace.
-            Err(_) => {
-                let attached = program.attach_with_options(interface, kind, TcAttachOptions::Netlink(ours));
-                (attached.map_err(|error| failed(chain(&error)))?, true)
-            }
-        };
-        // The filter stays when the daemon goes: it is taken away only by `detach`.
-        std::mem::forget(program.take_link(id).map_err(|error| failed(chain(&error)))?);
-        Ok(("clsact", is_new))
+        attach_tc(self.programs.classifier(name)?, interface, place, kind, self.tc_mode, &path)
     }
 
     fn detach_from(&mut self, interface: &str, ifindex: u32, place: Place) {
@@ -275,6 +367,64 @@ impl Kernel {
             // There may be no filter of ours, or no device any more.
             let _ = link.detach();
         }
+    }
+}
+
+/// Attaches a TC program, by the way that the kernel has and the operator wants: by which, and whether it was not attached
+/// before.
+fn attach_tc(
+    program: &mut SchedClassifier,
+    interface: &str,
+    place: Place,
+    kind: TcAttachType,
+    mode: TcMode,
+    path: &Path,
+) -> Result<(&'static str, bool), KernelError> {
+    let failed = |why: String| KernelError::Attach { interface: interface.to_owned(), hook: "tc", why };
+    if mode != TcMode::Clsact {
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        match program.attach_with_options(interface, kind, order) {
+            Ok(id) => {
+                let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
+                let link = FdLink::try_from(link).map_err(|error| failed(chain(&error)))?;
+                pin(link, path).map_err(|error| failed(chain(&error)))?;
+                // An earlier daemon may have used clsact: both would judge each packet.
+                if let Ok(link) = place.clsact(interface, kind) {
+                    let _ = link.detach();
+                }
+                return Ok(("tcx", true));
+            }
+            // Kernels before 6.6 know no TCX.
+            Err(error) if is_errno(&error, libc::EINVAL) => {}
+            Err(error) => return Err(failed(chain(&error))),
+        }
+    }
+    match qdisc_add_clsact(interface) {
+        Ok(()) => {}
+        Err(error) if is_errno(&error, libc::EEXIST) => {}
+        Err(error) => return Err(failed(chain(&error))),
+    }
+    let ours = NlOptions { priority: CLSACT_PRIORITY, handle: place.clsact_handle(), classid: None };
+    let link = place.clsact(interface, kind).map_err(|error| failed(chain(&error)))?;
+    let (id, is_new) = match program.attach_to_link(link) {
+        Ok(id) => (id, false),
+        // There is none to replace.
+        Err(_) => {
+            let attached = program.attach_with_options(interface, kind, TcAttachOptions::Netlink(ours));
+            (attached.map_err(|error| failed(chain(&error)))?, true)
+        }
+    };
+    // The filter stays when the daemon goes: it is taken away only by `detach`.
+    std::mem::forget(program.take_link(id).map_err(|error| failed(chain(&error)))?);
+    Ok(("clsact", is_new))
+}
+
+/// Pins a link. If one is pinned there already, whoever was first has attached the same program, and ours goes.
+fn pin(link: FdLink, path: &Path) -> Result<(), PinError> {
+    match link.pin(path) {
+        Ok(_) => Ok(()),
+        Err(error) if is_errno(&error, libc::EEXIST) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -7,7 +7,7 @@ use sg_common::abi::{Hook, explain, program};
 use sg_common::conntrack::State;
 use sg_common::verdict::{Action, Reason};
 
-use super::{Kernel, KernelError, classifier, collector, xdp};
+use super::{Kernel, KernelError};
 
 /// `struct __sk_buff`, include/uapi/linux/bpf.h, as far as test runs read and write it.
 #[derive(Clone, Copy)]
@@ -120,8 +120,11 @@ impl Kernel {
             ctx_in: Some(bytes_of(&context)),
             ..TestRunOptions::new()
         };
-        let result =
-            xdp(&mut self.ebpf)?.test_run(options).map_err(|source| KernelError::Program { name, source })?;
+        let result = self
+            .programs
+            .xdp(program::XDP_INGRESS)?
+            .test_run(options)
+            .map_err(|source| KernelError::Program { name, source })?;
         // XDP_DROP, include/uapi/linux/bpf.h.
         Ok(if result.return_value == 1 { Action::Drop } else { Action::Allow })
     }
@@ -139,7 +142,9 @@ impl Kernel {
     pub(super) fn purge(&mut self, zone: u32) -> Result<u32, KernelError> {
         let mut options = RawTracePointRunOptions::new();
         [options.args[0], options.args[1]] = [u64::from(self.hz()), u64::from(zone)];
-        let result = collector(&mut self.ebpf)?
+        let result = self
+            .programs
+            .tracepoint(program::COLLECT)?
             .test_run(options)
             .map_err(|source| KernelError::Program { name: program::COLLECT, source })?;
         Ok(result.return_value)
@@ -157,7 +162,7 @@ impl Kernel {
         frame: &[u8],
         cb: [u32; 5],
     ) -> Result<(u32, [u32; 5]), KernelError> {
-        run(classifier(&mut self.ebpf, name)?, name, ifindex, frame, cb)
+        run(self.programs.classifier(name)?, name, ifindex, frame, cb)
     }
 }
 

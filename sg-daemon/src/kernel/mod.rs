@@ -4,8 +4,10 @@ mod attach;
 mod btf;
 mod explain;
 mod flows;
+mod layouts;
 mod mapped;
 mod pins;
+mod programs;
 mod sizes;
 mod tables;
 mod transfer;
@@ -18,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, MapError};
-use aya::programs::{Program, ProgramError, RawTracePoint, SchedClassifier, Xdp};
+use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
     Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
@@ -26,11 +28,14 @@ use sg_common::abi::{
 };
 use sg_common::verdict::Reason;
 
-pub use self::attach::{Attached, TcMode};
+pub use self::attach::{Attached, Closer, TcMode};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
+use self::layouts::Deferred;
+pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
+use self::programs::Programs;
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::words_of;
@@ -96,7 +101,7 @@ impl KernelError {
 
 /// The loaded filter.
 pub struct Kernel {
-    ebpf: Ebpf,
+    programs: Programs,
     pins: Pins,
     tables: TableMaps,
     control: Mapped<Control>,
@@ -105,6 +110,8 @@ pub struct Kernel {
     shares: Mapped<Share>,
     tc_mode: TcMode,
     hz: u32,
+    /// While another layout's filter is being replaced.
+    deferred: Option<Deferred>,
 }
 
 /// The entry of an interface in the kernel, by its index in `INTERFACES`.
@@ -132,18 +139,29 @@ impl Kernel {
         let layout = btf::sk_buff()?;
         loader.override_global(SkBuff::SYMBOL, &layout, true);
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
-        // The others are loaded when a device needs them: the verifier takes its time over each.
-        for name in [program::EXPLAIN, program::CLOCK] {
-            classifier(&mut ebpf, name)?;
-        }
-        collector(&mut ebpf)?;
         let control = mapped(&ebpf, map::CONTROL)?;
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
         let shares = mapped(&ebpf, map::SHARES)?;
         let tables = TableMaps::new(&mut ebpf)?;
-        let mut kernel =
-            Self { ebpf, pins, tables, control, interfaces, member_sets, shares, tc_mode, hz: 0 };
+        let mut programs = Programs::new(ebpf, &pins, &layout)?;
+        // The others are loaded when a device needs them: the verifier takes its time over each.
+        for name in [program::EXPLAIN, program::CLOCK] {
+            programs.classifier(name)?;
+        }
+        programs.tracepoint(program::COLLECT)?;
+        let mut kernel = Self {
+            programs,
+            pins,
+            tables,
+            control,
+            interfaces,
+            member_sets,
+            shares,
+            tc_mode,
+            hz: 0,
+            deferred: None,
+        };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
         Ok(kernel)
@@ -519,47 +537,6 @@ fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
 fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, KernelError> {
     match ebpf.map(name) {
         Some(Map::Array(data) | Map::HashMap(data)) => Ok(data),
-        _ => Err(KernelError::Missing { name }),
-    }
-}
-
-/// A TC program, loaded.
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, KernelError> {
-    match ebpf.program_mut(name) {
-        Some(Program::SchedClassifier(program)) => {
-            if program.fd().is_err() {
-                program.load().map_err(|source| KernelError::Program { name, source })?;
-            }
-            Ok(program)
-        }
-        _ => Err(KernelError::Missing { name }),
-    }
-}
-
-/// The collector, loaded.
-fn collector(ebpf: &mut Ebpf) -> Result<&mut RawTracePoint, KernelError> {
-    let name = program::COLLECT;
-    match ebpf.program_mut(name) {
-        Some(Program::RawTracePoint(program)) => {
-            if program.fd().is_err() {
-                program.load().map_err(|source| KernelError::Program { name, source })?;
-            }
-            Ok(program)
-        }
-        _ => Err(KernelError::Missing { name }),
-    }
-}
-
-/// The XDP program, loaded.
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, KernelError> {
-    let name = program::XDP_INGRESS;
-    match ebpf.program_mut(name) {
-        Some(Program::Xdp(program)) => {
-            if program.fd().is_err() {
-                program.load().map_err(|source| KernelError::Program { name, source })?;
-            }
-            Ok(program)
-        }
         _ => Err(KernelError::Missing { name }),
     }
 }

@@ -1,4 +1,4 @@
-//! The pin directory: `DIR/v2/maps`, `DIR/v2/links` (the ABI's version). What is pinned outlives the daemon (SPEC D20).
+//! The pin directory: `DIR/v2/maps`, `DIR/v2/programs`, `DIR/v2/links`. What is pinned outlives the daemon (SPEC D20).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,12 +21,12 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Makes the directories; mounts a BPF file system at `/sys/fs/bpf` if `dir` lies there and none is mounted.
+    /// Makes the pin directory itself; mounts a BPF file system at `/sys/fs/bpf` if `dir` lies there and none is mounted.
     ///
     /// # Errors
     ///
     /// If `dir` is not on a BPF file system and cannot be.
-    pub fn open(dir: &Path) -> Result<Self, KernelError> {
+    pub fn make_root(dir: &Path) -> Result<(), KernelError> {
         let standard = Path::new("/sys/fs/bpf");
         if dir.starts_with(standard) && !is_bpffs(standard) {
             let none: Option<&str> = None;
@@ -37,16 +37,25 @@ impl Pins {
                     error: error.into(),
                 })?;
         }
-        let pins = Self { root: dir.join(format!("v{}", abi::ABI_VERSION)) };
+        make_directory(dir)?;
+        if is_bpffs(dir) { Ok(()) } else { Err(KernelError::NotBpffs { path: dir.to_owned() }) }
+    }
+
+    /// Those of this version, whether they are there or not.
+    pub fn at(dir: &Path) -> Self {
+        Self { root: dir.join(format!("v{}", abi::ABI_VERSION)) }
+    }
+
+    /// Makes the directories of this version.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::make_root`].
+    pub fn open(dir: &Path) -> Result<Self, KernelError> {
+        Self::make_root(dir)?;
+        let pins = Self::at(dir);
         for dir in [pins.maps(), pins.links()] {
-            fs::create_dir_all(&dir).map_err(|error| KernelError::Pin {
-                path: dir.clone(),
-                what: "make the directory",
-                error,
-            })?;
-        }
-        if !is_bpffs(&pins.root) {
-            return Err(KernelError::NotBpffs { path: dir.to_owned() });
+            make_directory(&dir)?;
         }
         Ok(pins)
     }
@@ -63,6 +72,11 @@ impl Pins {
         self.root.join("links")
     }
 
+    /// Where programs are pinned, in a directory for each object.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
     /// Removes everything of this version, links first.
     ///
     /// # Errors
@@ -77,6 +91,14 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+fn make_directory(dir: &Path) -> Result<(), KernelError> {
+    fs::create_dir_all(dir).map_err(|error| KernelError::Pin {
+        path: dir.to_owned(),
+        what: "make the directory",
+        error,
+    })
 }
 
 fn is_bpffs(path: &Path) -> bool {
@@ -121,6 +143,27 @@ const SHAPES: [Shape; 23] = [
     shape::<u32, abi::Counter>(map::COUNTERS, MapType::PerCpuArray),
 ];
 
+/// What each map is made with (`BPF_F_*`, include/uapi/linux/bpf.h); as in `sg-ebpf`.
+fn flags(name: &str) -> u32 {
+    const NO_PREALLOC: u32 = 1;
+    const MMAPABLE: u32 = 1 << 10;
+    match name {
+        map::CONTROL | map::INTERFACES | map::MEMBER_SETS | map::SHARES => MMAPABLE,
+        map::CLASSES_V4
+        | map::CLASSES_V6
+        | map::MEMBERS_V4
+        | map::MEMBERS_V6
+        | map::PAIRS
+        | map::OWN_V4
+        | map::OWN_V6 => NO_PREALLOC,
+        _ => 0,
+    }
+}
+
+fn describe((kind, key, value, flags): (MapType, usize, usize, u32)) -> String {
+    format!("a map of type {kind:?} with keys of {key} bytes, values of {value} bytes and flags {flags:#x}")
+}
+
 /// The names of all maps.
 pub fn map_names() -> impl Iterator<Item = &'static str> {
     SHAPES.iter().map(|shape| shape.name)
@@ -138,17 +181,19 @@ pub fn check_maps(pins: &Pins) -> Result<BTreeMap<&'static str, u32>, KernelErro
         if !path.exists() {
             continue;
         }
-        let info = MapInfo::from_pin(&path).map_err(KernelError::map(shape.name))?;
+        let expected = (shape.kind, shape.key, shape.value, flags(shape.name));
+        let info = MapInfo::from_pin(&path).map_err(|error| KernelError::Foreign {
+            path: path.clone(),
+            found: format!("no map that can be read ({error})"),
+            expected: describe(expected),
+        })?;
         let kind = info.map_type().map_err(KernelError::map(shape.name))?;
-        let (key, value) = (info.key_size() as usize, info.value_size() as usize);
-        if kind != shape.kind || key != shape.key || value != shape.value {
+        let found_shape = (kind, info.key_size() as usize, info.value_size() as usize, info.map_flags());
+        if found_shape != expected {
             return Err(KernelError::Foreign {
                 path,
-                found: format!("{kind:?} with keys of {key} and values of {value} bytes"),
-                expected: format!(
-                    "{:?} with keys of {} and values of {} bytes",
-                    shape.kind, shape.key, shape.value
-                ),
+                found: describe(found_shape),
+                expected: describe(expected),
             });
         }
         found.insert(shape.name, info.max_entries());

@@ -28,7 +28,7 @@ pub fn lock(pin_dir: &Path) -> anyhow::Result<PinLock> {
         let directory = match File::open(pin_dir) {
             Ok(directory) => directory,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Pins::open(pin_dir)?;
+                Pins::make_root(pin_dir)?;
                 continue;
             }
             Err(error) => {
@@ -47,7 +47,7 @@ pub fn lock(pin_dir: &Path) -> anyhow::Result<PinLock> {
             }
         };
         // May mount the file system over the directory that is locked.
-        Pins::open(pin_dir)?;
+        Pins::make_root(pin_dir)?;
         // The daemon before may have removed it on its way out.
         let same = |now: fs::Metadata, then: fs::Metadata| (now.dev(), now.ino()) == (then.dev(), then.ino());
         if let (Ok(now), Ok(then)) = (fs::metadata(pin_dir), lock.metadata())

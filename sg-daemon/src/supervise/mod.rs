@@ -1,6 +1,10 @@
 //! The daemon: loads, watches, swaps, answers, and stops when it is told to.
 
+pub mod inject;
+mod layout;
 mod lock;
+mod notify;
+pub mod panic;
 mod retry;
 pub mod state;
 pub mod status;
@@ -16,9 +20,11 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::notify::Watchdog;
 use self::retry::Retry;
 use self::watch::{FileWatch, LinkWatch};
 use crate::api::server::{Shared, bind, serve};
+use crate::enforce::gate::Gate;
 use crate::enforce::{Applied, ApplyError, Enforcer};
 use crate::kernel::{TableSizes, TcMode};
 use crate::policy::{self, LoadError, Loaded};
@@ -36,6 +42,8 @@ pub struct Options {
     pub tc_mode: TcMode,
     pub sizes: TableSizes,
     pub detach_on_exit: bool,
+    /// A filter whose maps have another layout may be replaced.
+    pub replace_layout: bool,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -57,15 +65,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()> {
     // Everything that may fail without a trace first. The lock is held until this ends.
     let _lock = lock::lock(&options.pin_dir)?;
+    let replacement = layout::find(options)?;
     // Watches begin before anything is read, so that no change falls in between.
     let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
-    let links = LinkWatch::new().context("cannot watch the network devices")?;
+    let gate = Arc::new(Gate::default());
+    let mut links = LinkWatch::new(Arc::clone(&gate)).context("cannot watch the network devices")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
     let (pin_dir, tc_mode, sizes) = (options.pin_dir.clone(), options.tc_mode, options.sizes);
-    let open = move || Enforcer::open(&pin_dir, tc_mode, sizes);
+    let open = move || Enforcer::open(&pin_dir, tc_mode, sizes).map(|enforcer| enforcer.behind(gate));
     let mut enforcer = tokio::task::spawn_blocking(open).await??;
     let kept = enforcer.kernel().sizes();
     if kept != sizes {
@@ -76,8 +86,13 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
         );
     }
     let shared = Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
-    let mut retry = Retry::new(start(options, &shared).await?);
+    replacement.begin(&shared);
+    let by_device = start(options, &shared).await.inspect_err(|_| replacement.give_up(&shared))?;
+    replacement.finish(&shared).await?;
+    let mut retry = Retry::new(by_device);
     let mut server = tokio::spawn(serve(listener, shared.clone()));
+    let mut watchdog = Watchdog::new();
+    notify::ready(&shared);
     tracing::info!("ready");
 
     let mut collect = interval(COLLECT_EVERY);
@@ -88,16 +103,19 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
             _ = interrupt.recv() => break,
             _ = hangup.recv() => retry = Retry::new(reload(options, &shared, Cause::Operator).await),
             () = files.changed() => retry = Retry::new(reload(options, &shared, Cause::Operator).await),
-            () = links.changed() => {
-                on_enforcer(&shared, reconcile).await;
+            changed = links.changed() => {
+                changed.context("the network devices cannot be watched any more")?;
+                on_enforcer(&shared, reconcile).await?;
                 retry.devices_changed();
             }
             () = retry.due() => retry.tried(reload(options, &shared, Cause::Devices).await),
-            _ = collect.tick() => on_enforcer(&shared, collect_flows).await,
+            _ = collect.tick() => on_enforcer(&shared, collect_flows).await?,
+            () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
             ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
         }
     }
+    notify::stopping();
     server.abort();
     if options.detach_on_exit {
         detach(&shared)?;
@@ -119,7 +137,9 @@ async fn start(options: &Options, shared: &Shared) -> anyhow::Result<bool> {
     };
     let copy = state::last_good(&options.state_dir);
     if !copy.exists() {
-        return Err(error.context("there is no policy to start with"));
+        let why =
+            format!("there is no policy to start with: no last good one in {}", options.state_dir.display());
+        return Err(error.context(why));
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));
@@ -139,6 +159,16 @@ enum Cause {
 /// Puts the operator's files in force; if they are bad, what is in force stays (D22). Whether they were refused for what a
 /// device is like.
 async fn reload(options: &Options, shared: &Shared, cause: Cause) -> bool {
+    if cause == Cause::Devices {
+        return read_again(options, shared, cause).await;
+    }
+    notify::reloading();
+    let by_device = read_again(options, shared, cause).await;
+    notify::ready(shared);
+    by_device
+}
+
+async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> bool {
     let error = match apply_files(options, shared).await {
         Ok(applied) => {
             *shared.refused() = None;
@@ -205,15 +235,14 @@ fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
     Ok(loaded)
 }
 
-/// Does a piece of work that may block, and survives its failure.
-async fn on_enforcer(shared: &Shared, work: fn(&mut Enforcer)) {
+/// Does a piece of work that may block. Its failures are its own; if it does not come to its end, neither does the daemon.
+async fn on_enforcer(shared: &Shared, work: fn(&mut Enforcer)) -> anyhow::Result<()> {
     let shared = shared.clone();
-    if let Err(error) = tokio::task::spawn_blocking(move || work(&mut shared.enforcer())).await {
-        tracing::error!(%error, "a task has failed");
-    }
+    tokio::task::spawn_blocking(move || work(&mut shared.enforcer())).await.context("a task has failed")
 }
 
 fn reconcile(enforcer: &mut Enforcer) {
+    inject::here("reconcile");
     if let Err(error) = enforcer.reconcile() {
         tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "a device is not filtered");
     }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use nix::net::if_::if_nametoindex;
 use sg_common::abi::{Counter, Direction};
 use sg_common::verdict::{Action, Reason};
 
 use crate::api::types::{
-    Counters, FlowStatus, InterfaceState, InterfaceStatus, ReasonCounter, ShareStatus, Status, TableStatus,
+    Counters, FlowStatus, InterfaceState, InterfaceStatus, Readiness, ReasonCounter, ShareStatus, Status,
+    TableStatus,
 };
-use crate::enforce::{Device, Enforcer};
+use crate::enforce::{Device, Enforcer, Failure};
 use crate::kernel::{FlowEntry, Kernel, KernelError};
 use crate::policy::model::{Interface, Kind, Model, Role};
 
@@ -26,6 +28,7 @@ pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status
         half_open_flows_v6_size: sizes.half_open_v6,
     };
     let unfilterable = enforcer.unfilterable().clone();
+    let failures = enforcer.failures().clone();
     let (kernel, active, devices) = enforcer.parts();
     let nothing = Model::default();
     let model = active.map_or(&nothing, |active| &active.model);
@@ -34,6 +37,9 @@ pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status
         let mut status = described(kernel, model, interface, devices.get(&interface.name))?;
         if unfilterable.contains(&interface.name) {
             status.state = InterfaceState::Unfilterable;
+        }
+        if let Some(failure) = failures.get(&interface.name) {
+            note_failure(&mut status, kernel, failure);
         }
         interfaces.push(status);
     }
@@ -44,6 +50,11 @@ pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status
             status.live_flows = Some(share(kernel, device));
             interfaces.push(status);
         }
+    }
+    for (name, failure) in failures.iter().filter(|(name, _)| !named(name)) {
+        let mut status = managed(name, InterfaceState::NotFiltered, None, Default::default());
+        note_failure(&mut status, kernel, failure);
+        interfaces.push(status);
     }
     for name in unfilterable.iter().filter(|name| !named(name)) {
         interfaces.push(managed(name, InterfaceState::Unfilterable, None, Default::default()));
@@ -56,6 +67,39 @@ pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status
         interfaces,
         tables,
     })
+}
+
+/// A device that is not filtered by its policy, but may be closed.
+fn note_failure(status: &mut InterfaceStatus, kernel: &Kernel, failure: &Failure) {
+    let closed = kernel.is_attached(failure.ifindex);
+    status.state = if closed { InterfaceState::Closed } else { InterfaceState::NotFiltered };
+    status.why = Some(failure.why.clone());
+    status.ifindex = Some(failure.ifindex);
+}
+
+/// Whether the device that has a name now is filtered, and by what.
+pub fn readiness(enforcer: &mut Enforcer, name: &str, refused: Option<String>) -> Readiness {
+    let ifindex = if_nametoindex(name).ok();
+    let unfilterable = enforcer.unfilterable().contains(name);
+    let failure = enforcer.failures().get(name).filter(|failure| Some(failure.ifindex) == ifindex).cloned();
+    let (kernel, active, devices) = enforcer.parts();
+    let interface = active.and_then(|active| active.model.interfaces.iter().find(|i| i.name == name));
+    let bare = interface.is_some_and(|interface| interface.kind == Kind::BareMetal);
+    // Another device may have had the name.
+    let device =
+        devices.get(name).filter(|device| Some(device.ifindex) == ifindex && device.attached.is_some());
+    let cut = ifindex.is_some_and(|ifindex| kernel.is_cut(ifindex));
+    let device = device.filter(|_| !cut);
+    let closed = ifindex.is_some_and(|ifindex| kernel.is_attached(ifindex)) && !cut;
+    let state = match device {
+        _ if bare => InterfaceState::BareMetal,
+        _ if ifindex.is_none() => InterfaceState::Absent,
+        _ if unfilterable => InterfaceState::Unfilterable,
+        Some(_) if interface.is_some() => InterfaceState::Enforced,
+        _ if closed => InterfaceState::Closed,
+        _ => InterfaceState::NotFiltered,
+    };
+    Readiness { state, named: interface.is_some(), ifindex, why: failure.map(|failure| failure.why), refused }
 }
 
 fn described(
@@ -76,6 +120,7 @@ fn described(
     Ok(InterfaceStatus {
         name: interface.name.clone(),
         state,
+        why: None,
         ifindex: device.map(|device| device.ifindex),
         instance: interface.instance.clone(),
         role: match interface.role {
@@ -107,6 +152,7 @@ fn managed(
     InterfaceStatus {
         name: name.to_owned(),
         state,
+        why: None,
         ifindex: device.map(|device| device.ifindex),
         instance: String::new(),
         role: "guest".to_owned(),

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::enforce::links;
+use crate::enforce::gate::Gate;
+use crate::enforce::links::Messages;
 use crate::policy::is_policy_name;
 
 /// Editors write in several steps: changes are acted on when there was none for this long …
@@ -173,27 +174,55 @@ fn reversed(path: &Path) -> Vec<OsString> {
     path.components().rev().map(|component| component.as_os_str().to_owned()).collect()
 }
 
-/// Watches the network devices of this namespace.
+/// Watches the network devices of this namespace, on a thread of its own that first tells the gate.
 pub struct LinkWatch {
-    socket: AsyncFd<OwnedFd>,
+    changes: Receiver<io::Result<()>>,
 }
 
 impl LinkWatch {
-    pub fn new() -> io::Result<Self> {
-        // SAFETY: an `OwnedFd` owns its descriptor, which is open and the same until it is dropped.
-        Ok(Self { socket: unsafe { AsyncFd::register(links::watch()?)? } })
+    pub fn new(gate: Arc<Gate>) -> io::Result<Self> {
+        let messages = Messages::new()?;
+        let (sender, changes) = channel(1);
+        let watch = move || {
+            come_first();
+            loop {
+                let end = match messages.receive(|change| gate.hear(change)) {
+                    // A full channel holds a wake-up already.
+                    Ok(()) => matches!(sender.try_send(Ok(())), Err(TrySendError::Closed(_))),
+                    Err(error) => {
+                        let _ = sender.blocking_send(Err(error));
+                        true
+                    }
+                };
+                if end {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("devices".to_owned()).spawn(watch)?;
+        Ok(Self { changes })
     }
 
-    /// Returns when a device has appeared, gone or changed.
-    pub async fn changed(&self) {
-        match self.socket.readable().await {
-            Ok(mut ready) => {
-                links::drain(ready.get_inner());
-                ready.clear_ready();
-            }
-            // Better late than never, and not in a busy loop.
-            Err(_) => sleep(PATIENCE).await,
-        }
+    /// Returns when a device has appeared, gone or changed. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// If nothing more is heard of devices.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        self.changes.recv().await.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+/// Lets this thread run before all others, if the service manager allows it (`LimitRTPRIO=`): while it waits for a processor, a
+/// device is open. It never runs for long.
+fn come_first() {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameter is a valid one, which the call only reads.
+    if unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const priority)
+    } != 0
+    {
+        tracing::debug!(error = %io::Error::last_os_error(), "the gate has no priority over other threads");
     }
 }
 

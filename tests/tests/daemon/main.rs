@@ -7,6 +7,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod adopt;
+mod appear;
 mod audit;
 mod chaos;
 mod checksums;
@@ -16,10 +18,12 @@ mod devices;
 mod enforce;
 mod explain;
 mod files;
+mod flood;
 mod flows;
 mod hooks;
 mod life;
 mod metadata;
+mod notify;
 mod packets;
 mod sizes;
 mod transfer;

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what the filter costs. Figures, no verdicts: those would be the machine's.
 
 mod collect;
+mod start;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -9,12 +10,15 @@ use clap::Subcommand;
 pub enum Bench {
     /// Measure what collecting connections that are over costs, and how long packets wait meanwhile
     Collect(collect::Collect),
+    /// Measure how long sgd takes to be ready: cold, and after it was killed
+    Start(start::Start),
 }
 
 impl Bench {
     pub fn run(&self) -> Result<()> {
         match self {
             Self::Collect(collect) => collect.run(),
+            Self::Start(start) => start.run(),
         }
     }
 }
