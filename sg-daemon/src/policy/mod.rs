@@ -103,7 +103,9 @@ pub fn load_bytes(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Result
 fn decoded(contents: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Files {
     let mut files = Files::default();
     for (path, bytes) in contents {
-        files.decode(path, bytes);
+        if files.has_room(&path) {
+            files.decode(path, bytes);
+        }
     }
     files
 }
@@ -115,13 +117,14 @@ fn loaded(files: Files) -> Result<Loaded, LoadError> {
 
 /// The pure part of [`load`]; the texts stay with the caller.
 fn check(files: &Files) -> Result<Loaded, LoadError> {
-    let Files { sources, faults, unreadable } = files;
+    let Files { sources, faults, unreadable, .. } = files;
     let mut faults = faults.clone();
     let mut findings = Findings::new(sources);
     let mut walked = Vec::with_capacity(sources.len());
+    let mut room = read::MOST_TREE;
     for (index, source) in sources.iter().enumerate() {
         let file = FileId(index);
-        let tree = read::parse(file, source, &mut findings);
+        let tree = read::parse(file, source, &mut room, &mut findings);
         walked.extend(tree.and_then(|tree| walk::document(file, &tree, &mut findings)));
     }
     let mut counts = count(&walked);
