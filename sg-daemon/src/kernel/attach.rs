@@ -13,6 +13,7 @@ use aya::programs::{ProgramError, XdpMode};
 use sg_common::abi::program;
 
 use super::{Kernel, KernelError, classifier, xdp};
+use crate::crash::{self, Point};
 use crate::policy::model::HookChoice;
 
 /// How TC programs are attached.
@@ -140,6 +141,7 @@ impl Kernel {
         };
         let new_egress = !self.link(ifindex, Place::TcEgress).exists();
         let egress = self.attach_at(interface, ifindex, Place::TcEgress)?;
+        crash::at(Point::OneHookAttached);
         match self.attach_at(interface, ifindex, ingress) {
             Ok(ingress) => {
                 self.detach_from(interface, ifindex, other);
@@ -158,6 +160,9 @@ impl Kernel {
     pub fn detach(&mut self, interface: &str, ifindex: u32) {
         for place in Place::EVERY {
             self.detach_from(interface, ifindex, place);
+            if place == Place::TcIngress {
+                crash::at(Point::OneHookDetached);
+            }
         }
     }
 
