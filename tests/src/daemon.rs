@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -39,6 +39,9 @@ pub struct Daemon {
     directory: PathBuf,
     pin_dir: PathBuf,
     extra: Vec<String>,
+    program: Option<PathBuf>,
+    policy: Option<PathBuf>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 #[derive(Debug)]
@@ -69,6 +72,9 @@ impl Daemon {
             directory,
             pin_dir,
             extra: extra.iter().map(|&argument| argument.to_owned()).collect(),
+            program: None,
+            policy: None,
+            environment: Vec::new(),
         };
         fs::create_dir(daemon.state_dir())?;
         daemon.write_policy(policy)?;
@@ -82,10 +88,11 @@ impl Daemon {
         // What an earlier run has written says nothing about this one.
         let seen = self.log().len();
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.host.command(binary("sgd")?);
+        let program = self.program.clone().map_or_else(|| binary("sgd"), Ok)?;
+        let mut command = self.host.command(program);
         command
             .arg("--policy")
-            .arg(self.policy_path())
+            .arg(self.policy.clone().unwrap_or_else(|| self.policy_path()))
             .arg("--state-dir")
             .arg(self.state_dir())
             .arg("--socket")
@@ -94,6 +101,7 @@ impl Daemon {
             .arg(&self.pin_dir)
             .args(&self.extra)
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -111,6 +119,36 @@ impl Daemon {
     /// The arguments of the next start, beside those that say where things are.
     pub fn set_arguments(&mut self, extra: &[&str]) {
         self.extra = extra.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
+    /// What the next start runs instead of `sgd`, with one variable in its environment; `None` for `sgd` itself.
+    pub fn set_program(&mut self, program: Option<(PathBuf, &str, PathBuf)>) {
+        (self.program, self.environment) = match program {
+            Some((program, name, value)) => (Some(program), vec![(name.to_owned(), value)]),
+            None => (None, Vec::new()),
+        };
+    }
+
+    /// Where the next start looks for its policy, instead of [`Self::policy_path`].
+    pub fn set_policy(&mut self, path: &Path) {
+        self.policy = Some(path.to_owned());
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn wait_end(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let running = self.running.as_ref().context("the daemon is not running")?;
+        let deadline = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = lock(&running.child).try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                bail!("sgd has not ended in {patience:?}; its log:\n{}", self.log_tail());
+            }
+            sleep(POLL);
+        };
+        self.running = None;
+        Ok(status)
     }
 
     /// Replaces the policy file in one step, as a careful editor does, and does not wait.
@@ -241,7 +279,8 @@ impl Daemon {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    fn log_tail(&self) -> String {
+    /// The last lines of it.
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")

@@ -24,8 +24,8 @@ pub enum ClientError {
     Connect { path: PathBuf, why: io::Error },
     #[error("sgd did not answer")]
     Http(#[from] hyper::Error),
-    #[error("sgd did not answer within {} seconds", PATIENCE.as_secs())]
-    Silence,
+    #[error("sgd did not answer within {} seconds", .0.as_secs())]
+    Silence(Duration),
     #[error("{0}")]
     Refused(String),
     #[error("sgd's answer is not what this version of sgctl expects")]
@@ -47,12 +47,27 @@ pub fn call<B: Serialize, A: DeserializeOwned>(
     path: &str,
     body: Option<&B>,
 ) -> Result<A, ClientError> {
+    call_within(PATIENCE, socket, method, path, body)
+}
+
+/// As [`call`], of what may take its time.
+///
+/// # Errors
+///
+/// As [`call`].
+pub fn call_within<B: Serialize, A: DeserializeOwned>(
+    patience: Duration,
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&B>,
+) -> Result<A, ClientError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, request(socket, method, path, body))
+        tokio::time::timeout(patience, request(socket, method, path, body))
             .await
-            .unwrap_or(Err(ClientError::Silence))
+            .unwrap_or(Err(ClientError::Silence(patience)))
     })
 }
 

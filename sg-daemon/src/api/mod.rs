@@ -1,6 +1,8 @@
 //! HTTP and JSON over a Unix socket: how `sgctl`, and anything else on the host, reaches the daemon.
 
+pub mod candidate;
 pub mod client;
+mod policy;
 pub mod server;
 pub mod types;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use hyper::Method;
 
 use super::Outcome;
@@ -14,7 +14,10 @@ use crate::api::types::{Direction, FlowStatus};
 
 /// List the connections that live.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Flows {
+    #[command(subcommand)]
+    verb: Option<FlowsVerb>,
     /// Only those of this interface
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
@@ -23,8 +26,17 @@ pub struct Flows {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum FlowsVerb {
+    Revoke(super::revoke::Revoke),
+}
+
 impl Flows {
     pub(super) fn run(self, socket: &Path) -> Outcome {
+        match self.verb {
+            Some(FlowsVerb::Revoke(verb)) => return verb.run(socket),
+            None => {}
+        }
         let mut flows: Vec<FlowStatus> = call::<(), _>(socket, Method::GET, "/v1/flows", None)?;
         if let Some(name) = &self.interface {
             flows.retain(|flow| flow.interface == *name);
@@ -43,7 +55,8 @@ impl Flows {
     }
 }
 
-fn text(flows: &[FlowStatus]) -> String {
+/// A table of connections.
+pub(super) fn text(flows: &[FlowStatus]) -> String {
     let mut rows = vec![
         ["INTERFACE", "PROTOCOL", "LOCAL", "", "REMOTE", "STATE", "AGE", "EXPIRES IN", ""]
             .map(str::to_owned)

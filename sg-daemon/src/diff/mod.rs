@@ -260,8 +260,10 @@ impl Diff<'_> {
     }
 }
 
+type List = fn(&Group) -> &Rules;
+
 /// The lists of rules of a group.
-const DIRECTIONS: &[(&str, fn(&Group) -> &Rules)] =
+const DIRECTIONS: &[(&str, List)] =
     &[("inbound", |group| &group.inbound), ("outbound", |group| &group.outbound)];
 
 /// Every key of either map, in order, with what the two maps have under it.

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use serde::Serialize;
+use sg_common::abi::Direction;
 
-use crate::policy::model::{GroupId, Match, Model, Protocol, Remote, Rule, Timeouts};
+use crate::explain;
+use crate::policy::model::{GroupId, Model, Remote, Rule, Timeouts};
 
 pub fn list(words: &[String]) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join(", ") }
@@ -33,28 +35,14 @@ pub fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
 }
 
-/// `TCP port 80 from 0.0.0.0/0`. `field` is the list that the rule stands in.
+/// A rule in words; `field` is the list that it stands in.
 pub fn rule_words(model: &Model, rule: &Rule, field: &str) -> String {
+    let direction = if field == "inbound" { Direction::Inbound } else { Direction::Outbound };
     let remote = match rule.remote {
-        Remote::Cidr(net) => net.trunc().to_string(),
-        Remote::Group(group) => format!("@{}", group_name(model, group)),
+        Remote::Cidr(net) => Remote::Cidr(net.trunc()),
+        group @ Remote::Group(_) => group,
     };
-    let from = if field == "inbound" { "from" } else { "to" };
-    let what = match &rule.matches {
-        Match::Any => String::new(),
-        Match::Ports(ports) if ports.min == ports.max => format!(" port {}", ports.min),
-        Match::Ports(ports) => format!(" ports {}-{}", ports.min, ports.max),
-        Match::Icmp { kind, code: None } => format!(" type {kind}"),
-        Match::Icmp { kind, code: Some(code) } => format!(" type {kind} code {code}"),
-    };
-    let protocol = match rule.protocol {
-        Protocol::All => "ALL".to_owned(),
-        Protocol::Tcp => "TCP".to_owned(),
-        Protocol::Udp => "UDP".to_owned(),
-        Protocol::Icmp => "ICMP".to_owned(),
-        Protocol::Number(number) => format!("protocol {number}"),
-    };
-    format!("{protocol}{what} {from} {remote}")
+    explain::words(model, rule.protocol, remote, &rule.matches, direction)
 }
 
 /// Each timeout by the name of its field.

@@ -13,7 +13,8 @@ use crate::kernel::FlowEntry;
 pub struct FlowFilter {
     pub interface: Option<String>,
     pub remote: Option<IpNet>,
-    pub protocol: Option<u8>,
+    /// Any of these; empty: any at all.
+    pub protocols: Vec<u8>,
     /// The port that the rules are asked for: the destination's of the first packet.
     pub port: Option<u16>,
     /// Also those that a rule in force allows.
@@ -26,10 +27,15 @@ impl FlowFilter {
         Self::default()
     }
 
+    /// Whether it leaves out any.
+    pub fn narrows(&self) -> bool {
+        self.interface.is_some() || self.remote.is_some() || !self.protocols.is_empty() || self.port.is_some()
+    }
+
     fn fits(&self, interface: &str, flow: &FlowEntry) -> bool {
         self.interface.as_ref().is_none_or(|name| name == interface)
             && self.remote.is_none_or(|net| net.contains(&flow.remote))
-            && self.protocol.is_none_or(|protocol| protocol == flow.protocol)
+            && (self.protocols.is_empty() || self.protocols.contains(&flow.protocol))
             && self.port.is_none_or(|port| matches!(flow.protocol, 6 | 17) && port == flow.number())
     }
 }

@@ -21,6 +21,7 @@ mod values;
 mod walk;
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -90,6 +91,19 @@ impl fmt::Display for LoadError {
 /// Everything that is wrong in any of the files, at once; the caller's running policy is not touched (K2, D22).
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
     loaded(read::read(paths))
+}
+
+/// A number that is another one, most probably, once the files or what they say have changed.
+pub fn fingerprint(paths: &[PathBuf]) -> u64 {
+    let files = read::read(paths);
+    let mut hasher = DefaultHasher::new();
+    for source in &files.sources {
+        (&source.path, &source.text).hash(&mut hasher);
+    }
+    for fault in &files.faults {
+        fault.to_string().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// As [`load`], of files that are in memory already. The paths are names only.

@@ -7,7 +7,10 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod apply;
+mod bounds;
 mod counters;
+mod crash;
 mod ctl;
 mod devices;
 mod enforce;
@@ -18,6 +21,7 @@ mod hooks;
 mod life;
 mod metadata;
 mod packets;
+mod revoke;
 mod sizes;
 mod swap;
 mod watch;
