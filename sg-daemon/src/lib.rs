@@ -7,6 +7,8 @@
 pub mod api;
 pub mod cli;
 pub mod compile;
+pub mod crash;
+pub mod diff;
 pub mod enforce;
 pub mod explain;
 pub mod kernel;

@@ -44,6 +44,64 @@ pub enum Entry {
     },
 }
 
+/// A table of entries, for counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    PortSets,
+    ClassesV4,
+    ClassesV6,
+    Pairs,
+    MembersV4,
+    MembersV6,
+    OwnV4,
+    OwnV6,
+}
+
+impl Table {
+    pub const COUNT: usize = 8;
+
+    /// What its entries are, for people.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::PortSets => "sets of ports that are not one range",
+            Self::ClassesV4 => "IPv4 prefixes of rules",
+            Self::ClassesV6 => "IPv6 prefixes of rules",
+            Self::Pairs => "rules between groups",
+            Self::MembersV4 => "IPv4 member addresses",
+            Self::MembersV6 => "IPv6 member addresses",
+            Self::OwnV4 => "IPv4 addresses of guests, routers and DHCP servers",
+            Self::OwnV6 => "IPv6 addresses of guests, routers and DHCP servers",
+        }
+    }
+}
+
+impl Entry {
+    pub fn table(&self) -> Table {
+        match self {
+            Self::PortTable { .. } => Table::PortSets,
+            Self::Class { net: IpNet::V4(_), .. } => Table::ClassesV4,
+            Self::Class { net: IpNet::V6(_), .. } => Table::ClassesV6,
+            Self::Pair { .. } => Table::Pairs,
+            Self::Member { address: IpAddr::V4(_), .. } => Table::MembersV4,
+            Self::Member { address: IpAddr::V6(_), .. } => Table::MembersV6,
+            Self::Own { address: IpAddr::V4(_), .. } => Table::OwnV4,
+            Self::Own { address: IpAddr::V6(_), .. } => Table::OwnV6,
+        }
+    }
+}
+
+/// How many entries a plan writes and deletes, by what they are.
+pub fn counts(plan: &Plan) -> BTreeMap<&'static str, (usize, usize)> {
+    let mut counts: BTreeMap<&'static str, (usize, usize)> = BTreeMap::new();
+    for entry in &plan.write {
+        counts.entry(entry.table().what()).or_default().0 += 1;
+    }
+    for entry in &plan.delete {
+        counts.entry(entry.table().what()).or_default().1 += 1;
+    }
+    counts
+}
+
 /// Ids never used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextIds {
@@ -58,6 +116,8 @@ pub struct NextIds {
 pub struct Capacity {
     pub port_tables: u32,
     pub member_slots: u32,
+    /// Of each [`Table`].
+    pub entries: [u32; Table::COUNT],
 }
 
 /// A pool of numbers below a limit.
@@ -105,6 +165,8 @@ pub struct Resident {
     table_indexes: Pool,
     /// Entries that an earlier daemon left: in force until the first swap, then deleted.
     inherited: Vec<Entry>,
+    /// How many entries each [`Table`] has. Port tables have a pool instead.
+    entries: [u32; Table::COUNT],
 }
 
 impl Resident {
@@ -129,6 +191,7 @@ impl Resident {
             port_tables: HashMap::new(),
             slots: pool_around(&slots_in_use),
             table_indexes: pool_around(tables_in_use),
+            entries: counted([0; Table::COUNT], &inherited),
             inherited,
         }
     }
@@ -149,6 +212,15 @@ impl Resident {
     pub fn port_tables(&self) -> usize {
         self.port_tables.len()
     }
+}
+
+fn counted(mut entries: [u32; Table::COUNT], more: &[Entry]) -> [u32; Table::COUNT] {
+    for entry in more {
+        if let Some(count) = entries.get_mut(entry.table() as usize) {
+            *count += 1;
+        }
+    }
+    entries
 }
 
 /// A pool in which the numbers of `used` are taken.
@@ -180,6 +252,8 @@ pub enum PlanError {
     TooManyPortTables { limit: u32 },
     #[error("the policy has more than {limit} member addresses, counting those that it replaces")]
     TooManyMembers { limit: u32 },
+    #[error("there is room for {limit} {}; the policy in force and the new one need {needed} together", .table.what())]
+    TableFull { table: Table, needed: u32, limit: u32 },
     #[error("the ids of {what} are used up; detach the filter and start it anew")]
     IdsUsedUp { what: &'static str },
 }
@@ -217,6 +291,28 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
         }
     }
     delete.extend(gone_members);
+    // Old and new are there at once for a while.
+    let needed = counted(now.entries, &write);
+    for table in [
+        Table::ClassesV4,
+        Table::ClassesV6,
+        Table::Pairs,
+        Table::MembersV4,
+        Table::MembersV6,
+        Table::OwnV4,
+        Table::OwnV6,
+    ] {
+        let of = |counts: &[u32; Table::COUNT]| counts.get(table as usize).copied().unwrap_or(0);
+        let (needed, limit) = (of(&needed), of(&capacity.entries));
+        if needed > limit {
+            return Err(PlanError::TableFull { table, needed, limit });
+        }
+    }
+    let gone = counted([0; Table::COUNT], &delete);
+    next.entries = needed;
+    for (left, gone) in next.entries.iter_mut().zip(gone) {
+        *left = left.saturating_sub(gone);
+    }
     release_inherited(&now.inherited, &mut next);
     next.release_tables();
     Ok(Plan { write, stage_members, policy_ids, vpc_ids, guard_ids, delete, resident: next })

@@ -43,6 +43,7 @@ pub struct Daemon {
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
     wrapper: Vec<String>,
+    policy: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -81,6 +82,7 @@ impl Daemon {
             program,
             environment: Vec::new(),
             wrapper: Vec::new(),
+            policy: None,
         };
         fs::create_dir(daemon.state_dir())?;
         daemon.write_policy(policy)?;
@@ -104,7 +106,7 @@ impl Daemon {
         };
         command
             .arg("--policy")
-            .arg(self.policy_path())
+            .arg(self.policy.clone().unwrap_or_else(|| self.policy_path()))
             .arg("--state-dir")
             .arg(self.state_dir())
             .arg("--socket")
@@ -112,8 +114,8 @@ impl Daemon {
             .arg("--pin-dir")
             .arg(&self.pin_dir)
             .args(&self.extra)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
@@ -146,6 +148,18 @@ impl Daemon {
     /// A variable in the environment of the next start and those after it.
     pub fn set_environment(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.into(), value.into()));
+    }
+
+    /// The next start and those after it are of `sgd` itself, without further variables.
+    pub fn set_usual_program(&mut self) -> Result<()> {
+        self.environment.clear();
+        self.program = binary("sgd")?;
+        Ok(())
+    }
+
+    /// Where the next start looks for its policy, instead of [`Self::policy_path`].
+    pub fn set_policy(&mut self, path: &Path) {
+        self.policy = Some(path.to_owned());
     }
 
     /// Replaces the policy file in one step, as a careful editor does, and does not wait.
@@ -293,7 +307,8 @@ impl Daemon {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    fn log_tail(&self) -> String {
+    /// The last lines of it.
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")

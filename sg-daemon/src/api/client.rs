@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use super::types::Problem;
 
 /// How long a daemon may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -24,8 +24,8 @@ pub enum ClientError {
     Connect { path: PathBuf, why: io::Error },
     #[error("sgd did not answer")]
     Http(#[from] hyper::Error),
-    #[error("sgd did not answer within {} seconds", PATIENCE.as_secs())]
-    Silence,
+    #[error("sgd did not answer within {} seconds", .0.as_secs())]
+    Silence(Duration),
     #[error("{0}")]
     Refused(String),
     #[error("sgd's answer is not what this version of sgctl expects")]
@@ -47,8 +47,23 @@ pub fn call<B: Serialize, A: DeserializeOwned>(
     path: &str,
     body: Option<&B>,
 ) -> Result<A, ClientError> {
+    call_within(PATIENCE, socket, method, path, body)
+}
+
+/// As [`call`], of what may take its time.
+///
+/// # Errors
+///
+/// As [`call`].
+pub fn call_within<B: Serialize, A: DeserializeOwned>(
+    patience: Duration,
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&B>,
+) -> Result<A, ClientError> {
     let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
-    Ok(serde_json::from_slice(&call_raw(socket, method, path, "application/json", body)?)?)
+    Ok(serde_json::from_slice(&call_raw(patience, socket, method, path, "application/json", body)?)?)
 }
 
 /// Sends one request with any body and returns the answer as it came.
@@ -57,6 +72,7 @@ pub fn call<B: Serialize, A: DeserializeOwned>(
 ///
 /// If the daemon cannot be reached or refuses.
 pub fn call_raw(
+    patience: Duration,
     socket: &Path,
     method: Method,
     path: &str,
@@ -66,9 +82,9 @@ pub fn call_raw(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
     runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, request(socket, method, path, content_type, body))
+        tokio::time::timeout(patience, request(socket, method, path, content_type, body))
             .await
-            .unwrap_or(Err(ClientError::Silence))
+            .unwrap_or(Err(ClientError::Silence(patience)))
     })
 }
 

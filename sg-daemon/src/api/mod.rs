@@ -1,7 +1,9 @@
 //! HTTP and JSON over a Unix socket: how `sgctl`, and anything else on the host, reaches the daemon.
 
+pub mod candidate;
 pub mod client;
 pub(crate) mod interface;
+mod policy;
 pub mod server;
 pub mod transfer;
 pub mod types;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::{DefaultBodyLimit, State};
@@ -13,11 +13,13 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
+use super::policy;
 use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Problem, Status};
 use crate::enforce::Enforcer;
 use crate::explain::{ExplainError, explain};
 use crate::supervise::inject;
 use crate::supervise::status::{flows, status};
+use crate::supervise::steward::{Changes, Orders};
 
 /// What the handlers share with the rest of the daemon.
 #[derive(Clone)]
@@ -25,6 +27,14 @@ pub struct Shared {
     pub enforcer: Arc<Mutex<Enforcer>>,
     /// Why the newest policy is not in force.
     pub refused: Arc<Mutex<Option<String>>>,
+    /// What became of policies lately.
+    pub changes: Arc<Mutex<Changes>>,
+    /// To whoever changes the policy.
+    pub orders: Orders,
+    /// Where the daemon's own policy is.
+    pub policy: Arc<[PathBuf]>,
+    /// Held while a policy that was sent along is in memory: one at a time.
+    pub large: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Shared {
@@ -36,6 +46,10 @@ impl Shared {
 
     pub fn refused(&self) -> MutexGuard<'_, Option<String>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn changes(&self) -> MutexGuard<'_, Changes> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,6 +97,7 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
         .route("/v1/flows", get(get_flows))
         .route("/v1/explain", post(post_explain))
         .merge(super::transfer::routes())
+        .merge(policy::router())
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })
         .layer(DefaultBodyLimit::max(64 << 10))
         .with_state(shared);
@@ -92,9 +107,10 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
 async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failure> {
     blocking(move || {
         let refused = shared.refused().clone();
+        let changes = shared.changes().clone();
         let mut enforcer = shared.enforcer();
         inject::here("status");
-        status(&mut enforcer, refused).map_err(internal)
+        status(&mut enforcer, refused, &changes).map_err(internal)
     })
     .await
     .map(Json)

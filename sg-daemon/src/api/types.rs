@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use sg_common::abi;
 
+use super::candidate::UnconfirmedStatus;
+
 /// Seen from the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -41,6 +43,12 @@ pub struct Status {
     pub files: Vec<String>,
     /// Why the newest policy is not the one in force; absent if it is.
     pub refused: Option<String>,
+    /// The policy in force waits to be confirmed, and is rolled back if it is not.
+    #[serde(default)]
+    pub unconfirmed: Option<UnconfirmedStatus>,
+    /// What happened to a policy without anybody waiting for an answer, such as a rollback; until the next one.
+    #[serde(default)]
+    pub notice: Option<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub tables: TableStatus,
 }
@@ -204,18 +212,23 @@ pub struct ExplainQuestion {
 impl ExplainQuestion {
     /// The IP protocol asked about; `None` if the name is not known.
     pub fn protocol_number(&self, ipv6: bool) -> Option<u8> {
-        match self.protocol.to_ascii_lowercase().as_str() {
-            "tcp" => Some(6),
-            "udp" => Some(17),
-            "icmp" => Some(if ipv6 { 58 } else { 1 }),
-            "icmpv6" => Some(58),
-            "gre" => Some(47),
-            "esp" => Some(50),
-            "ah" => Some(51),
-            "sctp" => Some(132),
-            "ipip" => Some(4),
-            number => number.parse().ok(),
-        }
+        protocol_number(&self.protocol, ipv6)
+    }
+}
+
+/// The IP protocol of that name or number; `icmp` is the family's.
+pub fn protocol_number(name: &str, ipv6: bool) -> Option<u8> {
+    match name.to_ascii_lowercase().as_str() {
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        "icmp" => Some(if ipv6 { 58 } else { 1 }),
+        "icmpv6" => Some(58),
+        "gre" => Some(47),
+        "esp" => Some(50),
+        "ah" => Some(51),
+        "sctp" => Some(132),
+        "ipip" => Some(4),
+        number => number.parse().ok(),
     }
 }
 

@@ -30,6 +30,7 @@ pub struct Flows {
 enum FlowsVerb {
     Export(super::transfer::Export),
     Import(super::transfer::Import),
+    Revoke(super::revoke::Revoke),
 }
 
 impl Flows {
@@ -37,6 +38,7 @@ impl Flows {
         match self.verb {
             Some(FlowsVerb::Export(verb)) => return verb.run(socket),
             Some(FlowsVerb::Import(verb)) => return verb.run(socket),
+            Some(FlowsVerb::Revoke(verb)) => return verb.run(socket),
             None => {}
         }
         let mut flows: Vec<FlowStatus> = call::<(), _>(socket, Method::GET, "/v1/flows", None)?;
@@ -57,7 +59,8 @@ impl Flows {
     }
 }
 
-fn text(flows: &[FlowStatus]) -> String {
+/// A table of connections.
+pub(super) fn text(flows: &[FlowStatus]) -> String {
     let mut rows = vec![
         ["INTERFACE", "PROTOCOL", "LOCAL", "", "REMOTE", "STATE", "AGE", "EXPIRES IN", ""]
             .map(str::to_owned)

@@ -3,12 +3,17 @@
 //! Exit codes: 0 done, 1 the answer is no (faults in a policy, an edit refused), 2 could not ask (usage, files,
 //! daemon).
 
+mod apply;
+mod candidate;
 mod check;
+mod diff;
 mod explain;
 mod flows;
 mod group;
 mod interface;
 pub mod output;
+mod plan;
+mod revoke;
 mod schema;
 mod status;
 mod transfer;
@@ -19,6 +24,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::api::DEFAULT_SOCKET;
+use crate::api::client::ClientError;
 
 /// The answer is no.
 pub const NO: u8 = 1;
@@ -48,6 +54,11 @@ enum Verb {
     Flows(flows::Flows),
     Explain(explain::Explain),
     Interface(interface::Interface),
+    Diff(diff::Diff),
+    Plan(plan::Plan),
+    Apply(apply::Apply),
+    Confirm(apply::Confirm),
+    Rollback(apply::Rollback),
 }
 
 impl Sgctl {
@@ -60,10 +71,31 @@ impl Sgctl {
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
             Verb::Interface(verb) => verb.run(&self.socket),
+            Verb::Diff(verb) => verb.run(&self.socket),
+            Verb::Plan(verb) => verb.run(&self.socket),
+            Verb::Apply(verb) => verb.run(&self.socket),
+            Verb::Confirm(verb) => verb.run(&self.socket),
+            Verb::Rollback(verb) => verb.run(&self.socket),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());
             ExitCode::from(TROUBLE)
         })
+    }
+}
+
+/// The daemon's answer; or, after telling why it said no, the exit code for that.
+///
+/// # Errors
+///
+/// If it could not be asked.
+fn refused<T>(answer: Result<T, ClientError>) -> Result<Result<T, ExitCode>, ClientError> {
+    match answer {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(ClientError::Refused(why)) => {
+            output::complain(&why);
+            Ok(Err(ExitCode::from(NO)))
+        }
+        Err(error) => Err(error),
     }
 }

@@ -8,13 +8,15 @@ use hyper::Method;
 
 use super::output::{print, table};
 use super::{NO, Outcome};
+use crate::api::candidate::UnconfirmedStatus;
 use crate::api::client::call;
 use crate::api::types::{InterfaceState, ReasonCounter, Status as Answer};
 
 /// Show what is enforced on which interface, and how many packets passed and were dropped.
 ///
-/// Exit code: 0 the policy in the files is in force, 1 it was refused and an older one is, 2 sgd cannot be reached.
-/// With --json, 0 in both of the first cases: the field "refused" tells them apart.
+/// Exit code: 0 the policy in the files is in force, 1 another one is (the newest was refused, or one waits to be
+/// confirmed), 2 sgd cannot be reached. With --json, 0 in both of the first cases: the fields "refused" and "unconfirmed"
+/// tell them apart.
 #[derive(Debug, Args)]
 pub struct Status {
     /// Print JSON instead of text
@@ -30,7 +32,11 @@ impl Status {
             return Ok(ExitCode::SUCCESS);
         }
         print(&text(&status))?;
-        Ok(if status.refused.is_some() { ExitCode::from(NO) } else { ExitCode::SUCCESS })
+        Ok(if status.refused.is_some() || status.unconfirmed.is_some() {
+            ExitCode::from(NO)
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }
 
@@ -43,6 +49,17 @@ fn text(status: &Answer) -> String {
     );
     if let Some(refused) = &status.refused {
         text += &format!("\nThe newest policy was refused, an older one is in force:\n{refused}\n");
+    }
+    if let Some(UnconfirmedStatus { rolls_back_in, files_changed }) = status.unconfirmed {
+        text += &format!(
+            "\nUnconfirmed: rolled back in {rolls_back_in} s unless `sgctl confirm` is run before.\n"
+        );
+        if files_changed {
+            text += "The policy files have changed meanwhile; they are read after a rollback.\n";
+        }
+    }
+    if let Some(notice) = &status.notice {
+        text += &format!("\nNote: {notice}\n");
     }
     let mut rows = vec![
         ["INTERFACE", "STATE", "GROUPS", "HOOKS", "IN ALLOWED", "IN DROPPED", "OUT ALLOWED", "OUT DROPPED"]

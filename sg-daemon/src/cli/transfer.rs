@@ -10,7 +10,7 @@ use hyper::Method;
 
 use super::output::{complain, counted, print};
 use super::{NO, Outcome};
-use crate::api::client::{ClientError, call_raw};
+use crate::api::client::{ClientError, PATIENCE, call_raw};
 use crate::api::transfer::{LIMIT, NDJSON};
 use crate::transfer::Imported;
 
@@ -48,7 +48,7 @@ pub struct Import {
 impl Export {
     pub(super) fn run(self, socket: &Path) -> Outcome {
         let path = format!("/v1/flows/export?interface={}", escaped(&self.interface));
-        let text = match call_raw(socket, Method::GET, &path, NDJSON, Vec::new()) {
+        let text = match call_raw(PATIENCE, socket, Method::GET, &path, NDJSON, Vec::new()) {
             Ok(text) => text,
             Err(error) => return answer(error),
         };
@@ -66,7 +66,7 @@ impl Import {
         let text = read(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
         let query = self.interface.map_or_else(String::new, |name| format!("?interface={}", escaped(&name)));
         let path = format!("/v1/flows/import{query}");
-        let imported = match call_raw(socket, Method::POST, &path, NDJSON, text) {
+        let imported = match call_raw(PATIENCE, socket, Method::POST, &path, NDJSON, text) {
             Ok(imported) => imported,
             Err(error) => return answer(error),
         };

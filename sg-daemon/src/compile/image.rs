@@ -9,6 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use sg_common::abi::Direction;
 
 use super::ranges::Ranges;
+use crate::kernel::FlowEntry;
 use crate::policy::model::{HookChoice, OnRuleChange, Role, Timeouts};
 
 /// A VPC's identity over reloads.
@@ -25,6 +26,22 @@ pub struct Image {
     pub members: BTreeMap<(VpcName, IpAddr), Arc<SetName>>,
     pub interfaces: Vec<InterfaceImage>,
     pub on_rule_change: OnRuleChange,
+}
+
+impl Image {
+    /// The interface of that name.
+    pub fn interface(&self, name: &str) -> Option<&InterfaceImage> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// Whether the rules would admit a flow's first packet.
+    pub fn admits(&self, interface: &InterfaceImage, flow: &FlowEntry) -> bool {
+        let Some(policy) = interface.policy.and_then(|index| self.policies.get(index)) else {
+            return true;
+        };
+        let set = self.members.get(&(interface.vpc.clone(), flow.remote)).map(Arc::as_ref);
+        policy.admits(flow.origin, flow.remote, set, flow.protocol, flow.number())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,11 @@
 pub mod gate;
 mod guard;
 pub mod links;
+mod preview;
+mod revoke;
+
+pub use self::preview::{Becomes, Preview};
+pub use self::revoke::FlowFilter;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -21,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sg_common::abi::{
-    Be32, Direction, FLAG_AUDIT, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
+    Be32, FLAG_AUDIT, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
     FLAG_STRICT_TCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_REDIRECT, GUARD_ROUTER_ADVERTISEMENT,
     GUARD_SOURCE_ROUTE, GUARD_VLAN, InterfaceHalf,
 };
@@ -30,6 +35,7 @@ use self::gate::Gate;
 pub use self::guard::Failure;
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
+use crate::crash::{self, Point};
 use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TableSizes, TcMode};
 use crate::plan::{Plan, PlanError, Resident, plan};
 use crate::policy::model::{HookChoice, Kind, Model, OnRuleChange, Role, Timeouts};
@@ -228,26 +234,36 @@ impl Enforcer {
         }
         let plan = plan(&image, &self.resident, self.kernel.capacity())?;
         self.kernel.store_next_ids(plan.resident.next_ids());
+        crash::at(Point::IdsTaken);
         let mut undo = Undo::default();
         if let Err(error) = self.prepare(&plan, &image, targets, failures, &mut undo) {
             self.undo(&plan, undo);
             return Err(error);
         }
         let halves = self.halves(targets, &image, &plan);
-        self.stage(&plan, &halves);
+        crash::at(Point::DevicesAttached);
+        self.stage(&plan, &halves, Point::MembersStaged);
+        crash::at(Point::Staged);
         let generation = self.kernel.flip();
-        self.stage(&plan, &halves);
+        crash::at(Point::Flipped);
+        self.stage(&plan, &halves, Point::MembersStagedAgain);
+        crash::at(Point::StagedAgain);
 
         self.note_unfilterable(unfilterable);
         // Before anything is detached: what appears now is the new policy's.
         self.guard(&model, targets);
         self.detach_all_but(targets);
-        for entry in &plan.delete {
+        crash::at(Point::DevicesDetached);
+        for (number, entry) in plan.delete.iter().enumerate() {
+            if number == 1 {
+                crash::at(Point::FirstEntryDeleted);
+            }
             // An entry that stays takes room and nothing else: no packet asks for it any more.
             if let Err(error) = self.kernel.delete(entry) {
                 tracing::warn!(%error, "an entry of the old policy stays");
             }
         }
+        crash::at(Point::EntriesDeleted);
         let revoke = image.on_rule_change == OnRuleChange::Revoke;
         let mut applied = Applied {
             generation,
@@ -266,10 +282,11 @@ impl Enforcer {
         });
         if revoke {
             // The policy is in force, whatever becomes of the flows of the old one.
-            match self.revoke() {
-                Ok(revoked) => applied.revoked = revoked,
+            match self.revoke(&FlowFilter::refused(), false) {
+                Ok(revoked) => applied.revoked = revoked.len(),
                 Err(error) => tracing::error!(%error, "connections that no rule allows may live on"),
             }
+            crash::at(Point::Revoked);
         }
         Ok(applied)
     }
@@ -370,7 +387,11 @@ impl Enforcer {
         for entry in &plan.write {
             self.kernel.write(entry)?;
             undo.written += 1;
+            if undo.written == 1 {
+                crash::at(Point::FirstEntryWritten);
+            }
         }
+        crash::at(Point::EntriesWritten);
         for target in targets {
             // A device that is filtered already keeps its half until the swap.
             let mut closed = self.closed(target.role, &Timeouts::default());
@@ -426,6 +447,7 @@ impl Enforcer {
         }
         let before = before.filter(|device| device.ifindex == target.ifindex);
         let slot = self.kernel.claim(target.ifindex, half)?;
+        crash::at(Point::DeviceClaimed);
         match self.kernel.attach(&target.name, target.ifindex, target.hook) {
             Ok(attached) => {
                 let device =
@@ -465,6 +487,7 @@ impl Enforcer {
             .collect();
         for (name, device) in gone {
             self.kernel.detach(&name, device.ifindex);
+            crash::at(Point::DeviceDetached);
             self.kernel.release(device.slot);
             self.devices.remove(&name);
             tracing::info!(interface = name, "not filtered any more");
@@ -563,39 +586,17 @@ impl Enforcer {
     }
 
     /// Sets the halves that are not in force.
-    fn stage(&mut self, plan: &Plan, halves: &[(Slot, InterfaceHalf)]) {
+    fn stage(&mut self, plan: &Plan, halves: &[(Slot, InterfaceHalf)], members: Point) {
         for &(slot, set) in &plan.stage_members {
             self.kernel.stage_member(slot, set);
         }
-        for &(slot, half) in halves {
+        crash::at(members);
+        for (number, &(slot, half)) in halves.iter().enumerate() {
+            if number == 1 {
+                crash::at(Point::FirstInterfaceStaged);
+            }
             self.kernel.stage_interface(slot, half);
         }
-    }
-
-    /// Cuts the connections that no rule in force allows. Returns how many.
-    fn revoke(&mut self) -> Result<usize, ApplyError> {
-        let zones: BTreeMap<u32, &str> = self
-            .devices
-            .iter()
-            .filter_map(|(name, device)| Some((self.kernel.zone(device.slot)?, name.as_str())))
-            .collect();
-        let Some(active) = &self.active else { return Ok(0) };
-        let mut revoked = 0;
-        // Half-open flows first: one that becomes live meanwhile is then among the live ones.
-        for half_open in [true, false] {
-            for flow in self.kernel.flows_of(half_open)? {
-                // A zone of no device is over: nothing asks for its flows. A managed device in no policy admits nothing.
-                let refused = zones.get(&flow.zone).is_some_and(|name| {
-                    active.interface(name).is_none_or(|interface| !active.admits(interface, &flow))
-                });
-                if refused {
-                    self.kernel.delete_flow(&flow)?;
-                    revoked += 1;
-                }
-            }
-            self.kernel.settle();
-        }
-        Ok(revoked)
     }
 
     /// Stops filtering and leaves nothing behind.
@@ -616,30 +617,12 @@ impl Enforcer {
 impl Active {
     /// The image's interface of that name.
     pub fn interface(&self, name: &str) -> Option<&InterfaceImage> {
-        self.image.interfaces.iter().find(|interface| interface.name == name)
+        self.image.interface(name)
     }
 
     /// Whether the rules in force would admit a flow's first packet.
     pub fn admits(&self, interface: &InterfaceImage, flow: &FlowEntry) -> bool {
-        let Some(policy) = interface.policy.and_then(|index| self.image.policies.get(index)) else {
-            return true;
-        };
-        let set = self.image.members.get(&(interface.vpc.clone(), flow.remote)).map(Arc::as_ref);
-        policy.admits(flow.origin, flow.remote, set, flow.protocol, flow.number())
-    }
-}
-
-impl FlowEntry {
-    /// What the rules were asked for when the flow began: see `sg_common::packet::Transport::number`.
-    pub fn number(&self) -> u16 {
-        match (self.protocol, self.origin) {
-            (6 | 17, Direction::Outbound) => self.remote_port,
-            (6 | 17, Direction::Inbound) => self.local_port,
-            // The request's type is kept in the upper byte; requests have code 0.
-            (1, _) if self.remote.is_ipv4() => self.remote_port & 0xff00,
-            (58, _) if self.remote.is_ipv6() => self.remote_port & 0xff00,
-            (protocol, _) => protocol.into(),
-        }
+        self.image.admits(interface, flow)
     }
 }
 

@@ -51,19 +51,30 @@ pub fn rule(model: &Model, rule: &Effective, direction: Direction) -> RuleText {
 }
 
 fn sentence(model: &Model, rule: &Effective, direction: Direction) -> String {
-    let remote = match rule.remote {
+    words(model, rule.protocol, rule.remote, &rule.matches, direction)
+}
+
+/// `TCP port 80 from 0.0.0.0/0`.
+pub fn words(
+    model: &Model,
+    protocol: Protocol,
+    remote: Remote,
+    matches: &Match,
+    direction: Direction,
+) -> String {
+    let remote = match remote {
         Remote::Cidr(net) => net.to_string(),
         Remote::Group(group) => format!("@{}", group_name(model, group)),
     };
     let from = if direction == Direction::Inbound { "from" } else { "to" };
-    let what = match &rule.matches {
+    let what = match matches {
         Match::Any => String::new(),
         Match::Ports(ports) if ports.min == ports.max => format!(" port {}", ports.min),
         Match::Ports(ports) => format!(" ports {}-{}", ports.min, ports.max),
         Match::Icmp { kind, code: None } => format!(" type {kind}"),
         Match::Icmp { kind, code: Some(code) } => format!(" type {kind} code {code}"),
     };
-    format!("{}{what} {from} {remote}", protocol_name(rule.protocol))
+    format!("{}{what} {from} {remote}", protocol_name(protocol))
 }
 
 fn protocol_name(protocol: Protocol) -> String {

@@ -14,6 +14,7 @@ use aya::programs::{ProgramError, SchedClassifier, XdpMode};
 use sg_common::abi::program;
 
 use super::{Kernel, KernelError};
+use crate::crash::{self, Point};
 use crate::policy::model::HookChoice;
 
 /// How TC programs are attached.
@@ -287,7 +288,10 @@ impl Kernel {
                 new.push(place);
             }
             match place {
-                Place::TcEgress => attached.egress = how,
+                Place::TcEgress => {
+                    attached.egress = how;
+                    crash::at(Point::OneHookAttached);
+                }
                 Place::TcIngress | Place::Xdp => attached.ingress = how,
                 Place::Checksum => {}
             }
@@ -302,6 +306,9 @@ impl Kernel {
     pub fn detach(&mut self, interface: &str, ifindex: u32) {
         for place in Place::EVERY {
             self.detach_from(interface, ifindex, place);
+            if place == Place::TcIngress {
+                crash::at(Point::OneHookDetached);
+            }
         }
     }
 

@@ -47,6 +47,20 @@ pub struct FlowEntry {
     pub policy: u32,
 }
 
+impl FlowEntry {
+    /// What the rules were asked for when the flow began: see `sg_common::packet::Transport::number`.
+    pub fn number(&self) -> u16 {
+        match (self.protocol, self.origin) {
+            (6 | 17, Direction::Outbound) => self.remote_port,
+            (6 | 17, Direction::Inbound) => self.local_port,
+            // The request's type is kept in the upper byte; requests have code 0.
+            (1, _) if self.remote.is_ipv4() => self.remote_port & 0xff00,
+            (58, _) if self.remote.is_ipv6() => self.remote_port & 0xff00,
+            (protocol, _) => protocol.into(),
+        }
+    }
+}
+
 impl Kernel {
     /// Every flow that is not over, in no order.
     ///

@@ -229,7 +229,11 @@ impl Kernel {
     }
 
     pub fn capacity(&self) -> Capacity {
-        Capacity { port_tables: self.tables.port_tables(), member_slots: self.member_sets.len() }
+        Capacity {
+            port_tables: self.tables.port_tables(),
+            member_slots: self.member_sets.len(),
+            entries: self.tables.capacity,
+        }
     }
 
     /// What is in the maps when the daemon starts.
@@ -533,10 +537,10 @@ fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
     Ok(map_data(ebpf, name)?.info().map_err(KernelError::map(name))?.max_entries())
 }
 
-/// An array or hash map of the object.
+/// An array, hash map or trie of the object.
 fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, KernelError> {
     match ebpf.map(name) {
-        Some(Map::Array(data) | Map::HashMap(data)) => Ok(data),
+        Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) => Ok(data),
         _ => Err(KernelError::Missing { name }),
     }
 }

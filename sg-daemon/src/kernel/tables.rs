@@ -16,7 +16,7 @@ use sg_common::abi::{
 use sg_common::verdict::{Action, Reason};
 
 use super::{KernelError, TableSizes, map_data, max_entries};
-use crate::plan::{Entry, table_indexes};
+use crate::plan::{Entry, Table, table_indexes};
 
 /// A port table as aya copies it.
 #[derive(Clone, Copy)]
@@ -44,6 +44,8 @@ pub struct TableMaps {
     /// The tables of flows again: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
     pub(super) flow_fds: [OwnedFd; 4],
     pub(super) sizes: TableSizes,
+    /// How many entries fit, in the order of `plan::Table`.
+    pub(super) capacity: [u32; Table::COUNT],
     cpus: usize,
 }
 
@@ -65,9 +67,25 @@ impl TableMaps {
             flow_fd(ebpf, map::HALF_V6)?,
         ];
         let sizes = TableSizes::from_maps(|name| max_entries(ebpf, name))?;
+        let mut capacity = [0; Table::COUNT];
+        for (table, name) in [
+            (Table::PortSets, map::PORT_SETS),
+            (Table::ClassesV4, map::CLASSES_V4),
+            (Table::ClassesV6, map::CLASSES_V6),
+            (Table::Pairs, map::PAIRS),
+            (Table::MembersV4, map::MEMBERS_V4),
+            (Table::MembersV6, map::MEMBERS_V6),
+            (Table::OwnV4, map::OWN_V4),
+            (Table::OwnV6, map::OWN_V6),
+        ] {
+            if let Some(entries) = capacity.get_mut(table as usize) {
+                *entries = max_entries(ebpf, name)?;
+            }
+        }
         Ok(Self {
             flow_fds,
             sizes,
+            capacity,
             classes_v4: take!(map::CLASSES_V4),
             classes_v6: take!(map::CLASSES_V6),
             members_v4: take!(map::MEMBERS_V4),

@@ -21,6 +21,7 @@ mod values;
 mod walk;
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -92,6 +93,19 @@ pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
     loaded(read::read(paths))
 }
 
+/// A number that is another one, most probably, once the files or what they say have changed.
+pub fn fingerprint(paths: &[PathBuf]) -> u64 {
+    let files = read::read(paths);
+    let mut hasher = DefaultHasher::new();
+    for source in &files.sources {
+        (&source.path, &source.text).hash(&mut hasher);
+    }
+    for fault in &files.faults {
+        fault.to_string().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
 /// As [`load`], of files that are in memory already. The paths are names only.
 ///
 /// # Errors
@@ -103,7 +117,9 @@ pub fn load_bytes(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Result
 fn decoded(contents: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Files {
     let mut files = Files::default();
     for (path, bytes) in contents {
-        files.decode(path, bytes);
+        if files.has_room(&path) {
+            files.decode(path, bytes);
+        }
     }
     files
 }
@@ -115,13 +131,14 @@ fn loaded(files: Files) -> Result<Loaded, LoadError> {
 
 /// The pure part of [`load`]; the texts stay with the caller.
 fn check(files: &Files) -> Result<Loaded, LoadError> {
-    let Files { sources, faults, unreadable } = files;
+    let Files { sources, faults, unreadable, .. } = files;
     let mut faults = faults.clone();
     let mut findings = Findings::new(sources);
     let mut walked = Vec::with_capacity(sources.len());
+    let mut room = read::MOST_TREE;
     for (index, source) in sources.iter().enumerate() {
         let file = FileId(index);
-        let tree = read::parse(file, source, &mut findings);
+        let tree = read::parse(file, source, &mut room, &mut findings);
         walked.extend(tree.and_then(|tree| walk::document(file, &tree, &mut findings)));
     }
     let mut counts = count(&walked);

@@ -4,17 +4,23 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem::size_of;
 use std::path::{Path, PathBuf};
 
-use jsonc_parser::ast::Value;
+use jsonc_parser::ast::{ObjectProp, Value};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use super::diagnostic::{Diagnostic, Fault, Findings, Severity};
 use super::model::FileId;
 use super::source::{SourceFile, Span};
 
-/// A policy of 100,000 peers is about 10 MiB.
+/// Of all files together. A policy of 100,000 peers is about 10 MiB.
 pub(crate) const MOST_BYTES: u64 = 64 << 20;
+/// Of one policy.
+pub(crate) const MOST_FILES: usize = 4096;
+/// How much memory the syntax trees of all files may take together: for `{"x":1}` that is seventy times its text. A
+/// policy of 100,000 peers takes half of it.
+pub(crate) const MOST_TREE: usize = 192 << 20;
 /// The format nests seven deep. The parser recurses, so this also bounds its stack.
 pub(crate) const MOST_NESTING: usize = 64;
 
@@ -25,6 +31,8 @@ pub(crate) struct Files {
     pub faults: Vec<Diagnostic>,
     /// Whether a path could not be read at all, as opposed to read and found wanting.
     pub unreadable: bool,
+    /// How many bytes all of them have.
+    bytes: u64,
 }
 
 /// Reads every file the paths name: a file itself, or the `*.json` of a directory by name. A file named twice is read once.
@@ -35,7 +43,9 @@ pub(crate) fn read(paths: &[PathBuf]) -> Files {
         match expand(path) {
             Ok(found) => {
                 for path in found {
-                    if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                    if seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone()))
+                        && files.has_room(&path)
+                    {
                         files.add(path);
                     }
                 }
@@ -50,22 +60,30 @@ pub(crate) fn read(paths: &[PathBuf]) -> Files {
 }
 
 impl Files {
+    /// Complains of the first file that is one too many.
+    pub(crate) fn has_room(&mut self, path: &Path) -> bool {
+        let files = self.sources.len() + self.faults.len();
+        if files == MOST_FILES {
+            self.faults.push(whole_file(path, format!("the policy has more than {MOST_FILES} files")));
+        }
+        files < MOST_FILES
+    }
+
     fn add(&mut self, path: PathBuf) {
-        let mut bytes = Vec::new();
-        // One byte more than allowed: enough to know, and a device that never ends cannot fill the memory.
-        let read = File::open(&path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => self.decode(path, bytes),
+        let room = MOST_BYTES.saturating_sub(self.bytes);
+        match read_at_most(&path, room) {
+            Ok(Some(bytes)) => self.decode(path, bytes),
+            Ok(None) => self.too_large(&path),
             Err(error) => self.unreadable(&path, &error),
         }
     }
 
     /// Takes what a file holds.
     pub(crate) fn decode(&mut self, path: PathBuf, bytes: Vec<u8>) {
-        if bytes.len() as u64 > MOST_BYTES {
-            let message = format!("the file is larger than {} MiB", MOST_BYTES >> 20);
-            return self.faults.push(whole_file(&path, message));
+        if bytes.len() as u64 > MOST_BYTES.saturating_sub(self.bytes) {
+            return self.too_large(&path);
         }
+        self.bytes += bytes.len() as u64;
         match String::from_utf8(bytes) {
             Ok(text) => self.sources.push(SourceFile::new(path, text)),
             Err(error) => {
@@ -85,10 +103,34 @@ impl Files {
         }
     }
 
+    fn too_large(&mut self, path: &Path) {
+        let limit = MOST_BYTES >> 20;
+        self.faults.push(whole_file(
+            path,
+            if self.bytes == 0 {
+                format!("the file is larger than {limit} MiB, the most that a policy may have")
+            } else {
+                format!("with this file the policy is larger than {limit} MiB, the most that it may have")
+            },
+        ));
+    }
+
     fn unreadable(&mut self, path: &Path, error: &io::Error) {
         self.unreadable = true;
         self.faults.push(whole_file(path, format!("cannot read: {error}")));
     }
+}
+
+/// `None` if there are more bytes. One that is known to be too large is not read at all, and of what never ends, as a
+/// device may, one byte more than allowed.
+fn read_at_most(path: &Path, room: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() > room {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(room + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= room).then_some(bytes))
 }
 
 fn whole_file(path: &Path, message: String) -> Diagnostic {
@@ -133,17 +175,33 @@ fn expand(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The tree of one file, strict JSON only, or `None` after reporting why there is none.
+/// The tree of one file, strict JSON only, or `None` after reporting why there is none. `room` is what is left of
+/// [`MOST_TREE`].
 pub(crate) fn parse<'s>(
     file: FileId,
     source: &'s SourceFile,
+    room: &mut usize,
     findings: &mut Findings<'_>,
 ) -> Option<Value<'s>> {
     let span = |start: usize, end: usize| Span { file, start, end };
     let mut refuse = |start: usize, end: usize, fault: Fault| findings.report(span(start, end), &"", fault);
-    if let Some(at) = too_deep(source.text.as_bytes()) {
-        refuse(at, at + 1, Fault::error(format!("nested more than {MOST_NESTING} deep")));
-        return None;
+    match weigh(source.text.as_bytes(), *room) {
+        Ok(weight) => *room -= weight,
+        Err((at, TooMuch::Depth)) => {
+            refuse(at, at + 1, Fault::error(format!("nested more than {MOST_NESTING} deep")));
+            return None;
+        }
+        Err((at, TooMuch::Weight)) => {
+            // What is beyond the limit in one file is so in the next.
+            *room = 0;
+            let message = format!(
+                "the policy has too many values: to read those up to here takes {} MiB of memory, the most that it may",
+                MOST_TREE >> 20
+            );
+            let fault = Fault::error(message).expected("a policy, with about 200,000 peers at most");
+            refuse(at, at + 1, fault);
+            return None;
+        }
     }
     // The tree builder takes a few things for JSON that are not (control characters in strings, leading zeros, other
     // white space), so a strict parser goes first; it also has the better words for what is wrong.
@@ -179,24 +237,48 @@ pub(crate) const STRICT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
-/// Where the nesting first exceeds the limit. Counts brackets outside of strings; that is exact for JSON, and for what
-/// is not JSON an upper bound on how deep a parser can go before it notices.
-fn too_deep(bytes: &[u8]) -> Option<usize> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TooMuch {
+    Depth,
+    Weight,
+}
+
+/// How much memory the tree of a text takes at most, or where it first exceeds a limit. Counts brackets and commas
+/// outside of strings; that is exact for JSON, and for what is not JSON an upper bound on how far a parser can go before
+/// it notices.
+fn weigh(bytes: &[u8], room: usize) -> Result<usize, (usize, TooMuch)> {
+    // A vector begins with room for four and doubles.
+    let member = |objects: u128| {
+        if objects & 1 == 1 { size_of::<ObjectProp<'_>>() } else { size_of::<Value<'_>>() }
+    };
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    // The brackets that are open, the innermost last: 1 for an object.
+    let (mut open, mut weight) = (0_u128, size_of::<Value<'_>>());
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if in_string => escaped = true,
             b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => depth += 1,
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                open = (open << 1) | u128::from(*byte == b'{');
+                weight += 4 * member(open);
+            }
+            b']' | b'}' if !in_string => {
+                depth = depth.saturating_sub(1);
+                open >>= 1;
+            }
+            b',' if !in_string => weight += 2 * member(open),
             _ => {}
         }
         if depth > MOST_NESTING {
-            return Some(at);
+            return Err((at, TooMuch::Depth));
+        }
+        if weight > room {
+            return Err((at, TooMuch::Weight));
         }
     }
-    None
+    Ok(weight)
 }
 
 /// A word about the habits of JSON's relatives.

@@ -28,10 +28,9 @@ pub(crate) struct SourceFile {
     pub text: String,
     /// Whether the file began with a byte order mark; an edit has to write it again.
     pub bom: bool,
-    /// Byte offset of each line's start.
+    /// Line feeds before each block of [`BLOCK`] bytes. Not the start of every line: there may be as many as bytes.
     lines: Vec<usize>,
-    /// Characters before each block of [`BLOCK`] bytes: a column in a line of many megabytes costs one block to
-    /// count, not the line.
+    /// Characters before each block: a column in a line of many megabytes costs one block to count, not the line.
     chars: Vec<usize>,
 }
 
@@ -44,16 +43,16 @@ impl SourceFile {
         if bom {
             text.drain(..BOM.len_utf8());
         }
-        let bytes = text.as_bytes();
-        let lines = std::iter::once(0)
-            .chain(bytes.iter().enumerate().filter(|&(_, &b)| b == b'\n').map(|(at, _)| at + 1));
-        let mut seen = 0;
-        let chars = bytes.chunks(BLOCK).map(|block| {
-            let before = seen;
-            seen += char_starts(block);
-            before
-        });
-        Self { lines: lines.collect(), chars: chars.collect(), path, bom, text }
+        let before_each = |count: fn(&[u8]) -> usize| {
+            let mut seen = 0;
+            let before = text.as_bytes().chunks(BLOCK).map(|block| {
+                let before = seen;
+                seen += count(block);
+                before
+            });
+            before.collect()
+        };
+        Self { lines: before_each(line_feeds), chars: before_each(char_starts), path, bom, text }
     }
 
     /// The same text as from a file with or without a byte order mark.
@@ -63,8 +62,8 @@ impl SourceFile {
 
     /// Line and column of a byte offset, both from 1; the column counts characters.
     pub fn position(&self, offset: usize) -> (u32, u32) {
-        let line = self.lines.partition_point(|&start| start <= offset).max(1);
-        let start = self.lines.get(line - 1).copied().unwrap_or(0);
+        let line = self.feeds_before(offset) + 1;
+        let start = self.line_start(line);
         let column = self.chars_before(offset).saturating_sub(self.chars_before(start)) + 1;
         (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
     }
@@ -76,13 +75,13 @@ impl SourceFile {
 
     /// Byte offset of a line and a byte column, both from 1, as serde_json reports them.
     pub fn offset(&self, line: usize, byte_column: usize) -> usize {
-        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(self.text.len());
+        let start = self.line_start(line);
         self.floor(start.saturating_add(byte_column.saturating_sub(1)))
     }
 
     /// Byte offset of a line and a character column, both from 1: the inverse of [`Self::position`].
     pub fn offset_of(&self, line: u32, column: u32) -> usize {
-        let start = self.lines.get((line as usize).saturating_sub(1)).copied().unwrap_or(self.text.len());
+        let start = self.line_start(line as usize);
         let wanted = self.chars_before(start) + (column as usize).saturating_sub(1);
         let block = self.chars.partition_point(|&before| before <= wanted).saturating_sub(1);
         let (from, before) = (self.floor(block * BLOCK), self.chars.get(block).copied().unwrap_or(0));
@@ -101,9 +100,8 @@ impl SourceFile {
         const BEFORE: usize = 60;
         const LENGTH: usize = 160;
         let at = self.floor(span.start);
-        let line = self.lines.partition_point(|&start| start <= at).max(1);
-        let line_start = self.lines.get(line - 1).copied().unwrap_or(0);
-        let line_end = self.lines.get(line).map_or(self.text.len(), |next| next - 1);
+        let line = self.feeds_before(at) + 1;
+        let (line_start, line_end) = (self.line_start(line), self.line_end(line));
         let (start, end) = if line_end - line_start <= LENGTH {
             (line_start, line_end)
         } else {
@@ -119,9 +117,38 @@ impl SourceFile {
 
     /// From `start` to the end of its line: what a finding about a whole object underlines.
     pub fn rest_of_line(&self, file: FileId, start: usize) -> Span {
-        let line = self.lines.partition_point(|&begin| begin <= start).max(1);
-        let end = self.lines.get(line).map_or(self.text.len(), |next| next - 1);
+        let end = self.line_end(self.feeds_before(start) + 1);
         Span { file, start, end: end.max(start) }
+    }
+
+    fn feeds_before(&self, offset: usize) -> usize {
+        let offset = offset.min(self.text.len());
+        // The end of a text that fills its last block has no block of its own.
+        let block = (offset / BLOCK).min(self.lines.len().saturating_sub(1));
+        let rest = self.text.as_bytes().get(block * BLOCK..offset).map_or(0, line_feeds);
+        self.lines.get(block).copied().unwrap_or(0) + rest
+    }
+
+    /// Where a line begins, counted from 1; the end of the text if it has fewer.
+    fn line_start(&self, line: usize) -> usize {
+        match line.saturating_sub(1) {
+            0 => 0,
+            feeds => self.feed(feeds).map_or(self.text.len(), |at| at + 1),
+        }
+    }
+
+    /// Where a line ends, without its line feed.
+    fn line_end(&self, line: usize) -> usize {
+        self.feed(line).unwrap_or(self.text.len())
+    }
+
+    /// The line feed of that number, counted from 1.
+    fn feed(&self, number: usize) -> Option<usize> {
+        let block = self.lines.partition_point(|&before| before < number).checked_sub(1)?;
+        let from = block * BLOCK;
+        let nth = number.checked_sub(*self.lines.get(block)?)?.checked_sub(1)?;
+        let feeds = self.text.as_bytes().get(from..)?.iter().take(BLOCK).enumerate();
+        feeds.filter(|(_, byte)| **byte == b'\n').nth(nth).map(|(at, _)| from + at)
     }
 
     fn chars_before(&self, offset: usize) -> usize {
@@ -149,6 +176,10 @@ impl SourceFile {
 /// How many characters begin in these bytes of UTF-8.
 fn char_starts(bytes: &[u8]) -> usize {
     bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
+}
+
+fn line_feeds(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
 }
 
 #[cfg(test)]
@@ -187,6 +218,23 @@ mod tests {
             let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
             assert_eq!(source.position(offset), (line as u32, column as u32), "offset {offset}");
             assert_eq!(source.offset_of(line as u32, column as u32), offset);
+        }
+    }
+
+    #[test]
+    fn lines_are_found_at_the_edges_of_blocks() {
+        for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK] {
+            let text = format!("{}\n{}", "a".repeat(length), "\n".repeat(2 * BLOCK));
+            let source = file(&text);
+            let feeds: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+            for (number, &at) in feeds.iter().enumerate() {
+                assert_eq!(source.position(at).0 as usize, number + 1);
+                assert_eq!(source.position(at + 1), (number as u32 + 2, 1));
+                assert_eq!(source.line_end(number + 1), at);
+                assert_eq!(source.offset(number + 2, 1), at + 1);
+            }
+            assert_eq!(source.offset(feeds.len() + 2, 1), text.len());
+            assert_eq!(source.line_end(feeds.len() + 1), text.len());
         }
     }
 

@@ -1,6 +1,8 @@
 //! The daemon: loads, watches, swaps, answers, and stops when it is told to.
 
 pub mod inject;
+mod install;
+mod journal;
 mod layout;
 mod lock;
 mod notify;
@@ -8,20 +10,24 @@ pub mod panic;
 mod retry;
 pub mod state;
 pub mod status;
+pub mod steward;
 mod watch;
 
 use std::future::pending;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::journal::{Journal, Recovered};
 use self::notify::Watchdog;
 use self::retry::Retry;
+use self::steward::{Changes, Steward};
 use self::watch::{FileWatch, LinkWatch};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::gate::Gate;
@@ -66,6 +72,7 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
     // Everything that may fail without a trace first. The lock is held until this ends.
     let _lock = lock::lock(&options.pin_dir)?;
     let replacement = layout::find(options)?;
+    let (unfinished, notice) = recover(&options.state_dir);
     // Watches begin before anything is read, so that no change falls in between.
     let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
     let gate = Arc::new(Gate::default());
@@ -85,11 +92,21 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
              {sizes}. To have those, at the price of all connections: run sgd with --detach-on-exit, stop it, start it"
         );
     }
-    let shared = Shared { enforcer: Arc::new(Mutex::new(enforcer)), refused: Arc::new(Mutex::new(None)) };
+    let (orders, mut ordered) = mpsc::channel(4);
+    let shared = Shared {
+        enforcer: Arc::new(Mutex::new(enforcer)),
+        refused: Arc::new(Mutex::new(None)),
+        changes: Arc::new(Mutex::new(Changes { notice, ..Changes::default() })),
+        orders,
+        policy: options.policy.clone().into(),
+        large: Arc::default(),
+    };
     replacement.begin(&shared);
-    let by_device = start(options, &shared).await.inspect_err(|_| replacement.give_up(&shared))?;
+    let started = start(options, &shared, unfinished.as_ref()).await;
+    let by_device = started.inspect_err(|_| replacement.give_up(&shared))?;
     replacement.finish(&shared).await?;
-    let mut retry = Retry::new(by_device);
+    let retry = Retry::new(by_device);
+    let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
     let mut server = tokio::spawn(serve(listener, shared.clone()));
     let mut watchdog = Watchdog::new();
     notify::ready(&shared);
@@ -101,14 +118,19 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => retry = Retry::new(reload(options, &shared, Cause::Operator).await),
-            () = files.changed() => retry = Retry::new(reload(options, &shared, Cause::Operator).await),
+            _ = hangup.recv() => steward.files_changed().await,
+            () = files.changed() => steward.files_changed().await,
+            Some(request) = ordered.recv() => {
+                // Who does not wait any more has gone away; what was done is done.
+                let _ = request.answer.send(steward.order(request.order).await);
+            }
+            () = steward.due() => steward.time_is_up().await,
             changed = links.changed() => {
                 changed.context("the network devices cannot be watched any more")?;
                 on_enforcer(&shared, reconcile).await?;
-                retry.devices_changed();
+                steward.retry.devices_changed();
             }
-            () = retry.due() => retry.tried(reload(options, &shared, Cause::Devices).await),
+            () = steward.retry.due() => steward.devices_changed().await,
             _ = collect.tick() => on_enforcer(&shared, collect_flows).await?,
             () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
@@ -117,6 +139,9 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
     }
     notify::stopping();
     server.abort();
+    if !options.detach_on_exit {
+        steward.stop().await;
+    }
     if options.detach_on_exit {
         detach(&shared)?;
     } else {
@@ -125,10 +150,43 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
     Ok(())
 }
 
+/// Finishes or undoes what the daemon before was at when it died. What is left to be finished, and what to say of it.
+fn recover(state_dir: &Path) -> (Option<Journal>, Option<String>) {
+    let (unfinished, notice) = match journal::recover(state_dir) {
+        Ok(Recovered::Nothing) => return (None, None),
+        Ok(Recovered::Undone { unconfirmed: true }) => (
+            None,
+            "sgd ended before the policy was confirmed: it is rolled back to the one before".to_owned(),
+        ),
+        Ok(Recovered::Undone { unconfirmed: false }) => (
+            None,
+            "sgd ended while it applied a policy: that is undone, the one before is in force".to_owned(),
+        ),
+        Ok(Recovered::Finished) => (
+            None,
+            "sgd ended while it applied a policy: that is finished, the new one is in force".to_owned(),
+        ),
+        Ok(Recovered::Unfinished(journal, error)) => {
+            let why = "sgd ended while it applied a policy: the new one is in force, but the policy files cannot be replaced";
+            (Some(journal), format!("{why}: {error}"))
+        }
+        Err(error) => (None, format!("what the sgd before was at cannot be read or undone: {error}")),
+    };
+    tracing::warn!("{notice}");
+    (unfinished, Some(notice))
+}
+
 /// The first policy: the operator's, or the last good one while the operator's is bad. Whether the operator's was refused
 /// for what a device is like.
-async fn start(options: &Options, shared: &Shared) -> anyhow::Result<bool> {
-    let error = match apply_files(options, shared).await {
+async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>) -> anyhow::Result<bool> {
+    if let Some(journal) = unfinished {
+        // The operator's files may be half replaced.
+        apply_copy(journal.files(), shared)
+            .await
+            .context("the policy that was applied last cannot be used")?;
+        return Ok(false);
+    }
+    let error = match apply_files(options, shared, Copy::IfPossible).await {
         Ok(applied) => {
             report(applied);
             return Ok(false);
@@ -156,24 +214,23 @@ enum Cause {
     Devices,
 }
 
-/// Puts the operator's files in force; if they are bad, what is in force stays (D22). Whether they were refused for what a
-/// device is like.
-async fn reload(options: &Options, shared: &Shared, cause: Cause) -> bool {
+/// Puts the operator's files in force; if they are bad, what is in force stays (D22).
+async fn reload(options: &Options, shared: &Shared, cause: Cause) -> anyhow::Result<Applied> {
     if cause == Cause::Devices {
         return read_again(options, shared, cause).await;
     }
     notify::reloading();
-    let by_device = read_again(options, shared, cause).await;
+    let outcome = read_again(options, shared, cause).await;
     notify::ready(shared);
-    by_device
+    outcome
 }
 
-async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> bool {
-    let error = match apply_files(options, shared).await {
+async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> anyhow::Result<Applied> {
+    let error = match apply_files(options, shared, Copy::Needed).await {
         Ok(applied) => {
             *shared.refused() = None;
             report(applied);
-            return false;
+            return Ok(applied);
         }
         Err(error) => error,
     };
@@ -182,7 +239,7 @@ async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> bool {
     if cause == Cause::Operator || before.as_ref() != Some(&text) {
         tracing::error!(error = text, "policy refused; the one before stays in force");
     }
-    by_device(&error)
+    Err(error)
 }
 
 /// Whether another state of the devices could make the policy pass: there is no fault in the policy, and it fits.
@@ -199,13 +256,31 @@ fn report(applied: Applied) {
     }
 }
 
+/// What if there is no room for a copy of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    /// The policy is refused: after a crash and a bad edit nobody would know of it.
+    Needed,
+    /// Better a policy without a copy than none.
+    IfPossible,
+}
+
 /// Puts the operator's files in force and keeps what they said as the last good policy.
-async fn apply_files(options: &Options, shared: &Shared) -> anyhow::Result<Applied> {
+async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::Result<Applied> {
     let (paths, state_dir, shared) = (options.policy.clone(), options.state_dir.clone(), shared.clone());
     tokio::task::spawn_blocking(move || {
         let loaded = load(&paths)?;
         let files = loaded.model.files.iter().map(PathBuf::as_path);
         let copy = state::prepare(&state_dir, files.zip(loaded.texts.iter().map(String::as_str)));
+        let copy = match copy {
+            Err(error) if need == Copy::Needed => {
+                let path = state_dir.display();
+                return Err(error).with_context(|| {
+                    format!("there is no copy of the policy in the state directory {path}; make room, and run `sgctl apply`")
+                });
+            }
+            copy => copy,
+        };
         let mut enforcer = shared.enforcer();
         let applied = enforcer.apply(Arc::new(loaded.model))?;
         // While the enforcer is held: nobody is told that the policy is in force before it is kept.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use crate::crash::{self, Point};
+
 const NEW: &str = "last-good.new";
 
 /// The directory that holds the copy.
@@ -13,10 +15,20 @@ pub fn last_good(state_dir: &Path) -> PathBuf {
     state_dir.join("last-good")
 }
 
-/// A copy that is written, and not yet the last good one.
+/// A copy that is written, and not yet the last good one. Dropped, it is removed.
 #[derive(Debug)]
 pub struct Prepared {
     state_dir: PathBuf,
+    committed: bool,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !self.committed {
+            // What stays is removed before the next copy is made.
+            let _ = fs::remove_dir_all(self.state_dir.join(NEW));
+        }
+    }
 }
 
 /// Writes a copy of a policy that is about to be put in force. `files` are the policy's files and what they said when it
@@ -30,18 +42,26 @@ pub fn prepare<'p>(
     files: impl Iterator<Item = (&'p Path, &'p str)>,
 ) -> io::Result<Prepared> {
     let new = state_dir.join(NEW);
-    match fs::remove_dir_all(&new) {
+    write(&new, files).inspect_err(|_| {
+        // What is half written takes room and is of no use.
+        let _ = fs::remove_dir_all(&new);
+    })?;
+    crash::at(Point::CopyPrepared);
+    Ok(Prepared { state_dir: state_dir.to_owned(), committed: false })
+}
+
+fn write<'p>(new: &Path, files: impl Iterator<Item = (&'p Path, &'p str)>) -> io::Result<()> {
+    match fs::remove_dir_all(new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs::create_dir_all(&new)?;
+    fs::create_dir_all(new)?;
     for (number, (path, text)) in files.enumerate() {
         let mut copy = File::create_new(new.join(copy_name(number, path)))?;
         copy.write_all(text.as_bytes())?;
         copy.sync_all()?;
     }
-    File::open(&new)?.sync_all()?;
-    Ok(Prepared { state_dir: state_dir.to_owned() })
+    File::open(new)?.sync_all()
 }
 
 impl Prepared {
@@ -50,22 +70,24 @@ impl Prepared {
     /// # Errors
     ///
     /// If it cannot be renamed.
-    pub fn commit(self) -> io::Result<()> {
+    pub fn commit(mut self) -> io::Result<()> {
         let new = self.state_dir.join(NEW);
         let current = last_good(&self.state_dir);
         if current.exists() {
             renameat2(AT_FDCWD, &new, AT_FDCWD, &current, RenameFlags::RENAME_EXCHANGE)?;
+            crash::at(Point::CopyExchanged);
             fs::remove_dir_all(&new)?;
         } else {
             fs::rename(&new, &current)?;
         }
+        self.committed = true;
         File::open(&self.state_dir)?.sync_all()
     }
 }
 
 /// Numbered, as two directories may have files of one name, and so that they are read in the same order. Always a name
 /// that is read, and never too long for one.
-fn copy_name(number: usize, path: &Path) -> String {
+pub fn copy_name(number: usize, path: &Path) -> String {
     let stem =
         path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().chars().take(40).collect());
     format!("{number:06}-{stem}.json")
@@ -104,9 +126,9 @@ mod tests {
             pair("000002-policy.json", "3"),
         ];
         assert_eq!(saved(), three);
-        prepare(&state, std::iter::once((Path::new("x.json"), "refused"))).unwrap();
+        drop(prepare(&state, std::iter::once((Path::new("x.json"), "refused"))).unwrap());
+        assert!(!state.join(NEW).exists());
         assert_eq!(saved(), three, "only a policy in force is the last good one");
-        fs::remove_dir_all(state.join(NEW)).unwrap();
         // A file in the way of the new copy.
         fs::write(state.join(NEW), "").unwrap();
         assert!(save(&[("x.json", "4")]).is_err());

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use nix::net::if_::if_nametoindex;
 use sg_common::abi::{Counter, Direction};
 use sg_common::verdict::{Action, Reason};
+use tokio::time::Instant;
 
+use super::steward::Changes;
+use crate::api::candidate::UnconfirmedStatus;
 use crate::api::types::{
     Counters, FlowStatus, InterfaceState, InterfaceStatus, Readiness, ReasonCounter, ShareStatus, Status,
     TableStatus,
@@ -17,7 +20,11 @@ use crate::policy::model::{Interface, Kind, Model, Role};
 /// # Errors
 ///
 /// If the counters cannot be read.
-pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status, KernelError> {
+pub fn status(
+    enforcer: &mut Enforcer,
+    refused: Option<String>,
+    changes: &Changes,
+) -> Result<Status, KernelError> {
     let sizes = enforcer.kernel().sizes();
     let tables = TableStatus {
         policies: enforcer.resident().policies(),
@@ -64,6 +71,11 @@ pub fn status(enforcer: &mut Enforcer, refused: Option<String>) -> Result<Status
         generation: kernel.generation(),
         files: model.files.iter().map(|file| file.display().to_string()).collect(),
         refused,
+        unconfirmed: changes.until.map(|until| UnconfirmedStatus {
+            rolls_back_in: until.saturating_duration_since(Instant::now()).as_secs(),
+            files_changed: changes.files_changed,
+        }),
+        notice: changes.notice.clone(),
         interfaces,
         tables,
     })
@@ -230,7 +242,7 @@ pub fn flows(enforcer: &mut Enforcer) -> Result<Vec<FlowStatus>, KernelError> {
     Ok(listed.collect())
 }
 
-fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> FlowStatus {
+pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> FlowStatus {
     let has_ports = matches!(flow.protocol, 6 | 17);
     let has_id = has_ports || matches!(flow.protocol, 1 | 58);
     FlowStatus {

@@ -293,7 +293,63 @@ fn a_file_over_the_limit_is_refused_unread() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("p.json");
     std::fs::File::create(&path).unwrap().set_len((64 << 20) + 1).unwrap();
-    assert_eq!(policy::load(&[path]).unwrap_err().diagnostics[0].message, "the file is larger than 64 MiB");
+    assert_eq!(
+        policy::load(&[path]).unwrap_err().diagnostics[0].message,
+        "the file is larger than 64 MiB, the most that a policy may have"
+    );
+}
+
+#[test]
+fn files_over_the_limit_together_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        let file = std::fs::File::create(directory.path().join(format!("{name}.json"))).unwrap();
+        file.set_len((64 << 20) / 2).unwrap();
+    }
+    let error = policy::load(&[directory.path().to_owned()]).unwrap_err();
+    let third = error.diagnostics.iter().find(|fault| fault.file.ends_with("c.json")).unwrap();
+    assert_eq!(third.message, "with this file the policy is larger than 64 MiB, the most that it may have");
+    let many = tempfile::tempdir().unwrap();
+    for number in 0..4100 {
+        std::fs::write(many.path().join(format!("{number:04}.json")), "1").unwrap();
+    }
+    let error = policy::load(&[many.path().to_owned()]).unwrap_err();
+    let beyond: Vec<_> =
+        error.diagnostics.iter().filter(|fault| fault.message.contains("more than 4096 files")).collect();
+    assert_eq!(beyond.len(), 1);
+    assert!(beyond[0].file.ends_with("4096.json"));
+}
+
+/// Small values take up to seventy times their text when they are read: the limit is on that.
+#[test]
+fn spec_d22_values_are_bounded_in_all_files_together() {
+    let many = |count: usize| format!("[{}1]", "{\"x\":1},".repeat(count));
+    let error = load(&many(1_000_000)).unwrap_err();
+    assert_eq!(error.diagnostics.len(), 1, "{error}");
+    let fault = &error.diagnostics[0];
+    assert!(fault.message.contains("too many values") && fault.message.contains("192 MiB"), "{fault}");
+    assert_eq!(fault.line, Some(1));
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        std::fs::write(directory.path().join(format!("{name}.json")), many(200_000)).unwrap();
+    }
+    let error = policy::load(&[directory.path().to_owned()]).unwrap_err();
+    let files: Vec<_> =
+        error.diagnostics.iter().filter(|fault| fault.message.contains("too many values")).collect();
+    assert_eq!(files.len(), 1, "{error}");
+    assert!(files[0].file.ends_with("b.json"));
+}
+
+#[test]
+fn spec_d4_a_policy_of_100_000_peers_is_no_problem() {
+    let peers: Vec<_> = (0..100_000u32)
+        .map(|n| {
+            let address = std::net::Ipv4Addr::from_bits((10 << 24) + n);
+            format!("{{\n  \"address\": \"{address}\",\n  \"security_groups\": [\n \"default\" ]\n}}")
+        })
+        .collect();
+    let loaded = load(&with(&format!("\"peers\": [{}]", peers.join(",\n")))).unwrap();
+    assert_eq!(loaded.model.peers.len(), 100_000);
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn web_policy(world: &World) -> String {
 }
 
 /// How many entries each map has that grows with the policy.
-fn entries(daemon: &Daemon) -> [usize; 6] {
+pub fn entries(daemon: &Daemon) -> [usize; 6] {
     let maps = daemon.pin_dir().join(format!("v{ABI_VERSION}")).join("maps");
     let pinned = |name: &str| MapData::from_pin(maps.join(name)).unwrap();
     fn hash<K: aya::Pod, V: aya::Pod>(data: MapData) -> usize {

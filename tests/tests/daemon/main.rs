@@ -2,6 +2,7 @@
 //! Test names begin with the line of the specification they hold to, where there is one.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that cannot go on has failed"
@@ -9,10 +10,13 @@
 
 mod adopt;
 mod appear;
+mod apply;
 mod audit;
+mod bounds;
 mod chaos;
 mod checksums;
 mod counters;
+mod crash;
 mod ctl;
 mod devices;
 mod enforce;
@@ -25,6 +29,7 @@ mod life;
 mod metadata;
 mod notify;
 mod packets;
+mod revoke;
 mod sizes;
 mod transfer;
 mod watch;

@@ -53,6 +53,7 @@ fn migrate(guest: &Guest, from: &World, to: &Topology, device: &str) {
 }
 
 /// The guest may be asked at port 7000 and may ask at 7001; or nothing at all.
+#[expect(clippy::needless_pass_by_value, reason = "called with json!(…)")]
 fn rules(interface: Value, open: bool) -> String {
     let mut inbound = Vec::new();
     let mut outbound = Vec::new();

@@ -1,0 +1,150 @@
+//! `sgctl apply`, `confirm` and `rollback`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::Method;
+
+use super::output::{complain, counted, print};
+use super::{NO, Outcome, candidate, refused};
+use crate::api::candidate::{ApplyAnswer, Candidate};
+use crate::api::client::call_within;
+
+/// A large policy on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Put a policy in force, and answer with the outcome.
+///
+/// The files of the candidate take the place of those that sgd was started with: of the one file, if it was started with
+/// one, or of all *.json of the one directory. A crash at any moment leaves the old policy or the new one, whole. Without
+/// PATH, sgd reads its own files now.
+///
+/// With --confirm the candidate is in force at once, but replaces no file until `sgctl confirm`; without that it is rolled
+/// back when the time is over, and also if sgd ends before. Connections that it has admitted live on then.
+///
+/// Exit code: 0 in force, 1 refused (faults, it does not fit, another policy waits to be confirmed) and the policy before
+/// is in force, 2 trouble (unreadable files, sgd cannot be reached or did not answer).
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Policy files, or directories of *.json files; all of them together are one policy
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Roll back unless `sgctl confirm` follows within this time, such as 90, 60s or 5m
+    #[arg(long, value_name = "TIME", value_parser = seconds, requires = "paths")]
+    confirm: Option<u64>,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Keep the policy that was applied with --confirm, and write it to the policy files.
+///
+/// Exit code: 0 kept, 1 there is none that waits (any more), or it cannot be kept, 2 sgd cannot be reached.
+#[derive(Debug, Args)]
+pub struct Confirm {
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Go back to the policy before the one that was applied with --confirm, at once.
+///
+/// Exit code: 0 the policy before is in force, 1 there is none to go back from, 2 sgd cannot be reached.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+impl Apply {
+    pub(super) fn run(self, socket: &Path) -> Outcome {
+        let candidate = match candidate::read(&self.paths, NO) {
+            Ok(candidate) => Candidate { confirm_seconds: self.confirm, ..candidate },
+            Err(code) => return Ok(code),
+        };
+        order(socket, "/v1/policy/apply", &candidate, self.json, "in force")
+    }
+}
+
+impl Confirm {
+    pub(super) fn run(self, socket: &Path) -> Outcome {
+        order(socket, "/v1/policy/confirm", &(), self.json, "confirmed")
+    }
+}
+
+impl Rollback {
+    pub(super) fn run(self, socket: &Path) -> Outcome {
+        order(socket, "/v1/policy/rollback", &(), self.json, "rolled back")
+    }
+}
+
+fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, done: &str) -> Outcome {
+    let answer: ApplyAnswer = match refused(call_within(PATIENCE, socket, Method::POST, path, Some(body)))? {
+        Ok(answer) => answer,
+        Err(code) => return Ok(code),
+    };
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&answer)?))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ApplyAnswer { generation, changed, written, deleted, revoked, unconfirmed, warning } = &answer;
+    let mut text = format!("{done}: generation {generation}");
+    if *changed {
+        text += &format!(
+            ", {} written, {deleted} deleted",
+            counted(*written, "entry").replace("entrys", "entries")
+        );
+        if *revoked > 0 {
+            text += &format!(", {} cut", counted(*revoked, "connection"));
+        }
+    } else if done == "in force" {
+        text += ", nothing has changed";
+    }
+    text.push('\n');
+    if let Some(seconds) = unconfirmed {
+        text += &format!("Rolled back in {seconds} s unless `sgctl confirm` is run before.\n");
+    }
+    print(&text)?;
+    if let Some(warning) = warning {
+        complain(warning);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `90`, `60s`, `5m` or `1h`, in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(number) => (number, text.chars().last()),
+        None => (text, None),
+    };
+    let unit = match unit {
+        Some('m') => 60,
+        Some('h') => 3600,
+        _ => 1,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .filter(|seconds| (1..=24 * 60 * 60).contains(seconds))
+        .ok_or_else(|| "expected a time from 1s to 24h, such as 90, 60s or 5m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, expected) in [("90", 90), ("60s", 60), ("5m", 300), ("24h", 86_400)] {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "s", "5d", "-1", "25h", "1.5m", "99999999999999999999", "6148914691236517206m"]
+        {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The operator's policy files, replaced by a candidate's.
+//!
+//! New texts are written beside the old ones first, so that a full disk or a read-only file system is known of before
+//! anything changes. Every step can be taken again after a crash.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::crash::{self, Point};
+use crate::policy::is_policy_name;
+
+/// Why a candidate cannot take the place of the daemon's own files.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    #[error(
+        "sgd reads its policy from {count} paths, so it is not clear which files the candidate takes the place of; \
+         change those files, and run `sgctl apply` without a path"
+    )]
+    SeveralPaths { count: usize },
+    #[error("sgd reads its policy from one file, {}, and the candidate has {found}; put all into one file", .path.display())]
+    OneFile { path: PathBuf, found: usize },
+    #[error(
+        "{name:?} cannot be a file of the policy directory: names end in \".json\" and begin with no dot"
+    )]
+    Name { name: String },
+    #[error("two files of the candidate are called {name:?}; in the policy directory there can be only one")]
+    NameTwice { name: String },
+    #[error("{} is a symbolic link; sgd replaces no links in its policy directory", .path.display())]
+    Link { path: PathBuf },
+    #[error("cannot look at {}: {error}; it has to exist before a candidate can take its place", .path.display())]
+    Io { path: PathBuf, error: io::Error },
+}
+
+/// Where a candidate's files go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Free of links.
+    directory: PathBuf,
+    /// One for each text.
+    pub names: Vec<String>,
+    /// Whether the other policies of the directory go.
+    alone: bool,
+}
+
+impl Place {
+    /// Where files of these names go, if `--policy` is given as `paths`.
+    ///
+    /// # Errors
+    ///
+    /// If that is not clear, or not possible.
+    pub fn of(paths: &[PathBuf], candidate: &[PathBuf]) -> Result<Self, PlaceError> {
+        let [path] = paths else { return Err(PlaceError::SeveralPaths { count: paths.len() }) };
+        let failed = |error| PlaceError::Io { path: path.clone(), error };
+        let path = path.canonicalize().map_err(failed)?;
+        if !path.is_dir() {
+            if candidate.len() != 1 {
+                return Err(PlaceError::OneFile { path, found: candidate.len() });
+            }
+            let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
+            else {
+                return Err(failed(io::Error::other("not a name in UTF-8")));
+            };
+            return Ok(Self { directory: directory.to_owned(), names: vec![name.to_owned()], alone: false });
+        }
+        let mut names = Vec::with_capacity(candidate.len());
+        let mut seen = BTreeSet::new();
+        for file in candidate {
+            let shown = || file.display().to_string();
+            let name = file.file_name().filter(|name| is_policy_name(name));
+            let name = name.and_then(OsStr::to_str).ok_or_else(|| PlaceError::Name { name: shown() })?;
+            if !seen.insert(name) {
+                return Err(PlaceError::NameTwice { name: name.to_owned() });
+            }
+            names.push(name.to_owned());
+        }
+        let place = Self { directory: path.clone(), names, alone: true };
+        for there in place.there().map_err(failed)? {
+            if there.is_symlink() {
+                return Err(PlaceError::Link { path: there });
+            }
+        }
+        Ok(place)
+    }
+
+    /// The policies that the directory has now.
+    fn there(&self) -> io::Result<Vec<PathBuf>> {
+        let mut there = Vec::new();
+        for entry in self.directory.read_dir()? {
+            let entry = entry?;
+            if is_policy_name(&entry.file_name()) && !entry.path().is_dir() {
+                there.push(entry.path());
+            }
+        }
+        Ok(there)
+    }
+
+    /// Hidden, and no policy by its name: who reads the directory meanwhile passes over it.
+    fn beside(&self, name: &str) -> PathBuf {
+        self.directory.join(format!(".{name}.sgd-new"))
+    }
+
+    /// Writes the new texts beside the old ones, with mode and owner of those.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be written; the policy is as it was.
+    pub fn stage(&self, texts: &[String]) -> io::Result<()> {
+        for (name, text) in self.names.iter().zip(texts) {
+            let beside = self.beside(name);
+            absent(fs::remove_file(&beside))?;
+            let mut file = File::options().write(true).create_new(true).mode(0o644).open(&beside)?;
+            file.write_all(text.as_bytes())?;
+            if let Ok(old) = fs::metadata(self.directory.join(name)) {
+                let made = file.metadata()?;
+                if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+                    fchown(&file, Some(old.uid()), Some(old.gid()))?;
+                }
+                file.set_permissions(old.permissions())?;
+            }
+            file.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Takes back [`Self::stage`], as far as it came.
+    pub fn unstage(&self) {
+        for name in &self.names {
+            if let Err(error) = absent(fs::remove_file(self.beside(name))) {
+                tracing::warn!(%error, "{} stays", self.beside(name).display());
+            }
+        }
+    }
+
+    /// Puts the staged texts in the place of the old ones, and removes those that the candidate does not have.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be replaced or removed; some may be by then. [`Self::stage`] and this can be done again.
+    pub fn replace(&self) -> io::Result<()> {
+        for (number, name) in self.names.iter().enumerate() {
+            fs::rename(self.beside(name), self.directory.join(name))?;
+            if number == 0 {
+                crash::at(Point::FirstFileReplaced);
+            }
+        }
+        crash::at(Point::FilesReplaced);
+        if self.alone {
+            let ours = |path: &Path| {
+                path.file_name().is_some_and(|name| self.names.iter().any(|ours| name == ours.as_str()))
+            };
+            for there in self.there()?.iter().filter(|path| !ours(path)) {
+                absent(fs::remove_file(there))?;
+            }
+        }
+        File::open(&self.directory)?.sync_all()?;
+        crash::at(Point::FilesRemoved);
+        Ok(())
+    }
+}
+
+/// That there was nothing to remove is fine.
+pub fn absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn paths(names: &[&str]) -> Vec<PathBuf> {
+        names.iter().map(PathBuf::from).collect()
+    }
+
+    #[test]
+    fn a_directory_has_the_candidates_files_and_no_other_policy() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.json", "b.json", "notes.txt", ".hidden.json"] {
+            fs::write(dir.path().join(name), "old").unwrap();
+        }
+        let own = [dir.path().to_owned()];
+        let place = Place::of(&own, &paths(&["/tmp/x/b.json", "c.json"])).unwrap();
+        place.stage(&["B".to_owned(), "C".to_owned()]).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("b.json")).unwrap(), "old");
+        place.unstage();
+        assert_eq!(names(dir.path()), [".hidden.json", "a.json", "b.json", "notes.txt"]);
+        // Twice, as after a crash.
+        for _ in 0..2 {
+            place.stage(&["B".to_owned(), "C".to_owned()]).unwrap();
+            place.replace().unwrap();
+            assert_eq!(names(dir.path()), [".hidden.json", "b.json", "c.json", "notes.txt"]);
+            assert_eq!(fs::read_to_string(dir.path().join("b.json")).unwrap(), "B");
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_behind_its_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("real.json"), "old").unwrap();
+        let link = dir.path().join("policy.json");
+        symlink("target/real.json", &link).unwrap();
+        let place = Place::of(std::slice::from_ref(&link), &paths(&["new.json"])).unwrap();
+        place.stage(&["new".to_owned()]).unwrap();
+        place.replace().unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_to_string(target.join("real.json")).unwrap(), "new");
+        assert_eq!(names(&target), ["real.json"]);
+    }
+
+    #[test]
+    fn what_is_not_clear_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.json");
+        fs::write(&file, "").unwrap();
+        let own = [dir.path().to_owned()];
+        let refused =
+            |own: &[PathBuf], candidate: &[&str]| Place::of(own, &paths(candidate)).unwrap_err().to_string();
+        assert!(refused(&[file.clone(), dir.path().to_owned()], &["a.json"]).contains("from 2 paths"));
+        assert!(refused(&[file], &["a.json", "b.json"]).contains("the candidate has 2"));
+        assert!(
+            refused(&own, &["x/a.json", "y/a.json"])
+                .contains("two files of the candidate are called \"a.json\"")
+        );
+        assert!(refused(&own, &["a.txt"]).contains("\"a.txt\" cannot be"));
+        assert!(refused(&own, &[".a.json"]).contains("cannot be"));
+        assert!(refused(&[dir.path().join("none")], &["a.json"]).contains("has to exist"));
+        symlink("p.json", dir.path().join("link.json")).unwrap();
+        assert!(refused(&own, &["a.json"]).contains("link.json is a symbolic link"));
+    }
+}

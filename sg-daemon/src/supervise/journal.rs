@@ -1,0 +1,266 @@
+//! A candidate on its way to be the policy, in the state directory: what a daemon that starts finishes or undoes.
+//!
+//! The journal is a directory, `apply`, with the candidate's texts and where they go. As long as it has no file `decided`
+//! the policy is the old one, whatever the kernel enforces; with it, the new one. Making that file is the one step between
+//! the two. What comes before can be undone by forgetting it, and what comes after can be done again.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::install::{Place, absent};
+use super::state::{self, Prepared};
+use crate::crash::{self, Point};
+
+const NAME: &str = "apply";
+const NEW: &str = "apply.new";
+const NOTE: &str = "journal.json";
+const TEXTS: &str = "files";
+const DECIDED: &str = "decided";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    place: Place,
+    /// Within how many seconds the candidate has to be confirmed, if it has to.
+    confirm: Option<u64>,
+}
+
+/// A journal that is in the state directory.
+#[derive(Debug)]
+pub struct Journal {
+    state_dir: PathBuf,
+    note: Note,
+}
+
+/// What a daemon that starts has found, and made of it.
+#[derive(Debug)]
+pub enum Recovered {
+    Nothing,
+    /// The old policy it is. Whether the new one had waited to be confirmed.
+    Undone {
+        unconfirmed: bool,
+    },
+    /// The new policy it is, and it is in the operator's files.
+    Finished,
+    /// The new policy it is, but the operator's files cannot be replaced.
+    Unfinished(Journal, io::Error),
+}
+
+impl Journal {
+    /// Notes what is about to be done.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; nothing is noted then.
+    pub fn begin(state_dir: &Path, place: Place, texts: &[String], confirm: Option<u64>) -> io::Result<Self> {
+        let journal = Self { state_dir: state_dir.to_owned(), note: Note { place, confirm } };
+        journal.write(texts).inspect_err(|_| {
+            let _ = fs::remove_dir_all(state_dir.join(NEW));
+        })?;
+        Ok(journal)
+    }
+
+    fn write(&self, texts: &[String]) -> io::Result<()> {
+        let new = self.state_dir.join(NEW);
+        absent(fs::remove_dir_all(&new))?;
+        let files = new.join(TEXTS);
+        fs::create_dir_all(&files)?;
+        for (number, (name, text)) in self.note.place.names.iter().zip(texts).enumerate() {
+            write(&files.join(state::copy_name(number, Path::new(name))), text.as_bytes())?;
+        }
+        write(&new.join(NOTE), &serde_json::to_vec(&self.note)?)?;
+        File::open(&files)?.sync_all()?;
+        File::open(&new)?.sync_all()?;
+        crash::at(Point::JournalPrepared);
+        fs::rename(&new, self.directory())?;
+        File::open(&self.state_dir)?.sync_all()?;
+        crash::at(Point::JournalBegun);
+        Ok(())
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.state_dir.join(NAME)
+    }
+
+    /// The candidate's texts, as policy files by name.
+    pub fn files(&self) -> PathBuf {
+        self.directory().join(TEXTS)
+    }
+
+    fn texts(&self) -> io::Result<Vec<String>> {
+        let files = self.files();
+        let names = self.note.place.names.iter().enumerate();
+        names
+            .map(|(number, name)| fs::read_to_string(files.join(state::copy_name(number, Path::new(name)))))
+            .collect()
+    }
+
+    /// Everything that takes room on a disk, before anything has changed.
+    ///
+    /// # Errors
+    ///
+    /// If a disk is full, or may not be written to.
+    pub fn stage(&self, texts: &[String]) -> io::Result<Prepared> {
+        self.note.place.stage(texts)?;
+        crash::at(Point::FilesStaged);
+        let names = self.note.place.names.iter().map(Path::new);
+        state::prepare(&self.state_dir, names.zip(texts.iter().map(String::as_str)))
+    }
+
+    /// From here on the new policy is the one to start with.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be noted; the old one still is then.
+    pub fn decide(&self) -> io::Result<()> {
+        let decided = self.directory().join(DECIDED);
+        let noted = File::create_new(&decided).and_then(|file| {
+            file.sync_all()?;
+            File::open(self.directory())?.sync_all()
+        });
+        if noted.is_err() {
+            let _ = fs::remove_file(&decided);
+        } else {
+            crash::at(Point::Decided);
+        }
+        noted
+    }
+
+    /// What follows the decision: the copy and the operator's files. Without `prepared`, as [`Self::stage`] makes it, both
+    /// are made anew.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written. This can be done again, without `prepared`.
+    pub fn finish(&self, prepared: Option<Prepared>) -> io::Result<()> {
+        match prepared {
+            Some(prepared) => prepared.commit()?,
+            None => self.stage(&self.texts()?)?.commit()?,
+        }
+        crash::at(Point::CopyKept);
+        self.note.place.replace()?;
+        self.end()
+    }
+
+    /// Forgets a candidate that is not decided upon.
+    ///
+    /// # Errors
+    ///
+    /// If the journal stays; it is undone at the next start then.
+    pub fn undo(&self) -> io::Result<()> {
+        self.note.place.unstage();
+        self.end()
+    }
+
+    fn end(&self) -> io::Result<()> {
+        // A journal is there whole or not at all.
+        let gone = self.state_dir.join(NEW);
+        absent(fs::remove_dir_all(&gone))?;
+        fs::rename(self.directory(), &gone)?;
+        crash::at(Point::JournalEnded);
+        fs::remove_dir_all(&gone)?;
+        File::open(&self.state_dir)?.sync_all()?;
+        crash::at(Point::JournalRemoved);
+        Ok(())
+    }
+}
+
+/// Finishes or undoes what the daemon before was at.
+///
+/// # Errors
+///
+/// If a journal that is there cannot be read or removed.
+pub fn recover(state_dir: &Path) -> io::Result<Recovered> {
+    absent(fs::remove_dir_all(state_dir.join(NEW)))?;
+    let note = match fs::read(state_dir.join(NAME).join(NOTE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Recovered::Nothing),
+        note => serde_json::from_slice(&note?)?,
+    };
+    let journal = Journal { state_dir: state_dir.to_owned(), note };
+    if !journal.directory().join(DECIDED).exists() {
+        let unconfirmed = journal.note.confirm.is_some();
+        journal.undo()?;
+        return Ok(Recovered::Undone { unconfirmed });
+    }
+    Ok(match journal.finish(None) {
+        Ok(()) => Recovered::Finished,
+        Err(error) => Recovered::Unfinished(journal, error),
+    })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state directory and a policy file.
+    fn site() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, file) = (dir.path().join("state"), dir.path().join("p.json"));
+        fs::create_dir(&state).unwrap();
+        fs::write(&file, "old").unwrap();
+        (dir, state, file)
+    }
+
+    fn begun(state: &Path, file: &Path, confirm: Option<u64>) -> (Journal, Vec<String>) {
+        let place = Place::of(&[file.to_owned()], &[PathBuf::from("new.json")]).unwrap();
+        let texts = vec!["new".to_owned()];
+        (Journal::begin(state, place, &texts, confirm).unwrap(), texts)
+    }
+
+    fn names(of: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(of).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn spec_d21_what_is_not_decided_is_undone_and_what_is_decided_is_finished() {
+        for confirm in [None, Some(60)] {
+            let (dir, state, file) = site();
+            let (journal, texts) = begun(&state, &file, confirm);
+            journal.stage(&texts).unwrap();
+            drop(journal);
+            let unconfirmed = confirm.is_some();
+            assert!(
+                matches!(recover(&state).unwrap(), Recovered::Undone { unconfirmed: found } if found == unconfirmed)
+            );
+            assert_eq!(fs::read_to_string(&file).unwrap(), "old");
+            assert_eq!(names(dir.path()), ["p.json", "state"], "nothing is left");
+            assert!(matches!(recover(&state).unwrap(), Recovered::Nothing));
+        }
+        let (dir, state, file) = site();
+        let (journal, _) = begun(&state, &file, None);
+        journal.decide().unwrap();
+        drop(journal);
+        assert!(matches!(recover(&state).unwrap(), Recovered::Finished));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(names(dir.path()), ["p.json", "state"]);
+        assert_eq!(names(&state), ["last-good"]);
+        assert_eq!(names(&state::last_good(&state)), ["000000-p.json"]);
+    }
+
+    #[test]
+    fn what_cannot_be_finished_is_kept_and_tried_again() {
+        let (dir, state, file) = site();
+        let (journal, _) = begun(&state, &file, None);
+        journal.decide().unwrap();
+        fs::remove_file(&file).unwrap();
+        // Something that a file cannot take the place of.
+        fs::create_dir_all(file.join("in the way")).unwrap();
+        let Recovered::Unfinished(journal, _) = recover(&state).unwrap() else { panic!() };
+        assert_eq!(fs::read_to_string(journal.files().join("000000-p.json")).unwrap(), "new");
+        fs::remove_dir_all(&file).unwrap();
+        journal.finish(None).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(names(dir.path()), ["p.json", "state"]);
+    }
+}

@@ -1,0 +1,400 @@
+//! Whatever changes the policy goes through here, one after the other: files that change, orders from outside, time that
+//! runs out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
+
+use super::install::Place;
+use super::journal::Journal;
+use super::retry::Retry;
+use super::state::Prepared;
+use super::{Cause, Options, by_device, never, reload, report};
+use crate::api::candidate::ApplyAnswer;
+use crate::api::server::Shared;
+use crate::crash::{self, Point};
+use crate::enforce::Applied;
+use crate::policy;
+use crate::policy::model::Model;
+
+/// How soon what could not be done is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What is asked for from outside.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the daemon's own files now.
+    Reload,
+    /// Put these files in force, by name and text, and in the place of the daemon's own: now, or if that is confirmed
+    /// within so long.
+    Apply {
+        files: Vec<(PathBuf, Vec<u8>)>,
+        confirm: Option<Duration>,
+    },
+    Confirm,
+    Rollback,
+}
+
+/// Why an order was not carried out. The policy before it is in force, unless the text says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The candidate is no policy that can be enforced.
+    #[error("{0}")]
+    Faulty(String),
+    /// Not now, or not so.
+    #[error("{0}")]
+    Conflict(String),
+    /// The system would not.
+    #[error("{0}")]
+    Failed(String),
+}
+
+pub type Answer = Result<ApplyAnswer, Refusal>;
+
+/// An order and who waits for its outcome.
+#[derive(Debug)]
+pub struct Request {
+    pub order: Order,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// How a later order is given to the daemon.
+pub type Orders = mpsc::Sender<Request>;
+
+/// What there is to know about changes, for the API.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// When the policy in force is rolled back.
+    pub until: Option<Instant>,
+    pub files_changed: bool,
+    /// Something that happened without anybody waiting for an answer.
+    pub notice: Option<String>,
+}
+
+/// A policy in force that waits to be confirmed.
+struct Unconfirmed {
+    journal: Journal,
+    prepared: Prepared,
+    before: Arc<Model>,
+    /// The daemon's own files, when the candidate came.
+    files: u64,
+}
+
+pub struct Steward {
+    options: Options,
+    shared: Shared,
+    pub retry: Retry,
+    unconfirmed: Option<Unconfirmed>,
+    /// Decided upon, and not in the operator's files yet.
+    unfinished: Option<Journal>,
+    due: Option<Instant>,
+}
+
+impl Steward {
+    pub fn new(options: Options, shared: Shared, retry: Retry, unfinished: Option<Journal>) -> Self {
+        let due = unfinished.is_some().then(|| Instant::now() + AGAIN);
+        Self { options, shared, retry, unconfirmed: None, unfinished, due }
+    }
+
+    /// Returns when there is something to do by the clock. Cancel-safe.
+    pub async fn due(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => never().await,
+        }
+    }
+
+    /// Does what is due.
+    pub async fn time_is_up(&mut self) {
+        self.due = None;
+        if self.unconfirmed.is_some() {
+            let outcome = self.roll_back("the policy was not confirmed in time").await;
+            if let Err(error) = outcome {
+                tracing::error!(%error, "not rolled back; tried again");
+            }
+        }
+        if let Some(journal) = self.unfinished.take() {
+            self.finish(journal, None).await;
+        }
+    }
+
+    /// The daemon's files have changed, or it is told to read them.
+    pub async fn files_changed(&mut self) {
+        if let Some(why) = self.why_not() {
+            tracing::warn!("the policy files are not read now: {why}");
+            self.shared.changes().files_changed = self.unconfirmed.is_some();
+            return;
+        }
+        // The outcome is in the log and in the status.
+        let _ = self.reload(Cause::Operator).await;
+    }
+
+    /// Devices have changed, for which the policy was refused.
+    pub async fn devices_changed(&mut self) {
+        if self.why_not().is_some() {
+            // Later, if at all: whatever ends the wait reads the files, or has replaced them.
+            return self.retry.tried(true);
+        }
+        let by_device = self.read(Cause::Devices).await.is_err_and(|error| by_device(&error));
+        self.retry.tried(by_device);
+    }
+
+    async fn reload(&mut self, cause: Cause) -> anyhow::Result<Applied> {
+        let outcome = self.read(cause).await;
+        self.retry = Retry::new(outcome.as_ref().is_err_and(by_device));
+        outcome
+    }
+
+    async fn read(&mut self, cause: Cause) -> anyhow::Result<Applied> {
+        let outcome = reload(&self.options, &self.shared, cause).await;
+        if outcome.is_ok() {
+            *self.shared.changes() = Changes::default();
+        }
+        outcome
+    }
+
+    /// Why no other policy can be put in force now.
+    fn why_not(&self) -> Option<String> {
+        if self.unconfirmed.is_some() {
+            let left = self.due.map_or(0, |due| due.saturating_duration_since(Instant::now()).as_secs());
+            return Some(format!(
+                "a policy waits to be confirmed, and is rolled back in {left} s; run `sgctl confirm` or `sgctl rollback` first"
+            ));
+        }
+        self.unfinished.is_some().then(|| {
+            "the policy in force is not yet in the policy files, see `sgctl status`; make room for it first".to_owned()
+        })
+    }
+
+    pub async fn order(&mut self, order: Order) -> Answer {
+        if let (Order::Reload | Order::Apply { .. }, Some(why)) = (&order, self.why_not()) {
+            return Err(Refusal::Conflict(why));
+        }
+        match order {
+            Order::Reload => match self.reload(Cause::Operator).await {
+                Ok(applied) => Ok(answer(applied)),
+                Err(error) => Err(Refusal::Faulty(format!("{error:#}"))),
+            },
+            Order::Apply { files, confirm } => self.apply(files, confirm).await,
+            Order::Confirm => self.confirm().await,
+            Order::Rollback => {
+                if self.unconfirmed.is_none() {
+                    return Err(Refusal::Conflict("no policy waits to be confirmed".to_owned()));
+                }
+                self.roll_back("rolled back as asked").await.map(answer)
+            }
+        }
+    }
+
+    async fn apply(&mut self, mut files: Vec<(PathBuf, Vec<u8>)>, confirm: Option<Duration>) -> Answer {
+        // As they will be read from a directory.
+        files.sort_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()));
+        let (options, shared) = (self.options.clone(), self.shared.clone());
+        let work = move || put_in_force(&options, &shared, files, confirm);
+        let (journal, prepared, before, own, applied) = blocking(work).await??;
+        report(applied);
+        self.retry = Retry::new(false);
+        *self.shared.refused() = None;
+        *self.shared.changes() = Changes::default();
+        if let Some(confirm) = confirm {
+            crash::at(Point::Unconfirmed);
+            let until = Instant::now() + confirm;
+            tracing::warn!(seconds = confirm.as_secs(), "the policy is rolled back unless it is confirmed");
+            self.due = Some(until);
+            self.shared.changes().until = Some(until);
+            self.unconfirmed = Some(Unconfirmed { journal, prepared, before, files: own });
+            return Ok(ApplyAnswer { unconfirmed: Some(confirm.as_secs()), ..answer(applied) });
+        }
+        let (decided, journal) = blocking(move || (journal.decide(), journal)).await?;
+        if let Err(error) = decided {
+            let undone = self.back_to(before).await;
+            let _ = blocking(move || journal.undo()).await?;
+            return Err(Refusal::Failed(match undone {
+                Ok(_) => format!(
+                    "that the policy is decided upon cannot be noted: {error}; the one before is in force again"
+                ),
+                Err(undo) => format!(
+                    "that the policy is decided upon cannot be noted: {error}; and the one before cannot be put in force again: {undo}"
+                ),
+            }));
+        }
+        let warning = self.finish(journal, Some(prepared)).await;
+        Ok(ApplyAnswer { warning, ..answer(applied) })
+    }
+
+    async fn confirm(&mut self) -> Answer {
+        let Some(unconfirmed) = self.unconfirmed.take() else {
+            return Err(Refusal::Conflict(
+                "no policy waits to be confirmed; it may have been rolled back, see `sgctl status`"
+                    .to_owned(),
+            ));
+        };
+        let paths = self.options.policy.clone();
+        let work = move || {
+            if policy::fingerprint(&paths) != unconfirmed.files {
+                let why = "the policy files have changed since, and confirming would overwrite them; `sgctl rollback` \
+                           goes back to the policy before and then reads them"
+                    .to_owned();
+                return (unconfirmed, Some(Refusal::Conflict(why)));
+            }
+            match unconfirmed.journal.decide() {
+                Ok(()) => (unconfirmed, None),
+                Err(error) => {
+                    let why = format!(
+                        "that the policy is decided upon cannot be noted: {error}; it stays unconfirmed"
+                    );
+                    (unconfirmed, Some(Refusal::Failed(why)))
+                }
+            }
+        };
+        match blocking(work).await? {
+            (Unconfirmed { journal, prepared, .. }, None) => {
+                self.due = None;
+                *self.shared.changes() = Changes::default();
+                tracing::info!("the policy is confirmed");
+                let warning = self.finish(journal, Some(prepared)).await;
+                let generation = self.generation().await;
+                let applied = Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 };
+                Ok(ApplyAnswer { warning, ..answer(applied) })
+            }
+            (unconfirmed, Some(refusal)) => {
+                self.unconfirmed = Some(unconfirmed);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Brings the decided policy into the operator's files, or remembers to try again. What went wrong, if anything did.
+    async fn finish(&mut self, journal: Journal, prepared: Option<Prepared>) -> Option<String> {
+        let (finished, journal) = match blocking(move || (journal.finish(prepared), journal)).await {
+            Ok(done) => done,
+            Err(refusal) => return Some(refusal.to_string()),
+        };
+        if let Err(error) = finished {
+            let why = format!(
+                "the policy in force cannot be written to the policy files: {error}; sgd tries again every {} s, and when it starts",
+                AGAIN.as_secs()
+            );
+            tracing::error!("{why}");
+            self.shared.changes().notice = Some(why.clone());
+            self.unfinished = Some(journal);
+            self.due = Some(Instant::now() + AGAIN);
+            return Some(why);
+        }
+        // The same policy, known by the names of its own files.
+        match self.reload(Cause::Operator).await {
+            Ok(_) => None,
+            Err(error) => {
+                Some(format!("the policy files are replaced, and say something else by now: {error:#}"))
+            }
+        }
+    }
+
+    /// Puts the policy before the unconfirmed one in force again.
+    async fn roll_back(&mut self, why: &str) -> Result<Applied, Refusal> {
+        let Some(unconfirmed) = self.unconfirmed.take() else {
+            return Err(Refusal::Conflict("no policy waits to be confirmed".to_owned()));
+        };
+        crash::at(Point::RollbackBegun);
+        let applied = match self.back_to(Arc::clone(&unconfirmed.before)).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                self.unconfirmed = Some(unconfirmed);
+                self.due = Some(Instant::now() + AGAIN);
+                let text = format!(
+                    "the policy before cannot be put in force again, which is tried every {} s: {error}",
+                    AGAIN.as_secs()
+                );
+                self.shared.changes().notice = Some(text.clone());
+                return Err(Refusal::Failed(text));
+            }
+        };
+        crash::at(Point::RolledBack);
+        self.due = None;
+        let read_files = self.shared.changes().files_changed;
+        let text = format!("{why}; the policy before it is in force again");
+        tracing::warn!(generation = applied.generation, "{text}");
+        *self.shared.changes() = Changes { notice: Some(text), ..Changes::default() };
+        if let Err(error) = blocking(move || unconfirmed.journal.undo()).await? {
+            tracing::warn!(%error, "the journal of the policy that was rolled back stays; the next start removes it");
+        }
+        if read_files {
+            let notice = self.shared.changes().notice.clone();
+            let _ = self.reload(Cause::Operator).await;
+            self.shared.changes().notice = notice;
+        }
+        Ok(applied)
+    }
+
+    async fn back_to(&self, before: Arc<Model>) -> Result<Applied, Refusal> {
+        let shared = self.shared.clone();
+        let outcome = blocking(move || shared.enforcer().apply_again(before)).await?;
+        outcome.map_err(|error| Refusal::Failed(format!("{:#}", anyhow::Error::new(error))))
+    }
+
+    async fn generation(&self) -> u64 {
+        let shared = self.shared.clone();
+        blocking(move || shared.enforcer().kernel().generation()).await.unwrap_or(0)
+    }
+
+    /// Before the daemon ends: nobody could roll back later.
+    pub async fn stop(&mut self) {
+        if self.unconfirmed.is_some()
+            && let Err(error) = self.roll_back("sgd ends before the policy was confirmed").await
+        {
+            tracing::error!(%error, "the policy that was not confirmed stays in force until sgd starts again");
+        }
+    }
+}
+
+type InForce = (Journal, Prepared, Arc<Model>, u64, Applied);
+
+/// From the texts to the swap. Whatever fails is undone.
+fn put_in_force(
+    options: &Options,
+    shared: &Shared,
+    files: Vec<(PathBuf, Vec<u8>)>,
+    confirm: Option<Duration>,
+) -> Result<InForce, Refusal> {
+    let failed =
+        |what: &str, error: std::io::Error| Refusal::Failed(format!("{what}: {error}; nothing has changed"));
+    let loaded = policy::load_bytes(files).map_err(|error| Refusal::Faulty(error.to_string()))?;
+    let place = Place::of(&options.policy, &loaded.model.files)
+        .map_err(|error| Refusal::Conflict(error.to_string()))?;
+    let own = policy::fingerprint(&options.policy);
+    let mut enforcer = shared.enforcer();
+    let Some(before) = enforcer.active().map(|active| Arc::clone(&active.model)) else {
+        return Err(Refusal::Conflict("no policy is in force yet".to_owned()));
+    };
+    let seconds = confirm.map(|confirm| confirm.as_secs());
+    let journal = Journal::begin(&options.state_dir, place, &loaded.texts, seconds).map_err(|error| {
+        failed(&format!("cannot write to the state directory {}", options.state_dir.display()), error)
+    })?;
+    let undone = |journal: &Journal| {
+        if let Err(error) = journal.undo() {
+            tracing::warn!(%error, "the journal of a policy that was refused stays; the next start removes it");
+        }
+    };
+    let prepared = journal.stage(&loaded.texts).map_err(|error| {
+        undone(&journal);
+        failed("cannot write the policy beside the policy files, or its copy", error)
+    })?;
+    let applied = enforcer.apply(Arc::new(loaded.model)).map_err(|error| {
+        undone(&journal);
+        Refusal::Faulty(format!("{:#}", anyhow::Error::new(error)))
+    })?;
+    Ok((journal, prepared, before, own, applied))
+}
+
+fn answer(applied: Applied) -> ApplyAnswer {
+    let Applied { generation, changed, written, deleted, revoked } = applied;
+    ApplyAnswer { generation, changed, written, deleted, revoked, unconfirmed: None, warning: None }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    spawn_blocking(work).await.map_err(|error| Refusal::Failed(format!("a task has failed: {error}")))
+}

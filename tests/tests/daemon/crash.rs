@@ -1,0 +1,327 @@
+//! The daemon dies between any two steps of applying a policy (SPEC D20, D21).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use sg_daemon::crash::Point;
+use sg_tests::{Connection, Daemon, binary, outside, patience};
+
+use crate::apply::{candidate, sgctl};
+use crate::life::entries;
+use crate::world::{
+    DEADLINE, Row, World, alive, allowed, ask, denied, expect, interface, policy, refused, tcp_from, with,
+};
+
+/// Names the file that names the place to die at: see `sg_daemon::crash`.
+const VARIABLE: &str = "SGD_CRASH_FILE";
+const NAME: &str = "sgd-crash-points";
+
+/// `sgd` with the feature `crash-points`, built where this test was, or found where `SGD_BIN_DIR` says.
+fn program() -> PathBuf {
+    let sgd = binary("sgd").unwrap();
+    if std::env::var_os("SGD_BIN_DIR").is_none() {
+        let profile = sgd.parent().unwrap();
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "-p", "sg-daemon", "--features", "crash-points", "--bin", NAME, "--target-dir"]);
+        cargo.arg(profile.parent().unwrap()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let output = cargo.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    binary(NAME).unwrap()
+}
+
+/// What `sgctl` is told, so that the daemon comes by a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Apply,
+    /// `apply --confirm`, at which it dies.
+    Unconfirmed,
+    Rollback,
+    Confirm,
+}
+
+/// How the daemon comes by a place, and whether the new policy is the one it starts with then. A new place has to be put
+/// here, or this does not compile.
+fn way(point: Point) -> (Way, bool) {
+    match point {
+        Point::JournalPrepared
+        | Point::JournalBegun
+        | Point::FilesStaged
+        | Point::CopyPrepared
+        | Point::IdsTaken
+        | Point::FirstEntryWritten
+        | Point::EntriesWritten
+        | Point::DeviceClaimed
+        | Point::OneHookAttached
+        | Point::DevicesAttached
+        | Point::MembersStaged
+        | Point::FirstInterfaceStaged
+        | Point::Staged
+        | Point::Flipped
+        | Point::MembersStagedAgain
+        | Point::StagedAgain
+        | Point::OneHookDetached
+        | Point::DeviceDetached
+        | Point::DevicesDetached
+        | Point::FirstEntryDeleted
+        | Point::EntriesDeleted
+        | Point::FirstFlowRevoked
+        | Point::Revoked => (Way::Apply, false),
+        Point::Unconfirmed => (Way::Unconfirmed, false),
+        Point::RollbackBegun | Point::RolledBack => (Way::Rollback, false),
+        Point::Decided
+        | Point::CopyExchanged
+        | Point::CopyKept
+        | Point::FirstFileReplaced
+        | Point::FilesReplaced => (Way::Apply, true),
+        Point::FilesRemoved | Point::JournalEnded | Point::JournalRemoved => (Way::Confirm, true),
+    }
+}
+
+/// Guest 0 has another policy afterwards, guest 1 leaves the filter, guest 2 comes into it. Two files each.
+fn documents(world: &World, new: bool) -> [(String, String); 2] {
+    let port = if new { 81 } else { 80 };
+    let groups = json!([
+        { "name": "webs", "outbound": [], "inbound": [
+            tcp_from("0.0.0.0/0", port), tcp_from("0.0.0.0/0", 90), tcp_from("@friends", port + 100),
+            { "protocol": "TCP", "source": "203.0.113.0/24", "port": "1000-2000" },
+            { "protocol": "TCP", "source": "203.0.113.0/24", "port": "3000-4000" },
+        ] },
+        { "name": "friends" },
+    ]);
+    let guests = if new { [0, 2] } else { [0, 1] };
+    let interfaces: Vec<Value> =
+        guests.iter().map(|&guest| with(interface(world.guest(guest), &["webs"]), "hook", "tc")).collect();
+    let friend = if new { outside::STRANGER.to_string() } else { "203.0.113.77".to_owned() };
+    [
+        (
+            "10-groups.json".to_owned(),
+            policy(json!({
+                "settings": { "on_rule_change": "revoke" }, "security_groups": groups, "interfaces": interfaces,
+            })),
+        ),
+        (
+            if new { "30-new.json" } else { "20-old.json" }.to_owned(),
+            policy(json!({
+                "peers": [{ "address": friend, "security_groups": ["friends"] }],
+            })),
+        ),
+    ]
+}
+
+/// What is seen of a policy, on the guest that both have.
+fn common(world: &World, new: bool) -> Vec<Row> {
+    let to = |port| world.tcp(outside::STRANGER, world.guest(0).v4, port);
+    let [mine, other] = if new { [81, 80] } else { [80, 81] };
+    let friend = if new { allowed(to(181)) } else { denied(to(180)) };
+    vec![
+        allowed(to(mine)),
+        denied(to(other)),
+        allowed(to(90)),
+        denied(to(91)),
+        friend,
+        denied(to(if new { 180 } else { 181 })),
+    ]
+}
+
+/// The same and the guests that only one has.
+fn whole(world: &World, new: bool) -> Vec<Row> {
+    let [inside, free] = if new { [2, 1] } else { [1, 2] };
+    let to = |guest: usize, port| world.tcp(outside::STRANGER, world.guest(guest).v4, port);
+    let mut rows = common(world, new);
+    rows.extend([
+        allowed(to(inside, if new { 81 } else { 80 })),
+        denied(to(inside, if new { 80 } else { 81 })),
+        denied(to(inside, 91)),
+        allowed(to(free, 91)),
+    ]);
+    rows
+}
+
+/// The files of a directory, with what they say.
+fn files(directory: &Path) -> Vec<(String, String)> {
+    let mut files: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|file| file.unwrap())
+        .map(|file| (file.file_name().into_string().unwrap(), fs::read_to_string(file.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+struct Site<'w> {
+    world: &'w World,
+    daemon: Daemon,
+    own: PathBuf,
+    new: PathBuf,
+    /// Entries of the tables under the old and the new policy, with nothing else in them.
+    clean: [[usize; 6]; 2],
+}
+
+impl Site<'_> {
+    fn write_own(&self, new: bool) {
+        fs::remove_dir_all(&self.own).unwrap();
+        fs::create_dir(&self.own).unwrap();
+        for (name, text) in documents(self.world, new) {
+            fs::write(self.own.join(name), text).unwrap();
+        }
+    }
+
+    /// A policy is in force whole, in the kernel, in the files and in what the daemon says, and nothing of another is left.
+    #[track_caller]
+    fn is_whole(&self, point: Point, new: bool) {
+        let at = point.name();
+        expect(&whole(self.world, new));
+        let place = &self.daemon;
+        assert_eq!(entries(place), self.clean[usize::from(new)], "{at}: entries of the tables");
+        assert_eq!(files(&self.own), documents(self.world, new), "{at}: the operator's files");
+        let state = fs::read_dir(place.state_dir()).unwrap().map(|file| file.unwrap().file_name());
+        assert_eq!(state.collect::<Vec<_>>(), ["last-good"], "{at}: the state directory");
+        let copies = files(&place.state_dir().join("last-good")).into_iter().map(|(_, text)| text);
+        let texts = documents(self.world, new).map(|(_, text)| text);
+        assert_eq!(copies.collect::<Vec<_>>(), texts, "{at}: the last good copy");
+        assert_eq!(refused(place), None, "{at}");
+        let status = place.status().unwrap();
+        assert!(status["unconfirmed"].is_null(), "{at}: {status:#}");
+        let named = |name: &str| {
+            status["interfaces"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|i| i["name"] == name && i["state"] == "enforced")
+        };
+        assert_eq!(["tap0", "tap1", "tap2"].map(named), [true, !new, new], "{at}: {status:#}");
+        let port = if new { "81" } else { "80" };
+        let remote = outside::STRANGER.to_string();
+        let question = [
+            "explain",
+            "--json",
+            "--interface",
+            "tap0",
+            "--direction",
+            "inbound",
+            "--protocol",
+            "tcp",
+            "--remote",
+            &remote,
+            "--port",
+            port,
+        ];
+        assert_eq!(ask(place, &question, &[0])["verdict"], "allow", "{at}");
+        sgctl(place, &["diff"], 0);
+    }
+
+    /// Applies the new policy until the daemon dies, starts it again and looks.
+    #[track_caller]
+    fn dies_at(&mut self, point: Point, wish: &Path, held: &mut Connection) {
+        let (way, new) = way(point);
+        // By this one it would come as well when it notices, at some time, that the files have changed.
+        let fresh = point == Point::CopyExchanged;
+        if fresh {
+            self.daemon.kill();
+        }
+        self.write_own(false);
+        if fresh {
+            self.daemon.resume().unwrap();
+        } else {
+            sgctl(&self.daemon, &["apply"], 0);
+        }
+        // Two that the new policy has no rule for, so that one of them can be cut first.
+        let doomed =
+            [0, 1].map(|_| self.world.hold(&self.world.tcp(outside::ADMIN, self.world.guest(0).v4, 80)));
+        let candidate = self.new.to_str().unwrap().to_owned();
+        match way {
+            Way::Apply | Way::Unconfirmed => {}
+            Way::Rollback | Way::Confirm => {
+                sgctl(&self.daemon, &["apply", "--confirm", "10m", &candidate], 0);
+            }
+        }
+        fs::write(wish, point.name()).unwrap();
+        let arguments = match way {
+            Way::Apply => vec!["apply", &candidate],
+            Way::Unconfirmed => vec!["apply", "--confirm", "10m", &candidate],
+            Way::Rollback => vec!["rollback"],
+            Way::Confirm => vec!["confirm"],
+        };
+        let said = self.daemon.sgctl(&arguments).unwrap();
+        assert_eq!(
+            said.status.code(),
+            Some(2),
+            "{}: alive at the end of {arguments:?}: {said:?}",
+            point.name()
+        );
+        let end = self.daemon.wait_end(DEADLINE).unwrap();
+        assert!(!end.success(), "{}: {end}", point.name());
+
+        // Nobody is there. What both policies have is judged by one of them, whole.
+        let new_now = self
+            .world
+            .tcp(outside::STRANGER, self.world.guest(0).v4, 81)
+            .run(patience::DENIED)
+            .unwrap()
+            .answered();
+        expect(&common(self.world, new_now));
+        alive(held);
+
+        fs::write(wish, "").unwrap();
+        self.daemon.resume().unwrap();
+        self.is_whole(point, new);
+        alive(held);
+        drop(doomed);
+    }
+}
+
+#[test]
+fn spec_d20_d21_a_crash_at_every_step_leaves_the_old_policy_or_the_new_one() {
+    let program = program();
+    let world = World::new(3);
+    // Serves all ports before a namespace is looked at.
+    for new in [false, true] {
+        let rows = whole(&world, new);
+        world.serve(rows.iter().map(|(probe, _)| probe));
+    }
+    let directory = world.site.lab.directory().to_owned();
+    for (name, text) in documents(&world, true) {
+        candidate(&world, &format!("new/{name}"), &text);
+    }
+    let (own, new) = (directory.join("own"), directory.join("new"));
+    fs::create_dir(&own).unwrap();
+    let mut daemon = Daemon::start(&world.site, &policy(json!({}))).unwrap();
+    daemon.kill();
+    daemon.set_policy(&own);
+    let mut site = Site { world: &world, daemon, own, new, clean: [[0; 6]; 2] };
+    for new in [true, false] {
+        site.write_own(new);
+        site.daemon.resume().unwrap();
+        expect(&whole(&world, new));
+        site.clean[usize::from(new)] = entries(&site.daemon);
+        if new {
+            site.daemon.kill();
+        }
+    }
+    let mut held = world.hold(&world.tcp(outside::ADMIN, world.guest(0).v4, 90));
+    site.daemon.kill();
+    let wish = directory.join("wish");
+    fs::write(&wish, "").unwrap();
+    site.daemon.set_program(program);
+    site.daemon.set_environment(VARIABLE, &wish);
+    site.daemon.resume().unwrap();
+    for &point in Point::EVERY {
+        site.dies_at(point, &wish, &mut held);
+    }
+    site.daemon.set_usual_program().unwrap();
+    site.daemon.restart().unwrap();
+    expect(&whole(&world, true));
+    alive(&mut held);
+}
+
+#[test]
+fn the_program_that_is_installed_has_no_such_places() {
+    let sgd = fs::read(binary("sgd").unwrap()).unwrap();
+    assert!(!sgd.windows(VARIABLE.len()).any(|bytes| bytes == VARIABLE.as_bytes()));
+}
