@@ -215,6 +215,13 @@ impl<'s> Stage<'s> {
             // The first one again, and what follows it.
             _ => pieces.extend(pieces.clone()),
         }
+        // Other datagrams begin in the middle of it, perhaps more of them than are remembered.
+        if dice.once_in(4) && !pieces.is_empty() {
+            let at = 1 + dice.below(pieces.len() as u64) as usize;
+            let others = 1 + dice.below(4) as u16;
+            let begins = |other| whole.piece(0, size.min(length), 100 + other).fragment(0, true, 100 + other);
+            pieces.splice(at..at, (0..others).map(begins));
+        }
         let pause = dice.once_in(6).then(|| dice.below(pieces.len().max(1) as u64) as usize);
         for (index, piece) in pieces.iter().enumerate() {
             if pause == Some(index) {
