@@ -352,7 +352,8 @@ fn group_fields(group: &Group) -> Vec<(&'static str, String)> {
         name: _,
         project: _,
         vpc: _,
-        description,
+        // Nothing that is enforced.
+        description: _,
         inbound: _,
         outbound: _,
         include_allowed_addresses,
@@ -360,7 +361,6 @@ fn group_fields(group: &Group) -> Vec<(&'static str, String)> {
         source: _,
     } = group;
     vec![
-        ("description", words::json(description)),
         ("include_allowed_addresses", include_allowed_addresses.to_string()),
         ("enforcement", words::json(enforcement)),
     ]

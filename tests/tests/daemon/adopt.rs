@@ -175,7 +175,7 @@ fn spec_d20_a_start_with_the_same_programs_loads_none() {
         loaded
     };
     let first = loaded();
-    assert_eq!(first.len(), 6, "{first:?}");
+    assert_eq!(first.len(), 7, "{first:?}");
     daemon.kill();
     // Programs of another sgd: they go.
     fs::create_dir(programs.join("other")).unwrap();
