@@ -30,12 +30,17 @@ pub struct Chaos {
 /// What is longer moves the rest of its own line only.
 const FAULT_WIDTH: usize = 52;
 
+/// The tests that report a row.
+const TESTS: [&str; 4] = ["chaos::", "crash::", "bounds::", "appear::spec_d23_no_packet"];
+
 impl Chaos {
     pub fn run(&self) -> Result<ExitCode> {
         setup::install()?;
         setup::install_attackers()?;
         // As it is installed: how soon it is ready again is one of the figures.
         cargo::run(&["build", "--release", "--package", "sg-daemon"])?;
+        let crashing = ["--features", "crash-points", "--bin", "sgd-crash-points"];
+        cargo::run(&[&["build", "--release", "--package", "sg-daemon"][..], &crashing].concat())?;
         cargo::run(&["test", "--no-run", "--package", "sg-tests", "--test", "daemon"])?;
         let scratch = tempfile::tempdir()?;
         let before = Before::build(&self.from, scratch.path())?;
@@ -91,7 +96,7 @@ impl Chaos {
         // One after the other: each wants the machine for itself.
         arguments.extend(["--test-threads=1"]);
         if self.only.is_empty() {
-            arguments.push("chaos::");
+            arguments.extend(TESTS);
         }
         arguments.extend(self.only.iter().map(String::as_str));
         cargo::cargo(&arguments)

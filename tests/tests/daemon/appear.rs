@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sg_tests::{Daemon, Netns, Way, outside};
 
+use crate::chaos::Toll;
 use crate::flood::{self, Flood};
 use crate::world::{
     World, allowed, denied, expect, interface, must_refuse, plug, plug_as, policy, status_of, tcp_from, wait,
@@ -53,6 +54,7 @@ fn spec_d23_no_packet_passes_a_device_that_is_waited_for_before_it_is_set_up() {
     let world = World::new(1);
     let daemon = Daemon::start(&world.site, &managed(&world, &[])).unwrap();
     let expression = format!("udp port {}", flood::PORT);
+    let (mut devices, mut open) = (0, 0);
     for (round, filtered) in [true, true, true, false].into_iter().enumerate() {
         // The last one is not managed: what passes there could have passed at the others.
         let device = if filtered { format!("tap{}", 20 + round) } else { "free0".to_owned() };
@@ -87,11 +89,20 @@ fn spec_d23_no_packet_passes_a_device_that_is_waited_for_before_it_is_set_up() {
         }
         let passed = [out.read().unwrap(), into.read().unwrap()];
         if filtered {
-            assert_eq!(passed, [0, 0], "{device}");
+            devices += 1;
+            open += passed.iter().sum::<u64>();
         } else {
             assert!(passed.iter().all(|&packets| packets > 0), "{passed:?}");
         }
     }
+    Toll {
+        fault: "a managed device that appears in a flood, and is waited for",
+        times: devices,
+        lost: 0,
+        wrong: open,
+        note: "2000 packets and more each way; one that is not managed passes them".to_owned(),
+    }
+    .settle();
 }
 
 /// Without the hook, and up from its first moment: some packets may pass before the daemon has heard of the device. Then none.

@@ -10,6 +10,7 @@ use serde_json::json;
 use sg_tests::{Daemon, binary, outside};
 
 use crate::apply::{candidate, ports, sgctl};
+use crate::chaos::survived;
 use crate::world::{World, alive, allowed, denied, interface, policy, refused, tcp_from, wait, with};
 
 /// Far more than the daemon needs, and far less than what it is given would take.
@@ -119,6 +120,10 @@ fn spec_d22_hostile_files_are_refused_in_bounded_memory() {
         daemon.write_policy(&ports(&world, 80, &[0])).unwrap();
         wait("the file is right again", || refused(&daemon).is_none());
     }
+    let most = most_memory(&daemon) >> 20;
+    let note =
+        format!("up to 100 MB; at most {most} MiB of memory, the old policy in force, a connection goes on");
+    survived("a hostile policy file", cases.len(), &note);
 }
 
 #[test]
@@ -148,6 +153,7 @@ fn spec_d22_a_policy_directory_that_vanishes_takes_no_policy_with_it() {
     wait("the new one is in force", || refused(&daemon).is_none());
     world.expect(&[allowed(world.tcp(outside::STRANGER, world.guest(0).v4, 81))]);
     alive(&mut held);
+    survived("a policy directory that vanishes", 1, "");
 }
 
 /// `sgd` with a small disk of its own as its state directory, which is gone when the process is.
@@ -213,6 +219,7 @@ fn spec_d22_a_full_disk_keeps_the_old_policy_and_says_so() {
     assert_eq!(refused(&daemon), None);
     world.expect(&[allowed(world.tcp(outside::STRANGER, world.guest(0).v4, 81))]);
     alive(&mut held);
+    survived("a full disk under the state directory", 3, "");
 }
 
 #[test]
@@ -256,4 +263,5 @@ fn spec_d21_a_policy_that_does_not_fit_is_refused_before_anything_is_written() {
         in_force(&world);
     }
     alive(&mut held);
+    survived("a policy that does not fit the tables", 2, "");
 }

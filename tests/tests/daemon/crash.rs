@@ -9,6 +9,7 @@ use sg_daemon::crash::Point;
 use sg_tests::{Connection, Daemon, binary, outside, patience};
 
 use crate::apply::{candidate, sgctl};
+use crate::chaos::survived;
 use crate::life::entries;
 use crate::world::{
     DEADLINE, Row, World, alive, allowed, ask, denied, expect, interface, policy, refused, tcp_from, with,
@@ -318,6 +319,11 @@ fn spec_d20_d21_a_crash_at_every_step_leaves_the_old_policy_or_the_new_one() {
     site.daemon.restart().unwrap();
     expect(&whole(&world, true));
     alive(&mut held);
+    survived(
+        "a crash at a step of applying a policy",
+        Point::EVERY.len(),
+        "packets, tables, files and answers are the old policy's or the new one's; a connection goes on",
+    );
 }
 
 #[test]

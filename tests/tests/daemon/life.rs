@@ -129,10 +129,16 @@ fn spec_d20_the_filter_outlives_the_daemon_with_clsact_filters_too() {
 }
 
 fn tc_filters(world: &World, device: &str, direction: &str) -> usize {
+    tc_filters_named(world, device, direction, "")
+}
+
+/// Those of a program whose name begins so. `tc filter show` prints a filter in one line without and in one more with the handle.
+fn tc_filters_named(world: &World, device: &str, direction: &str, name: &str) -> usize {
     let output =
         world.site.host.command("tc").args(["filter", "show", "dev", device, direction]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().lines().filter(|line| line.contains(" handle ")).count()
+    let shown = String::from_utf8(output.stdout).unwrap();
+    shown.lines().filter(|line| line.contains(" handle ") && line.contains(&format!(" {name}"))).count()
 }
 
 fn has_xdp(world: &World, device: &str) -> bool {
@@ -202,22 +208,27 @@ fn spec_d20_detach_on_exit_leaves_nothing() {
 fn spec_d20_clsact_has_one_filter_for_each_direction_whatever_happens() {
     let world = World::new(2);
     let mut daemon = Daemon::start_with(&world.site, &web_policy(&world), &["--tc", "clsact"]).unwrap();
+    // On tap0, which XDP judges, what looks at checksums behind it.
     let filters = || {
-        [("tap0", "ingress"), ("tap0", "egress"), ("tap1", "ingress"), ("tap1", "egress")]
-            .map(|(device, direction)| tc_filters(&world, device, direction))
+        ["tap0", "tap1"].map(|device| {
+            let [ingress, egress] =
+                ["ingress", "egress"].map(|direction| tc_filters(&world, device, direction));
+            let behind_xdp = tc_filters_named(&world, device, "ingress", "sgd_tc_checksum");
+            (ingress, behind_xdp, egress)
+        })
     };
-    // `tc filter show` prints a filter in one line without and in one more with the handle.
-    assert_eq!(filters(), [0, 1, 1, 1]);
+    let (xdp, tc) = ((1, 1, 1), (1, 0, 1));
+    assert_eq!(filters(), [xdp, tc]);
     daemon.restart().unwrap();
-    assert_eq!(filters(), [0, 1, 1, 1]);
+    assert_eq!(filters(), [xdp, tc]);
     daemon.kill();
     daemon.resume().unwrap();
-    assert_eq!(filters(), [0, 1, 1, 1]);
+    assert_eq!(filters(), [xdp, tc]);
     let other_hook = web_policy(&world).replace("\"xdp\"", "\"tc\"");
     daemon.apply(&other_hook).unwrap();
-    assert_eq!(filters(), [1, 1, 1, 1]);
+    assert_eq!(filters(), [tc, tc]);
     daemon.apply(&web_policy(&world)).unwrap();
-    assert_eq!(filters(), [0, 1, 1, 1]);
+    assert_eq!(filters(), [xdp, tc]);
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn spec_d24_each_reason_moves_one_counter_by_one_and_the_sum_is_the_packets() {
 
         assert_eq!(bench.packets(), packets);
         // A frame of a test run has no pending checksum: real senders are in the daemon's tests, `checksums.rs`.
-        let every = Reason::EVERY.iter().copied().filter(|reason| *reason != Reason::ChecksumPlace);
+        let every = Reason::EVERY.iter().copied().filter(|reason| *reason != ChecksumPlace);
         assert_eq!(seen, every.collect(), "every reason has its packet here");
     });
 }

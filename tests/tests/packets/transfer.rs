@@ -214,6 +214,8 @@ fn spec_d11_the_time_that_is_left_is_not_more_for_having_moved() {
             let (_, opener) = inbound_openers().remove(1);
             bench.run_at("sg0", Way::Egress, &opener.frame());
             bench.run_at("sg0", Way::Ingress, &opener.reply().frame());
+            // A stream from now on.
+            bench.run_at("sg0", Way::Egress, &opener.frame());
             bench.advance(waits);
             let imported = transfer(bench).unwrap();
             assert_eq!(imported.live, 1);
