@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::gate::{Gate, Guarded};
 use super::{ApplyError, Enforcer, Target};
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, chain};
 use crate::policy::model::{Kind, Model, Role};
 
 /// Why a present device is not filtered by its policy.
@@ -77,7 +77,7 @@ impl Enforcer {
     /// Closes a device that the kernel does not let us filter as the policy says, if it lets us do that. Not one of the host
     /// itself: closed without a policy, it would not let its operator in (SPEC D26).
     pub(super) fn close(&mut self, target: &Target, error: &ApplyError) {
-        let why = whole(error);
+        let why = chain(error);
         if self.devices.get(&target.name).is_some_and(|device| device.ifindex == target.ifindex) {
             tracing::error!(interface = target.name, why, "filtered by the hook that it had");
             return;
@@ -101,22 +101,11 @@ impl Enforcer {
             match closed {
                 Ok(()) => tracing::error!(interface, why, "closed: it cannot be filtered as the policy says"),
                 Err(error) => {
-                    let error = whole(&error);
+                    let error = chain(&error);
                     tracing::error!(interface, why, error, "NOT FILTERED: everything passes");
                 }
             }
         }
         self.failures.insert(target.name.clone(), failure);
     }
-}
-
-/// An error with its causes, in one line.
-fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -455,7 +455,7 @@ fn xdp_advice(error: &ProgramError) -> String {
 }
 
 /// The error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

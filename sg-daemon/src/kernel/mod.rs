@@ -28,6 +28,7 @@ use sg_common::abi::{
 };
 use sg_common::verdict::Reason;
 
+pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
