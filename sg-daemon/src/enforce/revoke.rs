@@ -82,7 +82,7 @@ impl Enforcer {
     }
 
     /// The names of the filtered devices, by zone.
-    pub(super) fn zones(&self) -> BTreeMap<u32, String> {
+    pub fn zones(&self) -> BTreeMap<u32, String> {
         self.devices
             .iter()
             .filter_map(|(name, device)| Some((self.kernel.zone(device.slot)?, name.clone())))

@@ -1,7 +1,5 @@
 //! The state of the daemon, for the API.
 
-use std::collections::BTreeMap;
-
 use nix::net::if_::if_nametoindex;
 use sg_common::abi::{Counter, Direction};
 use sg_common::verdict::{Action, Reason};
@@ -225,11 +223,8 @@ fn counted(reason: Reason, counter: Counter) -> ReasonCounter {
 ///
 /// If the tables cannot be read.
 pub fn flows(enforcer: &mut Enforcer) -> Result<Vec<FlowStatus>, KernelError> {
-    let (kernel, active, devices) = enforcer.parts();
-    let zones: BTreeMap<u32, &str> = devices
-        .iter()
-        .filter_map(|(name, device)| Some((kernel.zone(device.slot)?, name.as_str())))
-        .collect();
+    let zones = enforcer.zones();
+    let (kernel, active, _) = enforcer.parts();
     let flows = kernel.flows()?;
     let listed = flows.iter().filter_map(|flow| {
         // A zone without an interface belongs to a device that is gone.
