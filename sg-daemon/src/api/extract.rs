@@ -106,6 +106,38 @@ impl<T: JsonSchema> OperationInput for Body<T> {
     }
 }
 
+/// The header `If-Match`, without quotation marks: what is there has to be what was seen before.
+#[derive(Debug)]
+pub struct IfMatch(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let tag = parts.headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok());
+        tag.map(|tag| Self(tag.trim_matches('"').to_owned())).ok_or_else(|| {
+            let why = "the header If-Match is missing: send the \"tag\" with which it is listed".to_owned();
+            Failure(StatusCode::PRECONDITION_REQUIRED, why)
+        })
+    }
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only described")]
+struct IfMatchHeader {
+    /// The `tag` with which it is listed.
+    #[serde(rename = "If-Match")]
+    tag: String,
+}
+
+impl OperationInput for IfMatch {
+    fn operation_input(context: &mut GenContext, operation: &mut Operation) {
+        let schema = IfMatchHeader::json_schema(&mut context.schema);
+        let parameters = parameters_from_schema(context, schema, ParamLocation::Header);
+        add_parameters(context, operation, parameters);
+    }
+}
+
 /// The query of the URL. Unknown names are refused if `T` does.
 #[derive(Debug)]
 pub struct Params<T>(pub T);

@@ -2,9 +2,11 @@
 
 pub mod candidate;
 pub mod client;
+pub mod edit;
 mod extract;
 pub(crate) mod interface;
 mod listen;
+mod objects;
 pub mod openapi;
 mod peer;
 mod policy;

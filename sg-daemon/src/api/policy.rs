@@ -229,14 +229,16 @@ async fn give(shared: &Shared, order: Order) -> Result<Json<ApplyAnswer>, Failur
     let (answer, outcome) = oneshot::channel();
     let gone = || Failure(StatusCode::SERVICE_UNAVAILABLE, "sgd is about to end".to_owned());
     shared.orders.send(steward::Request { order, answer }).await.map_err(|_| gone())?;
-    outcome.await.map_err(|_| gone())?.map(Json).map_err(|refusal| {
-        let status = match &refusal {
-            Refusal::Faulty(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Conflict(_) => StatusCode::CONFLICT,
-            Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Failure(status, refusal.to_string())
-    })
+    outcome.await.map_err(|_| gone())?.map(Json).map_err(|refusal| failure(&refusal))
+}
+
+pub(super) fn failure(refusal: &Refusal) -> Failure {
+    let status = match refusal {
+        Refusal::Faulty(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal::Conflict(_) | Refusal::Edit(_) => StatusCode::CONFLICT,
+        Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure(status, refusal.to_string())
 }
 
 async fn post_revoke(

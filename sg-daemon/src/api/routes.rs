@@ -130,7 +130,6 @@ impl Routes {
     }
 
     /// A PUT, for root and the write group.
-    #[expect(dead_code, reason = "the first route that needs it is on its way")]
     pub fn put<H, I, O, T>(self, path: &str, handler: H, doc: Doc) -> Self
     where
         H: Handler<T, Shared> + OperationHandler<I, O>,
@@ -142,7 +141,6 @@ impl Routes {
     }
 
     /// A DELETE, for root and the write group.
-    #[expect(dead_code, reason = "the first route that needs it is on its way")]
     pub fn delete<H, I, O, T>(self, path: &str, handler: H, doc: Doc) -> Self
     where
         H: Handler<T, Shared> + OperationHandler<I, O>,

@@ -102,7 +102,9 @@ pub fn router() -> (Router<Shared>, OpenApi) {
                 .refuses(404, "There is no such interface.")
                 .refuses(409, "No policy is in force."),
         )
+        .merge(super::edit::routes())
         .merge(super::interface::routes())
+        .merge(super::objects::routes())
         .merge(super::openapi::routes())
         .merge(super::policy::routes())
         .merge(super::transfer::routes())

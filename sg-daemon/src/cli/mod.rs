@@ -7,14 +7,17 @@ mod apply;
 mod candidate;
 mod check;
 mod diff;
+mod edit;
 mod explain;
 mod flows;
 mod group;
 mod interface;
 mod openapi;
 pub mod output;
+mod peer;
 mod plan;
 mod revoke;
+mod rule;
 mod schema;
 mod status;
 mod transfer;
@@ -53,6 +56,8 @@ enum Verb {
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
     Group(group::Group),
+    Rule(rule::Rule),
+    Peer(peer::Peer),
     Status(status::Status),
     Flows(flows::Flows),
     Explain(explain::Explain),
@@ -70,7 +75,9 @@ impl Sgctl {
             Verb::Check(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::OpenApi(verb) => verb.run(),
-            Verb::Group(verb) => verb.run(),
+            Verb::Group(verb) => verb.run(&self.socket),
+            Verb::Rule(verb) => verb.run(&self.socket),
+            Verb::Peer(verb) => verb.run(&self.socket),
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),

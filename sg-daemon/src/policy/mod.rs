@@ -8,6 +8,7 @@
 pub mod diagnostic;
 pub mod edit;
 mod fields;
+pub mod find;
 mod lint;
 pub mod model;
 mod names;
@@ -18,6 +19,7 @@ mod resolve;
 pub mod schema;
 mod source;
 mod values;
+pub mod view;
 mod walk;
 
 use std::fmt;
