@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
+use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +28,9 @@ pub enum ClientError {
     Silence(Duration),
     #[error("{0}")]
     Refused(String),
+    /// The answer is not no: it was not asked for, as this user may not, or sgd is busy.
+    #[error("{0}")]
+    NotAsked(String),
     #[error("sgd's answer is not what this version of sgctl expects")]
     Answer(#[from] serde_json::Error),
     #[error("the request cannot be made")]
@@ -79,13 +82,39 @@ pub fn call_raw(
     content_type: &str,
     body: Vec<u8>,
 ) -> Result<Bytes, ClientError> {
+    let body = Bytes::from(body);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
     runtime.block_on(async {
-        tokio::time::timeout(patience, request(socket, method, path, content_type, body))
-            .await
-            .unwrap_or(Err(ClientError::Silence(patience)))
+        let asked = async {
+            let mut times = 1;
+            loop {
+                let answer = request(socket, method.clone(), path, content_type, body.clone()).await?;
+                match answer {
+                    Answer::Done(bytes) => return Ok(bytes),
+                    Answer::No(error) => return Err(error),
+                    // Nothing was done.
+                    Answer::Busy(why) if times == TIMES => return Err(ClientError::NotAsked(why)),
+                    Answer::Busy(_) => {
+                        times += 1;
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(patience, asked).await.unwrap_or(Err(ClientError::Silence(patience)))
     })
+}
+
+/// How often a busy daemon is asked, and how long it is left in peace.
+const TIMES: u32 = 5;
+const AGAIN: Duration = Duration::from_secs(1);
+
+enum Answer {
+    Done(Bytes),
+    No(ClientError),
+    /// Come again.
+    Busy(String),
 }
 
 async fn request(
@@ -93,8 +122,8 @@ async fn request(
     method: Method,
     path: &str,
     content_type: &str,
-    body: Vec<u8>,
-) -> Result<Bytes, ClientError> {
+    body: Bytes,
+) -> Result<Answer, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|why| ClientError::Connect { path: socket.to_owned(), why })?;
@@ -105,15 +134,21 @@ async fn request(
         .uri(path)
         .header(HOST, "sgd")
         .header(CONTENT_TYPE, content_type)
-        .body(Full::new(Bytes::from(body)))?;
+        .body(Full::new(body))?;
     let response = sender.send_request(request).await?;
-    let ok = response.status().is_success();
+    let status = response.status();
+    let again = response.headers().contains_key(RETRY_AFTER);
     let bytes = response.into_body().collect().await?.to_bytes();
-    if ok {
-        return Ok(bytes);
+    if status.is_success() {
+        return Ok(Answer::Done(bytes));
     }
-    Err(ClientError::Refused(match serde_json::from_slice::<Problem>(&bytes) {
+    let why = match serde_json::from_slice::<Problem>(&bytes) {
         Ok(problem) => problem.error,
         Err(_) => String::from_utf8_lossy(&bytes).trim().to_owned(),
-    }))
+    };
+    Ok(match status {
+        _ if again => Answer::Busy(why),
+        StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => Answer::No(ClientError::NotAsked(why)),
+        _ => Answer::No(ClientError::Refused(why)),
+    })
 }

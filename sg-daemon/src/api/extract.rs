@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+use super::paced::TooSlow;
 use super::types::Problem;
 
 /// Seconds after which to come again if the daemon is busy.
@@ -95,7 +96,19 @@ pub fn unread(rejection: &BytesRejection) -> Failure {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Failure(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than this resource takes".to_owned())
         }
-        _ => Failure::bad_request(rejection.body_text()),
+        _ => match too_slow(rejection) {
+            Some(slow) => Failure(StatusCode::REQUEST_TIMEOUT, slow.to_string()),
+            None => Failure::bad_request(rejection.body_text()),
+        },
+    }
+}
+
+fn too_slow<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> Option<&'e TooSlow> {
+    loop {
+        if let Some(slow) = error.downcast_ref() {
+            return Some(slow);
+        }
+        error = error.source()?;
     }
 }
 

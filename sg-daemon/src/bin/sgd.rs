@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum, value_parser};
 use sg_daemon::api::DEFAULT_SOCKET;
+use sg_daemon::api::peer::SocketOptions;
 use sg_daemon::kernel::{TableSizes, TcMode};
 use sg_daemon::supervise::{Options, panic, run};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +25,19 @@ struct Sgd {
     /// Where sgctl reaches the daemon
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
+    /// Whose members may ask the daemon: the socket belongs to this group
+    ///
+    /// Whoever can open the socket may read what is enforced and counted. Root may always, and change everything.
+    #[arg(long, value_name = "GROUP")]
+    read_group: Option<String>,
+    /// Whose members may also change what is enforced
+    ///
+    /// With another --read-group everybody can open the socket, and sgd turns away who is in neither.
+    #[arg(long, value_name = "GROUP")]
+    write_group: Option<String>,
+    /// The mode of the socket, octal: 660, or 666 to let everybody read
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    socket_mode: Option<u32>,
     /// Where maps and links are pinned; on a BPF file system
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sgd")]
     pin_dir: PathBuf,
@@ -61,6 +75,13 @@ struct Sgd {
 
 const FLOWS: std::ops::RangeInclusive<i64> = TableSizes::MIN as i64..=TableSizes::MAX as i64;
 
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600);
+    mode.ok_or_else(|| {
+        "expected an octal mode with which root can open the socket, such as 660 or 666".to_owned()
+    })
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Tc {
     /// TCX where the kernel has it, else clsact
@@ -91,6 +112,11 @@ pub(crate) fn main() -> ExitCode {
         policy: arguments.policy,
         state_dir: arguments.state_dir,
         socket: arguments.socket,
+        socket_options: SocketOptions {
+            read_group: arguments.read_group,
+            write_group: arguments.write_group,
+            mode: arguments.socket_mode,
+        },
         pin_dir: arguments.pin_dir,
         tc_mode: match arguments.tc {
             Tc::Auto => TcMode::Auto,

@@ -29,6 +29,7 @@ use self::notify::Watchdog;
 use self::retry::Retry;
 use self::steward::{Changes, Steward};
 use self::watch::{FileWatch, LinkWatch};
+use crate::api::peer::{Access, SocketOptions};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::gate::Gate;
 use crate::enforce::{Applied, ApplyError, Enforcer};
@@ -44,6 +45,7 @@ pub struct Options {
     pub policy: Vec<PathBuf>,
     pub state_dir: PathBuf,
     pub socket: PathBuf,
+    pub socket_options: SocketOptions,
     pub pin_dir: PathBuf,
     pub tc_mode: TcMode,
     pub sizes: TableSizes,
@@ -61,14 +63,15 @@ pub struct Options {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     std::fs::create_dir_all(&options.state_dir)
         .with_context(|| format!("cannot make the state directory {}", options.state_dir.display()))?;
-    let listener =
-        bind(&options.socket).with_context(|| format!("cannot listen on {}", options.socket.display()))?;
-    let outcome = enforce(&options, listener).await;
+    let cannot = || format!("cannot listen on {}", options.socket.display());
+    let socket = options.socket_options.resolve().with_context(cannot)?;
+    let listener = bind(&options.socket, socket).with_context(cannot)?;
+    let outcome = enforce(&options, listener, socket.access).await;
     let _ = std::fs::remove_file(&options.socket);
     outcome
 }
 
-async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()> {
+async fn enforce(options: &Options, listener: UnixListener, access: Access) -> anyhow::Result<()> {
     // Everything that may fail without a trace first. The lock is held until this ends.
     let _lock = lock::lock(&options.pin_dir)?;
     let replacement = layout::find(options)?;
@@ -107,7 +110,7 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
     replacement.finish(&shared).await?;
     let retry = Retry::new(by_device);
     let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
-    let mut server = tokio::spawn(serve(listener, shared.clone()));
+    let mut server = tokio::spawn(serve(listener, shared.clone(), access));
     let mut watchdog = Watchdog::new();
     notify::ready(&shared);
     tracing::info!("ready");
