@@ -25,7 +25,7 @@ pub const TURN: Duration = Duration::from_secs(10);
 /// How long the head of a request may take, and how long a connection may wait for one.
 pub const HEAD: Duration = Duration::from_secs(10);
 /// How long the body of a request may take.
-pub const BODY: Duration = Duration::from_secs(60);
+pub const BODY: Duration = Duration::from_secs(30);
 /// How long a client may leave what was written to it unread.
 pub const UNREAD: Duration = Duration::from_secs(30);
 /// Connections that are one too many, and are told so, at once.

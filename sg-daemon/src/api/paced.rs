@@ -196,3 +196,110 @@ impl HttpBody for Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn wait<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(work)
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_or_reads_in_small_bites_is_cut_off() {
+        wait(async {
+            for bites in [false, true] {
+                let (here, mut there) = UnixStream::pair().unwrap();
+                let mut paced = Paced::new(here, SHORT);
+                let reading = async {
+                    while bites {
+                        let mut bite = [0; 512];
+                        if there.read(&mut bite).await.unwrap() == 0 {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    std::future::pending::<()>().await;
+                };
+                let large = vec![0; 64 << 20];
+                let outcome = tokio::select! {
+                    outcome = paced.write_all(&large) => outcome,
+                    () = reading => unreachable!(),
+                };
+                assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::TimedOut, "bites: {bites}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_client_that_reads_gets_all_of_it() {
+        wait(async {
+            let (here, mut there) = UnixStream::pair().unwrap();
+            let mut paced = Paced::new(here, LONG);
+            let large = vec![7; 8 << 20];
+            let mut got = Vec::new();
+            let (written, read) = tokio::join!(
+                async {
+                    paced.write_all(&large).await?;
+                    paced.shutdown().await
+                },
+                there.read_to_end(&mut got)
+            );
+            assert!(written.is_ok() && read.unwrap() == large.len());
+        });
+    }
+
+    #[test]
+    fn a_body_that_does_not_come_in_time_says_so() {
+        wait(async {
+            let outcome = Timed::new(Never, SHORT).collect().await;
+            assert!(outcome.unwrap_err().to_string().contains("has not come within"));
+            let whole = Timed::new(Body::from("all"), LONG).collect().await.unwrap().to_bytes();
+            assert_eq!(&whole[..], b"all");
+        });
+    }
+
+    /// A body of which nothing comes.
+    struct Never;
+
+    impl HttpBody for Never {
+        type Data = Bytes;
+        type Error = axum::Error;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_large_answer_keeps_its_place_until_its_last_piece() {
+        wait(async {
+            let places = Arc::new(Semaphore::new(1));
+            let place = Arc::clone(&places).acquire_owned().await.unwrap();
+            let mut held = Held::new(Body::from(vec![1; 3 * PIECE + 1]), place);
+            assert_eq!(held.size_hint().exact(), Some(3 * PIECE as u64 + 1));
+            let mut sizes = Vec::new();
+            while let Some(frame) = held.frame().await {
+                sizes.push(frame.unwrap().into_data().unwrap().len());
+                assert_eq!(places.available_permits(), 0);
+            }
+            assert_eq!(sizes, [PIECE, PIECE, PIECE, 1]);
+            drop(held);
+            assert_eq!(places.available_permits(), 1);
+        });
+    }
+}

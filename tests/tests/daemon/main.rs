@@ -9,6 +9,7 @@
 )]
 
 mod adopt;
+mod api;
 mod appear;
 mod apply;
 mod audit;
