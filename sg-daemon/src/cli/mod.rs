@@ -8,8 +8,10 @@ mod candidate;
 mod check;
 mod diff;
 mod explain;
+mod export;
 mod flows;
 mod group;
+mod import;
 mod interface;
 pub mod output;
 mod plan;
@@ -59,6 +61,8 @@ enum Verb {
     Apply(apply::Apply),
     Confirm(apply::Confirm),
     Rollback(apply::Rollback),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 impl Sgctl {
@@ -76,6 +80,8 @@ impl Sgctl {
             Verb::Apply(verb) => verb.run(&self.socket),
             Verb::Confirm(verb) => verb.run(&self.socket),
             Verb::Rollback(verb) => verb.run(&self.socket),
+            Verb::Import(verb) => verb.run(),
+            Verb::Export(verb) => verb.run(),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());

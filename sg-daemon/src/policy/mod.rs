@@ -17,7 +17,7 @@ pub mod render;
 mod resolve;
 pub mod schema;
 mod source;
-mod values;
+pub(crate) mod values;
 mod walk;
 
 use std::fmt;
