@@ -156,7 +156,9 @@ impl<'o> Builder<'o> {
         for (at, name) in named {
             let Some(group) = self.groups.get_mut(at.0) else { continue };
             if group.called != name {
-                self.report.notes.push(format!("group {} ({:?}) is called {name:?} here", group.id, group.called));
+                self.report
+                    .notes
+                    .push(format!("group {} ({:?}) is called {name:?} here", group.id, group.called));
             }
             group.group.name = name;
         }
@@ -179,7 +181,9 @@ impl<'o> Builder<'o> {
         if scope(from) == scope(found) {
             Ok(found)
         } else {
-            Err(format!("the rule refers to group {id} of another VPC or project; groups do not reach across them"))
+            Err(format!(
+                "the rule refers to group {id} of another VPC or project; groups do not reach across them"
+            ))
         }
     }
 
@@ -194,7 +198,10 @@ impl<'o> Builder<'o> {
         if letters <= most {
             return text.to_owned();
         }
-        self.loss(place, format!("the description has {letters} characters, {most} fit; the rest is cut off"));
+        self.loss(
+            place,
+            format!("the description has {letters} characters, {most} fit; the rest is cut off"),
+        );
         text.chars().take(most).collect::<String>().trim_end().to_owned()
     }
 
@@ -243,7 +250,10 @@ impl<'o> Builder<'o> {
         for group in &member.groups {
             let scope = self.groups.get(group.0).map(|group| group.scope);
             if scope != Some(at) {
-                let why = format!("group {} is of another VPC or project than the interface's first one", self.name(*group));
+                let why = format!(
+                    "group {} is of another VPC or project than the interface's first one",
+                    self.name(*group)
+                );
                 self.loss(place, why);
             } else if !groups.contains(group) {
                 groups.push(*group);
@@ -273,7 +283,14 @@ impl<'o> Builder<'o> {
         }
     }
 
-    fn here(&mut self, place: &Place<'_>, at: usize, device: String, member: Member, mut groups: Vec<GroupRef>) {
+    fn here(
+        &mut self,
+        place: &Place<'_>,
+        at: usize,
+        device: String,
+        member: Member,
+        mut groups: Vec<GroupRef>,
+    ) {
         if groups.is_empty() && !member.bare_metal {
             let id = format!("{NOTHING_ALLOWED}/{at}");
             let description = "For interfaces that have no group: nothing passes";
@@ -304,13 +321,16 @@ impl<'o> Builder<'o> {
                 if scope.owned.insert(address) {
                     interface.addresses.push(address);
                 } else {
-                    let why = format!("{address} is also another interface's of this host; it is an allowed address here");
+                    let why = format!(
+                        "{address} is also another interface's of this host; it is an allowed address here"
+                    );
                     self.loss(place, why);
                     interface.allowed_addresses.push(address);
                 }
             }
             for address in member.allowed_addresses {
-                if !interface.addresses.contains(&address) && !interface.allowed_addresses.contains(&address) {
+                if !interface.addresses.contains(&address) && !interface.allowed_addresses.contains(&address)
+                {
                     interface.allowed_addresses.push(address);
                 }
             }
@@ -486,7 +506,9 @@ fn quotas(files: &mut [File], report: &mut Report) {
         ("groups_per_interface", quotas.groups_per_interface, usual.groups_per_interface),
     ] {
         if value != usual {
-            report.note(format!("settings.quotas.{name} is raised from {usual} to {value}, as there are so many"));
+            report.note(format!(
+                "settings.quotas.{name} is raised from {usual} to {value}, as there are so many"
+            ));
         }
     }
     for file in files {

@@ -68,7 +68,10 @@ fn file(model: &Model, id: VpcId, homes: &BTreeMap<FileId, VpcId>, report: &mut 
             let named = |groups: &[GroupId]| groups.contains(&GroupId(*index));
             home || interfaces.iter().any(|interface| named(&interface.groups))
                 || peers.iter().any(|peer| named(&peer.groups))
-                || custom.iter().filter_map(|at| model.groups.get(*at)).any(|group| refers(group, GroupId(*index)))
+                || custom
+                    .iter()
+                    .filter_map(|at| model.groups.get(*at))
+                    .any(|group| refers(group, GroupId(*index)))
         })
         .map(|(index, _)| index);
     let mut ids = custom;
@@ -109,7 +112,13 @@ fn names(model: &Model, groups: &[GroupId]) -> Vec<String> {
     groups.iter().filter_map(|id| model.groups.get(id.0)).map(|group| group.name.clone()).collect()
 }
 
-fn group(model: &Model, vpc: &model::Vpc, group: &model::Group, here: &BTreeSet<usize>, report: &mut Report) -> Group {
+fn group(
+    model: &Model,
+    vpc: &model::Vpc,
+    group: &model::Group,
+    here: &BTreeSet<usize>,
+    report: &mut Report,
+) -> Group {
     if group.enforcement == Enforcement::Audit {
         report.loss("", format!("{}.enforcement", group.name), "the cloud has no audit: it would enforce");
     }

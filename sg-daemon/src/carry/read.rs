@@ -57,7 +57,8 @@ pub fn wrong_shape(input: &Input, rest: &Rest, expected: &str, command: &str) ->
     let seems = if has("SecurityGroups") || has("NetworkInterfaces") {
         "it looks like AWS's: try `sgctl import aws`".to_owned()
     } else if has("security_groups") || has("ports") {
-        "it looks like Neutron's or KakaoCloud's: try `sgctl import neutron` or `sgctl import kakao`".to_owned()
+        "it looks like Neutron's or KakaoCloud's: try `sgctl import neutron` or `sgctl import kakao`"
+            .to_owned()
     } else if has("version") && has("project") {
         "it is a policy of sgd's: see `sgctl export`".to_owned()
     } else if has("Reservations") {

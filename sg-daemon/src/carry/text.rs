@@ -10,9 +10,11 @@ const WIDTH: usize = 120;
 
 /// The file, ending in a line break.
 pub fn text(file: &File) -> String {
-    let mut fields = vec![
-        format!("  \"version\": 1,\n  \"project\": {},\n  \"vpc\": {}", quoted(&file.project), quoted(&file.vpc)),
-    ];
+    let mut fields = vec![format!(
+        "  \"version\": 1,\n  \"project\": {},\n  \"vpc\": {}",
+        quoted(&file.project),
+        quoted(&file.vpc)
+    )];
     if file.ipv6 {
         fields.push("  \"ipv6\": true".to_owned());
     }

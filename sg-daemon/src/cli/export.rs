@@ -69,7 +69,10 @@ impl Export {
         };
         tell(&report);
         if !report.losses.is_empty() && !self.allow_loss {
-            complain(&format!("{}, see above; nothing was written. --allow-loss writes the rest", cannot(&report)));
+            complain(&format!(
+                "{}, see above; nothing was written. --allow-loss writes the rest",
+                cannot(&report)
+            ));
             return Ok(ExitCode::from(NO));
         }
         let text = format!("{text}\n");

@@ -98,8 +98,9 @@ impl Import {
             Cloud::Aws(Aws { common, prefix_list }) => {
                 let mut options = common.options()?;
                 for given in prefix_list {
-                    let (id, path) =
-                        given.split_once('=').ok_or("--prefix-list is written pl-ID=FILE, such as pl-63a5400a=s3.json")?;
+                    let (id, path) = given
+                        .split_once('=')
+                        .ok_or("--prefix-list is written pl-ID=FILE, such as pl-63a5400a=s3.json")?;
                     let entries = aws::prefix_list(&input(Path::new(path))?)?;
                     options.prefix_lists.insert(id.to_owned(), entries);
                 }
@@ -167,7 +168,10 @@ impl Common {
             }
         };
         if !report.losses.is_empty() && !self.allow_loss {
-            complain(&format!("{}, see above; nothing was written. --allow-loss writes the rest", cannot(&report)));
+            complain(&format!(
+                "{}, see above; nothing was written. --allow-loss writes the rest",
+                cannot(&report)
+            ));
             return Ok(ExitCode::from(NO));
         }
         if to_stdout {
@@ -248,7 +252,9 @@ fn input(path: &Path) -> Result<Input, String> {
 fn interface_map(given: &str) -> Result<BTreeMap<String, String>, String> {
     let pairs = |text: &str, separators: &[char], from: &str| {
         let mut map = BTreeMap::new();
-        for line in text.split(separators).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in
+            text.split(separators).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
             let (id, device) = line
                 .split_once('=')
                 .ok_or_else(|| format!("{from}: {line:?} is not written ID=DEVICE, such as eni-0a1b=tap0"))?;
@@ -280,11 +286,8 @@ fn names(files: &[File], out: &Path) -> Vec<PathBuf> {
     let mut names: Vec<PathBuf> = Vec::new();
     for file in files {
         let twice = files.iter().filter(|other| plain(&other.vpc) == plain(&file.vpc)).count() > 1;
-        let stem = if twice {
-            format!("{}-{}", plain(&file.project), plain(&file.vpc))
-        } else {
-            plain(&file.vpc)
-        };
+        let stem =
+            if twice { format!("{}-{}", plain(&file.project), plain(&file.vpc)) } else { plain(&file.vpc) };
         let mut path = out.join(format!("{stem}.json"));
         let mut number = 2;
         while names.contains(&path) {

@@ -69,13 +69,17 @@ impl Kernel {
         let mut samples = Vec::new();
         for would_drop in [false, true] {
             match self.tables.counters(row, would_drop) {
-                Ok(counters) => samples.extend(counters.into_iter().map(|(direction, reason, counter)| Sample {
-                    direction,
-                    reason,
-                    would_drop,
-                    counter,
-                })),
-                Err(error) => return tracing::warn!(%error, "what a device that is gone has counted is not known"),
+                Ok(counters) => {
+                    samples.extend(counters.into_iter().map(|(direction, reason, counter)| Sample {
+                        direction,
+                        reason,
+                        would_drop,
+                        counter,
+                    }))
+                }
+                Err(error) => {
+                    return tracing::warn!(%error, "what a device that is gone has counted is not known");
+                }
             }
         }
         while self.retired.len() >= MOST_RETIRED {

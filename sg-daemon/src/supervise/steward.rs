@@ -18,6 +18,7 @@ use crate::api::candidate::ApplyAnswer;
 use crate::api::server::Shared;
 use crate::crash::{self, Point};
 use crate::enforce::Applied;
+use crate::metrics::tally::TALLY;
 use crate::policy;
 use crate::policy::model::Model;
 
@@ -195,7 +196,11 @@ impl Steward {
         files.sort_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()));
         let (options, shared) = (self.options.clone(), self.shared.clone());
         let work = move || put_in_force(&options, &shared, files, confirm);
-        let (journal, prepared, before, own, applied) = blocking(work).await??;
+        let done = blocking(work).await?;
+        if done.is_err() {
+            TALLY.failed();
+        }
+        let (journal, prepared, before, own, applied) = done?;
         report(applied);
         self.retry = Retry::new(false);
         *self.shared.refused() = None;
@@ -314,6 +319,7 @@ impl Steward {
             }
         };
         crash::at(Point::RolledBack);
+        TALLY.accepted(applied.changed);
         self.due = None;
         let read_files = self.shared.changes().files_changed;
         let text = format!("{why}; the policy before it is in force again");

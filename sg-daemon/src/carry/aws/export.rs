@@ -63,7 +63,8 @@ fn identifiers(file: &File, groups: &[String]) -> Vec<GroupIdentifier> {
 
 fn lost(interface: &Interface, report: &mut Report) {
     if !interface.allowed_addresses.is_empty() {
-        let why = "AWS has no allowed addresses beside an interface's own; SourceDestCheck allows all or none";
+        let why =
+            "AWS has no allowed addresses beside an interface's own; SourceDestCheck allows all or none";
         report.loss("", format!("{}.allowed_addresses", interface.name), why);
     }
     if interface.bare_metal {

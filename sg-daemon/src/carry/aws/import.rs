@@ -87,13 +87,16 @@ impl Import<'_> {
                 let why = "there are more pages than this one; let aws read them all (no --no-paginate)";
                 self.builder.report.loss(file, "NextToken", why);
             }
-            for (index, rule) in document.security_group_rules.take().unwrap_or_default().into_iter().enumerate() {
+            for (index, rule) in
+                document.security_group_rules.take().unwrap_or_default().into_iter().enumerate()
+            {
                 self.rule_apart(file, index, rule);
             }
         }
         let mut groups = Vec::new();
         for (file, document) in &mut *documents {
-            for (index, group) in document.security_groups.take().unwrap_or_default().into_iter().enumerate() {
+            for (index, group) in document.security_groups.take().unwrap_or_default().into_iter().enumerate()
+            {
                 let path = format!("SecurityGroups[{index}]");
                 if let Some(registered) = self.register(file, &path, &group) {
                     groups.push((registered, *file, path, group));
@@ -142,11 +145,7 @@ impl Import<'_> {
             to_port: rule.to_port,
             ip_ranges: rule
                 .cidr_ipv4
-                .map(|cidr_ip| IpRange {
-                    cidr_ip,
-                    description: rule.description.clone(),
-                    rest: Rest::new(),
-                })
+                .map(|cidr_ip| IpRange { cidr_ip, description: rule.description.clone(), rest: Rest::new() })
                 .into_iter()
                 .collect(),
             ipv6_ranges: rule
@@ -262,7 +261,10 @@ impl Import<'_> {
             };
             rules.push(Rule { protocol, remote, matches: matches.clone(), description });
         };
-        let at = |list: &str, index: usize| Place { file: place.file, path: format!("{}.{list}[{index}]", place.path) };
+        let at = |list: &str, index: usize| Place {
+            file: place.file,
+            path: format!("{}.{list}[{index}]", place.path),
+        };
         for (index, range) in permission.ip_ranges.iter().enumerate() {
             let place = at("IpRanges", index);
             let net = self.net(&place, &range.rest, &range.cidr_ip, false);
@@ -318,7 +320,8 @@ impl Import<'_> {
         if unknown.is_empty() {
             return true;
         }
-        let why = format!("the field {} is not known, and may change what the rule allows", unknown.join(", "));
+        let why =
+            format!("the field {} is not known, and may change what the rule allows", unknown.join(", "));
         self.builder.loss(place, why);
         false
     }
@@ -370,7 +373,9 @@ impl Import<'_> {
             Protocol::Number(ICMP | ICMPV6) => {
                 let matches = icmp(from, to);
                 if matches.is_none() {
-                    let why = format!("{from_text} and {to_text} are not an ICMP type and code; the rule is left out");
+                    let why = format!(
+                        "{from_text} and {to_text} are not an ICMP type and code; the rule is left out"
+                    );
                     self.builder.loss(&place, why);
                 }
                 matches
@@ -408,7 +413,9 @@ impl Import<'_> {
             }
         };
         if let Some(peering) = &pair.vpc_peering_connection_id {
-            let why = format!("the rule refers to group {id} of a peer VPC ({peering}); groups do not reach across VPCs");
+            let why = format!(
+                "the rule refers to group {id} of a peer VPC ({peering}); groups do not reach across VPCs"
+            );
             self.builder.loss(place, why);
             return None;
         }
@@ -432,7 +439,10 @@ impl Import<'_> {
             interface.tag_set.iter().map(|tag| (tag.key.as_str(), tag.value.as_str())).collect();
         let device = self.builder.options.devices.get(id).cloned();
         let device = device.or_else(|| tags.get(DEVICE_TAG).map(|device| (*device).to_owned()));
-        let sub = |list: &str, index: usize| Place { file: place.file, path: format!("{}.{list}[{index}]", place.path) };
+        let sub = |list: &str, index: usize| Place {
+            file: place.file,
+            path: format!("{}.{list}[{index}]", place.path),
+        };
         let mut member = Member {
             id: id.clone(),
             device,
@@ -449,7 +459,8 @@ impl Import<'_> {
             match self.builder.group(&group.group_id) {
                 Some(found) => member.groups.push(found),
                 None => {
-                    let why = format!("interface {id} has group {}, which is not in the input", group.group_id);
+                    let why =
+                        format!("interface {id} has group {}, which is not in the input", group.group_id);
                     self.builder.loss(&sub("Groups", index), why);
                 }
             }
@@ -473,7 +484,9 @@ impl Import<'_> {
             [("Ipv4Prefixes", &interface.ipv4_prefixes), ("Ipv6Prefixes", &interface.ipv6_prefixes)]
         {
             if !prefixes.is_empty() {
-                let why = format!("interface {id} has whole blocks of addresses, which are no members of groups here");
+                let why = format!(
+                    "interface {id} has whole blocks of addresses, which are no members of groups here"
+                );
                 self.builder.loss(&sub(list, 0), why);
             }
         }

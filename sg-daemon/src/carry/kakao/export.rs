@@ -1,6 +1,8 @@
 //! From a policy to what KakaoCloud would answer about it.
 
-use super::shape::{AddressPair, Attached, Document, NetworkInterface, Port, SecurityGroup, SecurityGroupRule};
+use super::shape::{
+    AddressPair, Attached, Document, NetworkInterface, Port, SecurityGroup, SecurityGroupRule,
+};
 use crate::carry::export::files;
 use crate::carry::family::{Word, uuid_of};
 use crate::carry::{DEVICE_TAG, File, Group, Remote, Report, Rule};
@@ -12,8 +14,9 @@ pub fn export(model: &Model) -> (Document, Report) {
     let mut groups = Vec::new();
     let mut interfaces = Vec::new();
     for file in &files(model, Metadata::Explicit, &mut report) {
-        let attached =
-            |names: &[String]| names.iter().map(|name| Attached::Group { id: group_id(file, name) }).collect();
+        let attached = |names: &[String]| {
+            names.iter().map(|name| Attached::Group { id: group_id(file, name) }).collect()
+        };
         for group in &file.groups {
             groups.push(SecurityGroup {
                 id: group_id(file, &group.name),

@@ -48,7 +48,8 @@ impl Import<'_> {
     fn all(&mut self, documents: &mut [(&str, Document)], progress: Progress<'_>) {
         let mut groups = Vec::new();
         for (file, document) in &mut *documents {
-            for (index, group) in document.security_groups.take().unwrap_or_default().into_iter().enumerate() {
+            for (index, group) in document.security_groups.take().unwrap_or_default().into_iter().enumerate()
+            {
                 let project = group.project_id.as_deref().unwrap_or("kakao");
                 let vpc = group.vpc_id.as_deref().unwrap_or(VPC);
                 if let Some(registered) = self.builder.register(project, vpc, &group.id, &group.name) {
@@ -72,7 +73,8 @@ impl Import<'_> {
 
     fn group(&mut self, registered: GroupRef, place: &Place<'_>, group: &SecurityGroup) {
         let at = |path: String| Place { file: place.file, path: format!("{}.{path}", place.path) };
-        let description = self.builder.group_text(&at("description".to_owned()), group.description.as_deref());
+        let description =
+            self.builder.group_text(&at("description".to_owned()), group.description.as_deref());
         let mut lists = [Vec::new(), Vec::new()];
         for (index, rule) in group.rules.iter().enumerate() {
             let place = at(format!("rules[{index}]"));
@@ -81,7 +83,8 @@ impl Import<'_> {
                 "ingress" => inbound,
                 "egress" => outbound,
                 other => {
-                    self.builder.loss(&place, format!("the direction {other:?} is neither ingress nor egress"));
+                    self.builder
+                        .loss(&place, format!("the direction {other:?} is neither ingress nor egress"));
                     continue;
                 }
             };
@@ -103,7 +106,8 @@ impl Import<'_> {
             .map(|(name, _)| name.as_str())
             .collect();
         if !unknown.is_empty() {
-            let why = format!("the field {} is not known, and may change what the rule allows", unknown.join(", "));
+            let why =
+                format!("the field {} is not known, and may change what the rule allows", unknown.join(", "));
             self.builder.loss(place, why);
             return None;
         }
@@ -146,7 +150,9 @@ impl Import<'_> {
         let at = Place { file: place.file, path: format!("{}.port_range_min", place.path) };
         let number = |port: &Option<Port>| match port.as_ref().map(|port| port.0.text()).as_deref() {
             None | Some("all" | "") => Ok(None),
-            Some(text) => text.parse::<i64>().map(Some).map_err(|_| format!("{text:?} is not a port or \"ALL\"")),
+            Some(text) => {
+                text.parse::<i64>().map(Some).map_err(|_| format!("{text:?} is not a port or \"ALL\""))
+            }
         };
         let (from, to) = match (number(&rule.port_range_min), number(&rule.port_range_max)) {
             (Ok(from), Ok(to)) => (from, to),
@@ -188,8 +194,11 @@ impl Import<'_> {
             match self.builder.group(group.id()) {
                 Some(found) => member.groups.push(found),
                 None => {
-                    let why =
-                        format!("interface {} has group {}, which is not in the input", interface.id, group.id());
+                    let why = format!(
+                        "interface {} has group {}, which is not in the input",
+                        interface.id,
+                        group.id()
+                    );
                     self.builder.loss(&at(format!("security_groups[{index}]")), why);
                 }
             }
@@ -202,12 +211,12 @@ impl Import<'_> {
             member.addresses.extend(address.filter(|address| !member.addresses.contains(address)));
         }
         for (index, pair) in interface.allowed_address_pairs.iter().enumerate() {
-            let address = self.builder.address(&at(format!("allowed_address_pairs[{index}].ip_address")), &pair.ip_address);
-            member.allowed_addresses.extend(
-                address.filter(|address| {
-                    !member.addresses.contains(address) && !member.allowed_addresses.contains(address)
-                }),
-            );
+            let address = self
+                .builder
+                .address(&at(format!("allowed_address_pairs[{index}].ip_address")), &pair.ip_address);
+            member.allowed_addresses.extend(address.filter(|address| {
+                !member.addresses.contains(address) && !member.allowed_addresses.contains(address)
+            }));
         }
         if member.device.is_none() {
             // They are no members of its groups.

@@ -43,8 +43,7 @@ pub fn export(model: &Model) -> (Document, Report) {
             });
         }
     }
-    let document =
-        Document { security_groups: Some(groups), ports: Some(ports), ..Document::default() };
+    let document = Document { security_groups: Some(groups), ports: Some(ports), ..Document::default() };
     (document, report)
 }
 
@@ -62,7 +61,9 @@ fn local(file: &File, interface: &Interface, report: &mut Report) -> Port {
     }
     for name in &interface.groups {
         let own = file.groups.iter().find(|group| group.name == *name);
-        if own.is_some_and(|group| !group.include_allowed_addresses) && !interface.allowed_addresses.is_empty() {
+        if own.is_some_and(|group| !group.include_allowed_addresses)
+            && !interface.allowed_addresses.is_empty()
+        {
             lose("allowed_addresses", "in Neutron they are members of the port's groups too");
         }
     }

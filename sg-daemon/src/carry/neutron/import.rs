@@ -66,7 +66,8 @@ impl Import<'_> {
     fn all(&mut self, documents: &mut [(&str, Document)], progress: Progress<'_>) {
         let mut groups = Vec::new();
         for (file, document) in &mut *documents {
-            for (index, group) in document.security_groups.take().unwrap_or_default().into_iter().enumerate() {
+            for (index, group) in document.security_groups.take().unwrap_or_default().into_iter().enumerate()
+            {
                 let project = group.project_id.as_deref().or(group.tenant_id.as_deref()).unwrap_or("neutron");
                 if let Some(registered) = self.builder.register(project, VPC, &group.id, &group.name) {
                     groups.push((registered, *file, format!("security_groups[{index}]"), group));
@@ -98,7 +99,8 @@ impl Import<'_> {
 
     fn group(&mut self, registered: GroupRef, place: &Place<'_>, group: &SecurityGroup) {
         let at = |path: String| Place { file: place.file, path: format!("{}.{path}", place.path) };
-        let description = self.builder.group_text(&at("description".to_owned()), group.description.as_deref());
+        let description =
+            self.builder.group_text(&at("description".to_owned()), group.description.as_deref());
         if group.stateful == Some(false) {
             let why = format!(
                 "group {:?} is stateless; here replies pass by themselves, which it does not allow",
@@ -114,7 +116,8 @@ impl Import<'_> {
                 "ingress" => inbound,
                 "egress" => outbound,
                 other => {
-                    self.builder.loss(&place, format!("the direction {other:?} is neither ingress nor egress"));
+                    self.builder
+                        .loss(&place, format!("the direction {other:?} is neither ingress nor egress"));
                     continue;
                 }
             };
@@ -136,7 +139,8 @@ impl Import<'_> {
             .map(|(name, _)| name.as_str())
             .collect();
         if !unknown.is_empty() {
-            let why = format!("the field {} is not known, and may change what the rule allows", unknown.join(", "));
+            let why =
+                format!("the field {} is not known, and may change what the rule allows", unknown.join(", "));
             self.builder.loss(place, why);
             return Vec::new();
         }
@@ -265,7 +269,8 @@ impl Import<'_> {
                 Some(_) if of_set => {}
                 _ => {
                     let family = if v6 { "IPv6" } else { "IPv4" };
-                    self.builder.loss(place, format!("{text:?} is not an {family} network; the rule is left out"));
+                    self.builder
+                        .loss(place, format!("{text:?} is not an {family} network; the rule is left out"));
                 }
             }
         }
@@ -321,7 +326,12 @@ impl Import<'_> {
         let description = format!("Only the {} members of {name}", if v6 { "IPv6" } else { "IPv4" });
         let description: String = description.chars().take(values::GROUP_DESCRIPTION_CHARS).collect();
         let short: String = name.chars().take(200).collect();
-        let made = self.builder.add(group, &format!("{name}/{family}"), &format!("{short}-{family}"), &description)?;
+        let made = self.builder.add(
+            group,
+            &format!("{name}/{family}"),
+            &format!("{short}-{family}"),
+            &description,
+        )?;
         self.builder.add_peers(made, &own);
         let name = self.builder.name(made).to_owned();
         self.builder.report.note(format!(
@@ -364,14 +374,18 @@ impl Import<'_> {
             }
         }
         for (index, fixed) in port.fixed_ips.iter().enumerate() {
-            let address = self.builder.address(&at(format!("fixed_ips[{index}].ip_address")), &fixed.ip_address);
+            let address =
+                self.builder.address(&at(format!("fixed_ips[{index}].ip_address")), &fixed.ip_address);
             member.addresses.extend(address.filter(|address| !member.addresses.contains(address)));
         }
         for (index, pair) in port.allowed_address_pairs.iter().enumerate() {
             let place = at(format!("allowed_address_pairs[{index}]"));
             let mac = pair.mac_address.as_deref().zip(port.mac_address.as_deref());
             if mac.is_some_and(|(pair, own)| !pair.eq_ignore_ascii_case(own)) {
-                self.builder.loss(&place, "the pair has another MAC address than the port, and an interface here has one");
+                self.builder.loss(
+                    &place,
+                    "the pair has another MAC address than the port, and an interface here has one",
+                );
                 continue;
             }
             for address in self.pair(&place, &pair.ip_address) {
@@ -399,13 +413,17 @@ impl Import<'_> {
         };
         let bits = u32::from(net.max_prefix_len() - net.prefix_len());
         if 1u32.checked_shl(bits).is_none_or(|count| count > MOST_ADDRESSES) {
-            let why = format!("{text} has more than {MOST_ADDRESSES} addresses; an interface here has them one by one");
+            let why = format!(
+                "{text} has more than {MOST_ADDRESSES} addresses; an interface here has them one by one"
+            );
             self.builder.loss(place, why);
             return Vec::new();
         }
         let texts: Vec<String> = match net {
-            IpNet::V4(net) => (0..1u32 << bits).map(|n| (u32::from(net.network()) + n).to_be_bytes())
-                .map(|bytes| IpAddr::from(bytes).to_string()).collect(),
+            IpNet::V4(net) => (0..1u32 << bits)
+                .map(|n| (u32::from(net.network()) + n).to_be_bytes())
+                .map(|bytes| IpAddr::from(bytes).to_string())
+                .collect(),
             IpNet::V6(net) => (0..1u128 << bits)
                 .map(|n| IpAddr::from((u128::from(net.network()) + n).to_be_bytes()).to_string())
                 .collect(),
