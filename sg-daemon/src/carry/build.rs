@@ -335,6 +335,10 @@ impl<'o> Builder<'o> {
                 }
             }
         }
+        let open = interface.addresses.is_empty() && interface.allowed_addresses.is_empty();
+        if open && !member.unguarded && !member.bare_metal {
+            self.loss(place, "the interface has no address that can be carried, so here it may use any");
+        }
         interface.groups = groups.iter().map(|group| group.0.to_string()).collect();
         if let Some(scope) = self.scopes.get_mut(at) {
             scope.interfaces.push(interface);

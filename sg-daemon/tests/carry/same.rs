@@ -167,6 +167,8 @@ fn aws_vpc(number: usize) -> impl Strategy<Value = (Vec<Value>, Vec<Value>)> {
                 let groups = if n == 0 && groups.is_empty() { vec![ids[0].clone()] } else { groups };
                 let v4: Vec<_> = v4.into_iter().filter(|n| used.insert((4, *n))).collect();
                 let v6: Vec<_> = v6.into_iter().filter(|n| used.insert((6, *n))).collect();
+                // One that is here has an address.
+                let v4 = if v4.is_empty() && v6.is_empty() { vec![100 + n as u32] } else { v4 };
                 let mut interface = json!({
                     "NetworkInterfaceId": format!("eni-{number}{n:016x}"), "VpcId": format!("vpc-{number}"),
                     "Groups": groups.iter().map(|id| json!({ "GroupId": id })).collect::<Value>(),
@@ -279,11 +281,11 @@ fn neutron_document() -> impl Strategy<Value = Value> {
                 let fixed = v4.iter().filter(|n| used.insert((4, **n))).map(|n| format!("10.0.0.{n}"));
                 let fixed: Vec<String> = fixed.collect();
                 let more = v6.iter().filter(|n| used.insert((6, **n))).map(|n| format!("fd00::{n}"));
-                let fixed: Vec<Value> = fixed
-                    .into_iter()
-                    .chain(more.collect::<Vec<_>>())
-                    .map(|a| json!({ "ip_address": a }))
-                    .collect();
+                let more: Vec<String> = more.collect();
+                let none = fixed.is_empty() && more.is_empty();
+                let fixed = if none { vec![format!("10.0.0.{}", 100 + n)] } else { fixed };
+                let fixed: Vec<Value> =
+                    fixed.into_iter().chain(more).map(|a| json!({ "ip_address": a })).collect();
                 let pairs: Vec<Value> = pair
                     .filter(|_| !open)
                     .map(|n| json!({ "ip_address": format!("10.0.0.{n}/32") }))
