@@ -1,5 +1,6 @@
 //! `sgd`: enforces security groups on the network interfaces of this host.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ use clap::{Parser, ValueEnum, value_parser};
 use sg_daemon::api::DEFAULT_SOCKET;
 use sg_daemon::api::peer::SocketOptions;
 use sg_daemon::kernel::{TableSizes, TcMode};
+use sg_daemon::metrics::serve::Place;
 use sg_daemon::supervise::{Options, panic, run};
 use tracing_subscriber::EnvFilter;
 
@@ -68,6 +70,14 @@ struct Sgd {
     #[arg(long, value_name = "N", default_value_t = TableSizes::HALF_OPEN,
           value_parser = value_parser!(u32).range(FLOWS))]
     half_open_flows: u32,
+    /// Let Prometheus ask at http://ADDRESS:PORT/metrics, such as 127.0.0.1:9776
+    ///
+    /// Nobody has to say who they are to read them, so the address has to be the loopback device's.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Take an address for --metrics that others can reach
+    #[arg(long, requires = "metrics")]
+    metrics_not_loopback: bool,
     /// The form of the log on standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -125,6 +135,7 @@ pub(crate) fn main() -> ExitCode {
         sizes: TableSizes::new(arguments.live_flows, arguments.half_open_flows),
         detach_on_exit: arguments.detach_on_exit,
         replace_layout: arguments.replace_layout,
+        metrics: arguments.metrics.map(|address| Place { address, anywhere: arguments.metrics_not_loopback }),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

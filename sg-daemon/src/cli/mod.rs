@@ -9,8 +9,10 @@ mod check;
 mod diff;
 mod edit;
 mod explain;
+mod export;
 mod flows;
 mod group;
+mod import;
 mod interface;
 mod openapi;
 pub mod output;
@@ -67,6 +69,8 @@ enum Verb {
     Apply(apply::Apply),
     Confirm(apply::Confirm),
     Rollback(apply::Rollback),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 impl Sgctl {
@@ -87,6 +91,8 @@ impl Sgctl {
             Verb::Apply(verb) => verb.run(&self.socket),
             Verb::Confirm(verb) => verb.run(&self.socket),
             Verb::Rollback(verb) => verb.run(&self.socket),
+            Verb::Import(verb) => verb.run(),
+            Verb::Export(verb) => verb.run(),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());

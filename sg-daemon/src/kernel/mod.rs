@@ -2,6 +2,7 @@
 
 mod attach;
 mod btf;
+mod counters;
 mod explain;
 mod flows;
 mod layouts;
@@ -12,7 +13,7 @@ mod sizes;
 mod tables;
 mod transfer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
@@ -30,6 +31,7 @@ use sg_common::verdict::Reason;
 
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
+pub use self::counters::{CounterReader, Retired, Sample};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
 use self::layouts::Deferred;
@@ -113,6 +115,8 @@ pub struct Kernel {
     hz: u32,
     /// While another layout's filter is being replaced.
     deferred: Option<Deferred>,
+    /// Counters of zones that are gone, see [`Self::take_retired`].
+    retired: VecDeque<Retired>,
 }
 
 /// The entry of an interface in the kernel, by its index in `INTERFACES`.
@@ -162,6 +166,7 @@ impl Kernel {
             tc_mode,
             hz: 0,
             deferred: None,
+            retired: VecDeque::new(),
         };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
@@ -406,9 +411,11 @@ impl Kernel {
 
     /// Frees the entry of a device that no program is attached to any more, and its flows. Its zone is never used again.
     pub fn release(&mut self, slot: Slot) {
-        let zone = self.zone(slot).unwrap_or(0);
+        let (zone, row) =
+            self.interfaces.get(slot.0).map_or((0, 0), |interface| (interface.zone, interface.row));
         self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
         grace();
+        self.retire(zone, row);
         if let Err(error) = self.purge(zone) {
             tracing::warn!(%error, "flows of a device that is gone stay until they are over");
         }
@@ -435,6 +442,16 @@ impl Kernel {
     /// The zone of an interface.
     pub fn zone(&self, slot: Slot) -> Option<u32> {
         self.interfaces.get(slot.0).map(|interface| interface.zone)
+    }
+
+    /// The interface's row in the counters.
+    pub fn row(&self, slot: Slot) -> Option<u32> {
+        self.interfaces.get(slot.0).map(|interface| interface.row)
+    }
+
+    /// How many zones were ever given away; none is used twice.
+    pub fn zones_used(&self) -> u32 {
+        self.control().next_zone.saturating_sub(1)
     }
 
     /// What is in force on an interface now.

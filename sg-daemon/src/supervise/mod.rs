@@ -16,10 +16,10 @@ mod watch;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -34,6 +34,8 @@ use crate::api::server::{Shared, bind, serve};
 use crate::enforce::gate::Gate;
 use crate::enforce::{Applied, ApplyError, Enforcer};
 use crate::kernel::{TableSizes, TcMode};
+use crate::metrics::serve::{Place, bind as bind_metrics, serve as serve_metrics};
+use crate::metrics::tally::TALLY;
 use crate::policy::{self, LoadError, Loaded};
 
 /// How often flows that are over are collected.
@@ -52,6 +54,8 @@ pub struct Options {
     pub detach_on_exit: bool,
     /// A filter whose maps have another layout may be replaced.
     pub replace_layout: bool,
+    /// Where Prometheus may ask.
+    pub metrics: Option<Place>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -66,12 +70,21 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let cannot = || format!("cannot listen on {}", options.socket.display());
     let socket = options.socket_options.resolve().with_context(cannot)?;
     let listener = bind(&options.socket, socket).with_context(cannot)?;
-    let outcome = enforce(&options, listener, socket.access).await;
+    let metrics = match options.metrics {
+        Some(place) => Some(bind_metrics(place).await?),
+        None => None,
+    };
+    let outcome = enforce(&options, listener, socket.access, metrics).await;
     let _ = std::fs::remove_file(&options.socket);
     outcome
 }
 
-async fn enforce(options: &Options, listener: UnixListener, access: Access) -> anyhow::Result<()> {
+async fn enforce(
+    options: &Options,
+    listener: UnixListener,
+    access: Access,
+    metrics: Option<TcpListener>,
+) -> anyhow::Result<()> {
     // Everything that may fail without a trace first. The lock is held until this ends.
     let _lock = lock::lock(&options.pin_dir)?;
     let replacement = layout::find(options)?;
@@ -111,6 +124,7 @@ async fn enforce(options: &Options, listener: UnixListener, access: Access) -> a
     let retry = Retry::new(by_device);
     let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
     let mut server = tokio::spawn(serve(listener, shared.clone(), access));
+    let metrics = metrics.map(|listener| tokio::spawn(serve_metrics(listener, shared.clone())));
     let mut watchdog = Watchdog::new();
     notify::ready(&shared);
     tracing::info!("ready");
@@ -142,6 +156,9 @@ async fn enforce(options: &Options, listener: UnixListener, access: Access) -> a
     }
     notify::stopping();
     server.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     if !options.detach_on_exit {
         steward.stop().await;
     }
@@ -196,6 +213,7 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
         }
         Err(error) => error,
     };
+    TALLY.failed();
     let copy = state::last_good(&options.state_dir);
     if !copy.exists() {
         let why =
@@ -237,6 +255,7 @@ async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> anyhow:
         }
         Err(error) => error,
     };
+    TALLY.failed();
     let text = format!("{error:#}");
     let before = shared.refused().replace(text.clone());
     if cause == Cause::Operator || before.as_ref() != Some(&text) {
@@ -252,6 +271,7 @@ fn by_device(error: &anyhow::Error) -> bool {
 
 fn report(applied: Applied) {
     let Applied { generation, changed, written, deleted, revoked } = applied;
+    TALLY.accepted(changed);
     if changed {
         tracing::info!(generation, written, deleted, revoked, "policy applied");
     } else {
@@ -327,7 +347,10 @@ fn reconcile(enforcer: &mut Enforcer) {
 }
 
 fn collect_flows(enforcer: &mut Enforcer) {
-    match enforcer.kernel().collect() {
+    let begun = Instant::now();
+    let collected = enforcer.kernel().collect();
+    TALLY.collected(collected.as_ref().ok().map(|flows| *flows as u64), begun.elapsed());
+    match collected {
         Ok(0) => {}
         Ok(flows) => tracing::debug!(flows, "collected"),
         Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),

@@ -28,6 +28,7 @@ mod flows;
 mod hooks;
 mod life;
 mod metadata;
+mod metrics;
 mod notify;
 mod packets;
 mod revoke;
