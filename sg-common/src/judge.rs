@@ -1,9 +1,10 @@
 //! One packet, one verdict.
 
 use crate::abi::{
-    Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN, Hook,
+    Account, Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN, Hook,
     INTERFACE_PROBES, Interface, InterfaceHalf, PairKey, Row, WOULD_DROP, counter_index, interface_slot,
 };
+use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
 use crate::classify::classify;
@@ -11,8 +12,8 @@ use crate::conntrack::{self, FlowRef, Insertion, Known, State};
 use crate::family::{V4, V6};
 use crate::fragment;
 use crate::packet::{
-    ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, opposite,
-    protocol, quoted_ports, read_transport,
+    ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, load,
+    opposite, protocol, quoted_ports, read_transport, store,
 };
 use crate::tcp::Segment;
 use crate::verdict::{Action, AdmittedBy, FIRST_DROP, Reason, Verdict};
@@ -39,6 +40,12 @@ pub trait Environment {
     fn port_table_contains(&self, index: u32, number: u16) -> bool;
     /// Adds to the number of an interface's live flows; returns what it was.
     fn add_live(&self, row: u32, change: i64) -> u64;
+    /// Whether packets are to be counted flow by flow.
+    fn is_accounting(&self) -> bool;
+    /// Adds to [`crate::abi::Share::accounts`]; returns what it was, and how many there may be.
+    fn accounts(&self, row: u32, change: u64) -> Option<(u64, u32)>;
+    /// Counts a packet of the interface that is in no account.
+    fn count_unrecorded(&self, row: u32);
 }
 
 /// What is read from a packet.
@@ -51,6 +58,8 @@ pub struct Scratch<F: ReadIp> {
     pub ip: Ip<F>,
     pub transport: Transport,
     pub key: F::FlowKey,
+    /// For [`crate::account`].
+    pub account: F::AccountKey,
     /// For [`crate::fragment`].
     pub datagram: Datagram,
     pub joined: fragment::Range,
@@ -58,6 +67,9 @@ pub struct Scratch<F: ReadIp> {
     pub free: u32,
     /// No flow was found for the packet, not even one that is over: 1, else 0.
     pub unknown: u32,
+    pub verdict: Verdict,
+    /// Where the IP header begins, if it was read.
+    pub network: u32,
 }
 
 /// The tables of one address family.
@@ -65,7 +77,7 @@ pub trait Tables<F: ReadIp>: Environment {
     /// Memory of this CPU's own, with anything in it.
     #[expect(
         clippy::mut_from_ref,
-        reason = "no program interrupts another on one CPU, and each takes it once"
+        reason = "no program interrupts another on one CPU, and holds it once at a time"
     )]
     fn scratch(&self) -> Option<&mut Scratch<F>>;
 
@@ -101,6 +113,11 @@ pub trait Tables<F: ReadIp>: Environment {
     fn next_datagram(&self, row: u32) -> u64;
     /// Puts a key in a place of the ring and returns the one that was there.
     fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey>;
+
+    /// Adds a packet to its account; false if there is none.
+    fn add_to_account(&self, key: &F::AccountKey, counted: &Counted) -> bool;
+    /// Adds an account.
+    fn open_account(&self, key: &F::AccountKey, account: &Account) -> Insertion;
 }
 
 /// A verdict and where it is counted.
@@ -159,7 +176,10 @@ where
     T: Tables<V4> + Tables<V6>,
 {
     let Some(at) = place(tables, ifindex, hook) else { return unknown(hook) };
-    let verdict = judge_frame(packet, tables, &at);
+    let (verdict, family) = judge_frame(packet, tables, &at);
+    if !T::DRY_RUN && tables.is_accounting() {
+        account::of_family(tables, &at, family, verdict);
+    }
     Judgement::new(verdict, at.interface.row, at.direction, at.half.flags)
 }
 
@@ -232,31 +252,32 @@ impl At<'_> {
     }
 }
 
+/// The verdict, and the family whose [`Scratch`] tells of the packet: 4, 6, or 0 for none.
 #[inline(always)]
-fn judge_frame<P, T>(packet: &P, tables: &T, at: &At<'_>) -> Verdict
+fn judge_frame<P, T>(packet: &P, tables: &T, at: &At<'_>) -> (Verdict, u32)
 where
     P: Packet,
     T: Tables<V4> + Tables<V6>,
 {
-    let Some(ethernet) = packet.read::<Ethernet>(0) else { return Verdict::of(Reason::Malformed) };
+    let Some(ethernet) = packet.read::<Ethernet>(0) else { return (Verdict::of(Reason::Malformed), 0) };
     if let Err(reason) = at.guarded().ethernet(&ethernet) {
-        return Verdict::of(reason);
+        return (Verdict::of(reason), 0);
     }
     if packet.has_offloaded_vlan() && !at.is_trunk() {
-        return Verdict::of(Reason::Vlan);
+        return (Verdict::of(Reason::Vlan), 0);
     }
     let Some((kind, network)) = network_of(packet, at, u16::from_be(ethernet.ether_type)) else {
-        return Verdict::of(Reason::Malformed);
+        return (Verdict::of(Reason::Malformed), 0);
     };
     match kind {
-        ether_type::IPV4 => judge_ip::<V4, P, T>(packet, tables, at, network),
-        ether_type::IPV6 => judge_ip::<V6, P, T>(packet, tables, at, network),
+        ether_type::IPV4 => (judge_ip::<V4, P, T>(packet, tables, at, network), 4),
+        ether_type::IPV6 => (judge_ip::<V6, P, T>(packet, tables, at, network), 6),
         other => {
             if checksum::spoils_frame(packet, network, other) {
-                return Verdict::of(Reason::ChecksumPlace);
+                return (Verdict::of(Reason::ChecksumPlace), 0);
             }
             match at.guarded().non_ip(packet, tables, network, other) {
-                Ok(reason) | Err(reason) => Verdict::of(reason),
+                Ok(reason) | Err(reason) => (Verdict::of(reason), 0),
             }
         }
     }
@@ -281,18 +302,29 @@ where
     T: Tables<F>,
 {
     let Some(scratch) = tables.scratch() else { return Verdict::of(Reason::Malformed) };
+    scratch.network = 0;
+    // Of another packet; only pieces look it up anew.
+    scratch.datagram.ports = 0;
     scratch.ip = Ip::NOTHING;
     scratch.transport = Transport::NOTHING;
     let verdict = match read::<F, P>(packet, at, network, scratch) {
         Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
         Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
-        Err(reason) => return Verdict::of(reason),
+        Err(reason) => {
+            store(&mut scratch.verdict, Verdict::of(reason));
+            return load(&scratch.verdict);
+        }
     };
-    if scratch.ip.piece.is_first() {
-        return fragment::first::<F, T>(tables, at, scratch, verdict);
-    }
-    verdict
+    let verdict = if scratch.ip.piece.is_first() {
+        fragment::first::<F, T>(tables, at, scratch, verdict)
+    } else {
+        verdict
+    };
+    // All ways meet here, and the verifier is to forget which verdict each of them has come with: else it would follow each
+    // through all that comes.
+    store(&mut scratch.verdict, verdict);
+    load(&scratch.verdict)
 }
 
 /// Judges a packet whose headers have been read.
@@ -332,6 +364,7 @@ fn read<F: ReadIp, P: Packet>(
     scratch: &mut Scratch<F>,
 ) -> Result<(), Reason> {
     F::read_ip(packet, network, &mut scratch.ip, Opaque(&mut scratch.free))?;
+    scratch.network = network;
     if scratch.ip.piece.is_later() {
         return Ok(());
     }

@@ -17,6 +17,7 @@ mod context;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
+mod record;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

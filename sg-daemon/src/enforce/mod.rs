@@ -92,6 +92,8 @@ pub struct Enforcer {
     failures: BTreeMap<String, Failure>,
     active: Option<Active>,
     gate: Arc<Gate>,
+    /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
+    zones_seen: BTreeMap<u32, String>,
 }
 
 impl Enforcer {
@@ -113,6 +115,7 @@ impl Enforcer {
             failures: BTreeMap::new(),
             active: None,
             gate: Arc::default(),
+            zones_seen: BTreeMap::new(),
         };
         enforcer.find_devices()?;
         Ok(enforcer)
@@ -435,6 +438,12 @@ impl Enforcer {
                     self.kernel.detach(&target.name, old.ifindex);
                     self.kernel.release(old.slot);
                 }
+                if let Some(zone) = self.kernel.zone(slot) {
+                    self.zones_seen.insert(zone, target.name.clone());
+                    while self.zones_seen.len() > ZONES_SEEN {
+                        self.zones_seen.pop_first();
+                    }
+                }
                 undo.attached.push((target.name.clone(), before));
                 tracing::info!(
                     interface = target.name,
@@ -511,6 +520,9 @@ impl Active {
         self.image.admits(interface, flow)
     }
 }
+
+/// So many zones are remembered for whoever asks for them, the latest.
+const ZONES_SEEN: usize = 4096;
 
 /// What to do about a device that the kernel does not let us filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -117,7 +117,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
 }
 
-const SHAPES: [Shape; 23] = [
+const SHAPES: [Shape; 26] = [
     shape::<u32, abi::Control>(map::CONTROL, MapType::Array),
     shape::<u32, abi::Interface>(map::INTERFACES, MapType::Array),
     shape::<[u8; 12], abi::Row>(map::CLASSES_V4, MapType::LpmTrie),
@@ -141,6 +141,9 @@ const SHAPES: [Shape; 23] = [
     shape::<abi::OwnKeyV6, u32>(map::OWN_V6, MapType::Hash),
     shape::<u32, abi::Share>(map::SHARES, MapType::Array),
     shape::<u32, abi::Counter>(map::COUNTERS, MapType::PerCpuArray),
+    shape::<abi::AccountKeyV4, abi::Account>(map::ACCOUNTS_V4, MapType::Hash),
+    shape::<abi::AccountKeyV6, abi::Account>(map::ACCOUNTS_V6, MapType::Hash),
+    shape::<(), ()>(map::FLOW_RECORDS, MapType::RingBuf),
 ];
 
 /// What each map is made with (`BPF_F_*`, include/uapi/linux/bpf.h); as in `sg-ebpf`.
@@ -155,7 +158,9 @@ fn flags(name: &str) -> u32 {
         | map::MEMBERS_V6
         | map::PAIRS
         | map::OWN_V4
-        | map::OWN_V6 => NO_PREALLOC,
+        | map::OWN_V6
+        | map::ACCOUNTS_V4
+        | map::ACCOUNTS_V6 => NO_PREALLOC,
         _ => 0,
     }
 }
