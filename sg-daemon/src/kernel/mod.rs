@@ -2,6 +2,7 @@
 
 mod attach;
 mod btf;
+mod events;
 mod explain;
 mod flows;
 mod layouts;
@@ -24,12 +25,13 @@ use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
     Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, SkBuff, interface_slot, map, program,
+    MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
+pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
 use self::layouts::Deferred;
@@ -109,6 +111,9 @@ pub struct Kernel {
     interfaces: Mapped<Interface>,
     member_sets: Mapped<MemberSets>,
     shares: Mapped<Share>,
+    watchers: Mapped<Watcher>,
+    /// Until somebody reads them.
+    events: Option<EventMaps>,
     tc_mode: TcMode,
     hz: u32,
     /// While another layout's filter is being replaced.
@@ -144,6 +149,8 @@ impl Kernel {
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
         let shares = mapped(&ebpf, map::SHARES)?;
+        let watchers = mapped(&ebpf, map::WATCHERS)?;
+        let events = Some(events::take(&mut ebpf)?);
         let tables = TableMaps::new(&mut ebpf)?;
         let mut programs = Programs::new(ebpf, &pins, &layout)?;
         // The others are loaded when a device needs them: the verifier takes its time over each.
@@ -159,12 +166,15 @@ impl Kernel {
             interfaces,
             member_sets,
             shares,
+            watchers,
+            events,
             tc_mode,
             hz: 0,
             deferred: None,
         };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
+        kernel.forget_watchers();
         Ok(kernel)
     }
 
@@ -203,7 +213,7 @@ impl Kernel {
             next_set: 1,
             next_vpc: 1,
             next_guard: 1,
-            padding: 0,
+            watch_unknown: 0,
             reserved: [0; 3],
         })
     }
@@ -369,7 +379,7 @@ impl Kernel {
             half_base_v6: 0,
             datagram_limit: 0,
             datagram_base: 0,
-            reserved: [0; 6],
+            watched: self.watched_of(ifindex),
             halves: [half; 2],
         };
         self.interfaces.set(index, entry);
