@@ -89,7 +89,9 @@ map_types! {
         pub next_guard: u32,
         /// By direction, a bit each: whether somebody watches packets of devices that have no entry.
         pub watch_unknown: u32,
-        pub reserved: [u64; 3],
+        /// 1: what passes is counted flow by flow, in `ACCOUNTS_*`; 0: it is not.
+        pub account: u64,
+        pub reserved: [u64; 2],
     }
 
     /// `INTERFACES`, an array that is probed as [`interface_slot`] says.
@@ -167,11 +169,15 @@ map_types! {
         pub half_v6: u64,
         /// Whose share it is; flows of a zone that had the row before do not count.
         pub zone: u32,
-        pub padding: u32,
+        /// How many accounts the interface may have in `ACCOUNTS_*`, of both families together. Written by the daemon.
+        pub account_limit: u32,
         /// How many datagrams in pieces there ever were; modulo the limit, the next place in the ring.
         pub datagrams_v4: u64,
         pub datagrams_v6: u64,
-        pub reserved: [u64; 2],
+        /// Accounts in `ACCOUNTS_*`: of what passes in the lower 32 bits, of what is dropped in the upper ones.
+        pub accounts: u64,
+        /// Packets that found no room for an account, since the daemon last took the number.
+        pub unrecorded: u64,
     }
 
     /// Key of `FRAGMENTS_V4`: one datagram in pieces.
@@ -203,7 +209,8 @@ map_types! {
         pub place: u32,
         /// Where the piece ended that is followed by none, as in `ranges`; 0 if it has not passed yet.
         pub end: u32,
-        pub padding: u32,
+        /// [`FlowPorts`] of the first fragment, once it has passed, `local << 16 | remote`; zero before.
+        pub ports: u32,
         /// What has passed, `start << 16 | end` in units of 8 bytes, the end excluded; 0 is none.
         pub ranges: [u32; 8],
     }
@@ -405,6 +412,85 @@ pub const fn packet_kind(direction: Direction, slot: u32) -> u32 {
     direction as u32 * REASON_SLOTS + slot
 }
 
+map_types! {
+    /// Key of `ACCOUNTS_V4`.
+    pub struct AccountKeyV4: 20 {
+        pub flow: FlowKeyV4,
+        /// 0 for what passes. What is dropped is counted apart, by reason: `reason << ACCOUNT_REASON_SHIFT`, with [`ACCOUNT_AUDIT`].
+        pub dropped: u32,
+    }
+
+    /// Key of `ACCOUNTS_V6`, likewise.
+    pub struct AccountKeyV6: 44 {
+        pub flow: FlowKeyV6,
+        pub dropped: u32,
+    }
+
+    /// Value of `ACCOUNTS_*`: what has passed, or was dropped, under one key since the account was opened. An account is apart from the entry of its
+    /// flow, which comes and goes with every stage of a connection: only the collector deletes it, when it is recorded.
+    pub struct Account: 96 {
+        /// By [`Direction`]. Programs add atomically; nobody ever takes anything off.
+        pub packets: [u64; 2],
+        /// Of IP packets, with their headers.
+        pub bytes: [u64; 2],
+        /// What records have told of `packets` and `bytes` so far. The collector's alone.
+        pub recorded_packets: [u64; 2],
+        pub recorded_bytes: [u64; 2],
+        /// Jiffies: the first packet that no record has told of; 0 if there is none.
+        pub first: u64,
+        /// Jiffies: the last packet.
+        pub last: u64,
+        /// The policy that admitted what passes, 0 if none was asked.
+        pub policy: u32,
+        /// The interface's row in `SHARES`.
+        pub row: u32,
+        /// All TCP flags since the last record, of inbound packets in the lowest byte, of outbound ones in the next.
+        pub tcp_flags: u32,
+        /// `ACCOUNT_*` and the [`crate::verdict::Reason`] of the first packet.
+        pub kind: u32,
+    }
+
+    /// What the collector puts into `FLOW_RECORDS`: what has come under one key since the record before.
+    pub struct FlowRecord: 104 {
+        /// By [`Direction`].
+        pub packets: [u64; 2],
+        pub bytes: [u64; 2],
+        /// Jiffies: the first and the last packet.
+        pub first: u64,
+        pub last: u64,
+        /// As in the key. Of IPv4 addresses, only the first words are used.
+        pub zone_protocol: u32,
+        pub local: [Be32; 4],
+        pub remote: [Be32; 4],
+        pub ports: FlowPorts,
+        /// As in [`Account`].
+        pub policy: u32,
+        pub tcp_flags: u32,
+        pub kind: u32,
+        /// 4 or 6.
+        pub family: u32,
+    }
+}
+
+/// [`Account::kind`]: what passes belongs to a flow that an outbound packet began; or, of no flow, the first packet was outbound.
+pub const ACCOUNT_ORIGIN_OUTBOUND: u32 = 1;
+/// [`Account::kind`]: there is a reason to drop it, and it passes all the same, as the interface is in audit.
+pub const ACCOUNT_AUDIT: u32 = 1 << 1;
+/// [`Account::kind`] above this bit: the number of a [`crate::verdict::Reason`].
+pub const ACCOUNT_REASON_SHIFT: u32 = 8;
+
+/// The third argument of the collector: which of the accounts to look at, in bits. Without any, at none.
+pub mod collect {
+    /// Record those that are over, and those whose first packet that no record has told of is as long ago as the fourth argument says.
+    pub const RECORD: u64 = 1;
+    /// Record all of which there is something to tell.
+    pub const ALL: u64 = 1 << 1;
+    /// Delete those that are over, without a record; with [`ALL`], all.
+    pub const FORGET: u64 = 1 << 2;
+    /// In the answer, above the number of flows: `FLOW_RECORDS` was full, and the rest waits for the next run.
+    pub const FULL: u32 = 1 << 31;
+}
+
 /// Entries of `INTERFACES`, a power of two; many more than interfaces, so that a probe meets few of them.
 pub const INTERFACE_SLOTS: u32 = 4096;
 /// The unit of [`Flow::created`], in jiffies.
@@ -601,6 +687,9 @@ pub mod map {
     pub const WATCHED: &str = "WATCHED";
     pub const EVENTS: &str = "EVENTS";
     pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    pub const ACCOUNTS_V4: &str = "ACCOUNTS_V4";
+    pub const ACCOUNTS_V6: &str = "ACCOUNTS_V6";
+    pub const FLOW_RECORDS: &str = "FLOW_RECORDS";
 }
 
 /// The programs' names in the object.

@@ -3,10 +3,11 @@
 use core::hint::black_box;
 
 use crate::abi::{
-    COUNTED_TWICE, Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN, Hook,
-    INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey, REASON_SLOTS, Row, WOULD_DROP,
+    Account, COUNTED_TWICE, Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN,
+    Hook, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey, REASON_SLOTS, Row, WOULD_DROP,
     counter_index, interface_slot, packet_kind,
 };
+use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
 use crate::classify::classify;
@@ -15,7 +16,7 @@ use crate::family::{V4, V6};
 use crate::fragment;
 use crate::packet::{
     ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, load,
-    opposite, protocol, quoted_ports, read_transport,
+    opposite, protocol, quoted_ports, read_transport, store,
 };
 use crate::tcp::Segment;
 use crate::verdict::{Action, AdmittedBy, FIRST_DROP, Reason, Verdict};
@@ -47,6 +48,12 @@ pub trait Environment {
     fn watch_unknown(&self) -> u32 {
         0
     }
+    /// Whether packets are to be counted flow by flow.
+    fn is_accounting(&self) -> bool;
+    /// Adds to [`crate::abi::Share::accounts`]; returns what it was, and how many there may be.
+    fn accounts(&self, row: u32, change: u64) -> Option<(u64, u32)>;
+    /// Counts a packet of the interface that is in no account.
+    fn count_unrecorded(&self, row: u32);
 }
 
 /// What is read from a packet.
@@ -59,6 +66,8 @@ pub struct Scratch<F: ReadIp> {
     pub ip: Ip<F>,
     pub transport: Transport,
     pub key: F::FlowKey,
+    /// For [`crate::account`].
+    pub account: F::AccountKey,
     /// For [`crate::fragment`].
     pub datagram: Datagram,
     pub joined: fragment::Range,
@@ -66,6 +75,9 @@ pub struct Scratch<F: ReadIp> {
     pub free: u32,
     /// No flow was found for the packet, not even one that is over: 1, else 0.
     pub unknown: u32,
+    pub verdict: Verdict,
+    /// Where the IP header begins, if it was read.
+    pub network: u32,
 }
 
 /// The tables of one address family.
@@ -73,7 +85,7 @@ pub trait Tables<F: ReadIp>: Environment {
     /// Memory of this CPU's own, with anything in it.
     #[expect(
         clippy::mut_from_ref,
-        reason = "no program interrupts another on one CPU, and each takes it once"
+        reason = "no program interrupts another on one CPU, and holds it once at a time"
     )]
     fn scratch(&self) -> Option<&mut Scratch<F>>;
 
@@ -109,6 +121,11 @@ pub trait Tables<F: ReadIp>: Environment {
     fn next_datagram(&self, row: u32) -> u64;
     /// Puts a key in a place of the ring and returns the one that was there.
     fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey>;
+
+    /// Adds a packet to its account; false if there is none.
+    fn add_to_account(&self, key: &F::AccountKey, counted: &Counted) -> bool;
+    /// Adds an account.
+    fn open_account(&self, key: &F::AccountKey, account: &Account) -> Insertion;
 }
 
 /// A verdict and where it is counted.
@@ -116,7 +133,7 @@ pub trait Tables<F: ReadIp>: Environment {
 #[must_use = "a verdict that nobody acts on is a packet that passes"]
 pub struct Judgement {
     pub verdict: Verdict,
-    pub counted: Counted,
+    pub outcome: Outcome,
 }
 
 /// What a packet is counted as, and whether anybody wants to hear of it, in one word: that is what is left of a packet's way
@@ -124,9 +141,9 @@ pub struct Judgement {
 ///
 /// From the lowest bit: the index in `COUNTERS`, the [`packet_kind`], and the bits below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counted(u64);
+pub struct Outcome(u64);
 
-impl Counted {
+impl Outcome {
     const KIND: u32 = 20;
     /// The verdict is to drop, and the interface in audit.
     const AUDIT: u32 = 28;
@@ -190,37 +207,37 @@ impl Counted {
 }
 
 impl Judgement {
-    /// `family`: see [`Counted::family`]. A subprogram: here all verdicts meet.
+    /// `family`: see [`Outcome::family`]. A subprogram: here all verdicts meet.
     #[inline(never)]
-    fn count(verdict: u64, at: &At<'_>, family: u32) -> u64 {
+    fn outcome(verdict: u64, at: &At<'_>, family: u32) -> u64 {
         const { assert!(FLAG_AUDIT == 1 << 31) };
         let reason = (verdict & 0xff) as u32;
         let audit = at.half.flags >> 31 & drops(reason);
-        let counted = Counted::new(at.interface.row, at.direction, reason + audit * WOULD_DROP)
-            .with(Counted::AUDIT, audit)
-            .with(Counted::FAMILY, family)
-            .with(Counted::PARITY, at.parity as u32);
-        let kind = counted.kind();
+        let outcome = Outcome::new(at.interface.row, at.direction, reason + audit * WOULD_DROP)
+            .with(Outcome::AUDIT, audit)
+            .with(Outcome::FAMILY, family)
+            .with(Outcome::PARITY, at.parity as u32);
+        let kind = outcome.kind();
         // Stored by the daemon while packets pass: a word of it, whenever.
         let word = at.interface.watched.get((kind >> 5) as usize);
         let watched = word.map_or(0, |word| load(word) >> (kind & 31) & 1);
-        counted.with(Counted::WATCHED, watched).0
+        outcome.with(Outcome::WATCHED, watched).0
     }
 
     #[inline(always)]
     pub(crate) fn new(verdict: Verdict, at: &At<'_>, family: u32) -> Self {
-        Self { verdict, counted: Counted(Self::count(verdict.word(), at, family)) }
+        Self { verdict, outcome: Outcome(Self::outcome(verdict.word(), at, family)) }
     }
 
     /// The packet passes although there is a reason to drop it.
     #[inline(always)]
     pub const fn is_audited(&self) -> bool {
-        self.counted.is_audited()
+        self.outcome.is_audited()
     }
 
     /// Which way the packet goes, seen from the instance.
     pub const fn direction(&self) -> Direction {
-        if self.counted.outbound() == 0 { Direction::Inbound } else { Direction::Outbound }
+        if self.outcome.outbound() == 0 { Direction::Inbound } else { Direction::Outbound }
     }
 
     /// [`Interface::row`], 0 if the filter was not told of the device.
@@ -231,20 +248,20 @@ impl Judgement {
     /// What is to be done with the packet.
     #[inline(always)]
     pub const fn action(&self) -> Action {
-        let drops = drops(self.verdict.reason_number()) & !self.counted.bit(Counted::AUDIT);
+        let drops = drops(self.verdict.reason_number()) & !self.outcome.bit(Outcome::AUDIT);
         if drops == 0 { Action::Allow } else { Action::Drop }
     }
 
     /// The index in `COUNTERS` under which the packet is counted.
     #[inline(always)]
     pub const fn counter(&self) -> u32 {
-        (self.counted.0 & ((1 << Counted::KIND) - 1)) as u32
+        (self.outcome.0 & ((1 << Outcome::KIND) - 1)) as u32
     }
 
     /// The index under which it is counted that XDP has counted it too.
     #[inline(always)]
     pub const fn counted_twice(&self) -> u32 {
-        self.counter() - self.counted.kind() % REASON_SLOTS + COUNTED_TWICE
+        self.counter() - self.outcome.kind() % REASON_SLOTS + COUNTED_TWICE
     }
 }
 
@@ -268,7 +285,11 @@ where
     // The family goes through the same memory as the verdict: known to the verifier, each would have a way of its own.
     let word = forgotten(verdict.word() | u64::from(family) << FAMILY_SHIFT, packet.len());
     let family = (word >> FAMILY_SHIFT & 0xf) as u32;
-    Judgement::new(Verdict::of_word(word & !(0xf << FAMILY_SHIFT)), &at, family)
+    let verdict = Verdict::of_word(word & !(0xf << FAMILY_SHIFT));
+    if !T::DRY_RUN && tables.is_accounting() {
+        account::of_family(tables, &at, family, verdict);
+    }
+    Judgement::new(verdict, &at, family)
 }
 
 /// Where and when a packet is that passes `hook` of a device; `None` if the filter was not told about that device.
@@ -307,7 +328,7 @@ fn unknown<T: Environment>(tables: &T, hook: Hook) -> Judgement {
     let watched = tables.watch_unknown() >> direction as u32 & 1;
     Judgement {
         verdict: Verdict::of(Reason::UnknownInterface),
-        counted: Counted::new(0, direction, Reason::UnknownInterface as u32).with(Counted::WATCHED, watched),
+        outcome: Outcome::new(0, direction, Reason::UnknownInterface as u32).with(Outcome::WATCHED, watched),
     }
 }
 
@@ -354,7 +375,7 @@ impl At<'_> {
     }
 }
 
-/// The verdict, and the family whose [`Scratch`] tells of the packet, as in [`Judgement`].
+/// The verdict, and the family whose [`Scratch`] tells of the packet: 4, 6, or 0 for none.
 #[inline(always)]
 fn judge_frame<P, T>(packet: &P, tables: &T, at: &At<'_>) -> (Verdict, u32)
 where
@@ -404,18 +425,29 @@ where
     T: Tables<F>,
 {
     let Some(scratch) = tables.scratch() else { return Verdict::of(Reason::Malformed) };
+    scratch.network = 0;
+    // Of another packet; only pieces look it up anew.
+    scratch.datagram.ports = 0;
     scratch.ip = Ip::NOTHING;
     scratch.transport = Transport::NOTHING;
     let verdict = match read::<F, P>(packet, at, network, scratch) {
         Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
         Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
-        Err(reason) => return Verdict::of(reason),
+        Err(reason) => {
+            store(&mut scratch.verdict, Verdict::of(reason));
+            return load(&scratch.verdict);
+        }
     };
-    if scratch.ip.piece.is_first() {
-        return fragment::first::<F, T>(tables, at, scratch, verdict);
-    }
-    verdict
+    let verdict = if scratch.ip.piece.is_first() {
+        fragment::first::<F, T>(tables, at, scratch, verdict)
+    } else {
+        verdict
+    };
+    // All ways meet here, and the verifier is to forget which verdict each of them has come with: else it would follow each
+    // through all that comes.
+    store(&mut scratch.verdict, verdict);
+    load(&scratch.verdict)
 }
 
 /// Judges a packet whose headers have been read.
@@ -455,6 +487,7 @@ fn read<F: ReadIp, P: Packet>(
     scratch: &mut Scratch<F>,
 ) -> Result<(), Reason> {
     F::read_ip(packet, network, &mut scratch.ip, Opaque(&mut scratch.free))?;
+    scratch.network = network;
     if scratch.ip.piece.is_later() {
         return Ok(());
     }

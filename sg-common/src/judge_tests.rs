@@ -68,6 +68,16 @@ impl Environment for OneAt {
     fn add_live(&self, _row: u32, _change: i64) -> u64 {
         0
     }
+
+    fn is_accounting(&self) -> bool {
+        false
+    }
+
+    fn accounts(&self, _row: u32, _change: u64) -> Option<(u64, u32)> {
+        None
+    }
+
+    fn count_unrecorded(&self, _row: u32) {}
 }
 
 #[test]

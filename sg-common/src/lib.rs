@@ -11,6 +11,7 @@
 #![no_std]
 
 pub mod abi;
+pub mod account;
 pub mod baseline;
 pub mod checksum;
 pub mod classify;

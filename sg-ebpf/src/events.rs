@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use core::hint::black_box;
 
 use sg_common::abi::{EVENT_AUDIT, EVENT_FRAME, EVENT_VLAN, Event, NEW_FLOW_WATCHER, WATCHERS, Watcher};
-use sg_common::judge::{Counted, Judgement};
+use sg_common::judge::{Outcome, Judgement};
 use sg_common::packet::{load, rolled, store};
 use sg_common::watch::{Tuple, of_v4, of_v6, wants};
 
@@ -84,20 +84,20 @@ const fn context<C>(context: &C) -> *mut C {
 /// Tells those who watch packets like this one.
 #[inline(always)]
 pub fn tell<C: Source>(context: &C, judgement: &Judgement, flags: u8) {
-    if judgement.counted.is_watched() {
-        emit(context, judgement.verdict.word(), judgement.counted, u32::from(flags));
+    if judgement.outcome.is_watched() {
+        emit(context, judgement.verdict.word(), judgement.outcome, u32::from(flags));
     }
 }
 
 /// A subprogram: its stack is free again when it returns. `flags`: those of the event that the program knows.
 #[inline(never)]
-fn emit<C: Source>(context: &C, verdict: u64, counted: Counted, flags: u32) -> u32 {
+fn emit<C: Source>(context: &C, verdict: u64, outcome: Outcome, flags: u32) -> u32 {
     let Some(telling) = telling() else { return 0 };
-    read(counted, &mut telling.tuple);
+    read(outcome, &mut telling.tuple);
     store(&mut telling.takers, 0);
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let (kind, ifindex) = (counted.kind(), context.ifindex());
+    let (kind, ifindex) = (outcome.kind(), context.ifindex());
     let mut index = 0;
     while rolled(index) < WATCHERS {
         ask(index, kind, ifindex, now, telling);
@@ -106,26 +106,26 @@ fn emit<C: Source>(context: &C, verdict: u64, counted: Counted, flags: u32) -> u
     let takers = load(&telling.takers);
     const { assert!(NEW_FLOW_WATCHER == 0) };
     if takers & 1 != 0 {
-        write(context, verdict, counted, flags, 1);
+        write(context, verdict, outcome, flags, 1);
     }
     if takers & !1 != 0 {
-        write(context, verdict, counted, flags, 0);
+        write(context, verdict, outcome, flags, 0);
     }
     0
 }
 
 /// Stores what was read of the packet when it was judged.
 #[inline(never)]
-fn read(counted: Counted, tuple: &mut Tuple) {
+fn read(outcome: Outcome, tuple: &mut Tuple) {
     *tuple = Tuple::UNKNOWN;
-    if counted.family() == 4 {
+    if outcome.family() == 4 {
         if let Some(scratch) = scratch_v4() {
-            of_v4(scratch, counted.outbound(), tuple);
+            of_v4(scratch, outcome.outbound(), tuple);
         }
-    } else if counted.family() == 6
+    } else if outcome.family() == 6
         && let Some(scratch) = scratch_v6()
     {
-        of_v6(scratch, counted.outbound(), tuple);
+        of_v6(scratch, outcome.outbound(), tuple);
     }
 }
 
@@ -156,7 +156,7 @@ fn may_tell(index: u32, watcher: &Watcher, now: u64) -> bool {
 
 /// Writes an event to a ring.
 #[inline(never)]
-fn write<C: Source>(context: &C, verdict: u64, counted: Counted, flags: u32, new_flows: u32) -> u32 {
+fn write<C: Source>(context: &C, verdict: u64, outcome: Outcome, flags: u32, new_flows: u32) -> u32 {
     let Some(telling) = telling() else { return 0 };
     let takers = if new_flows != 0 { load(&telling.takers) & 1 } else { load(&telling.takers) & !1 };
     let (ring, wake) = event_ring(new_flows != 0);
@@ -169,10 +169,10 @@ fn write<C: Source>(context: &C, verdict: u64, counted: Counted, flags: u32, new
     let bytes = context.len();
     let captured = black_box(if bytes < EVENT_FRAME as u32 { bytes } else { EVENT_FRAME as u32 });
     let vlan = if context.has_vlan() { EVENT_VLAN } else { 0 };
-    let audit = if counted.is_audited() { EVENT_AUDIT } else { 0 };
+    let audit = if outcome.is_audited() { EVENT_AUDIT } else { 0 };
     // The packet was judged by this generation or by the one before it: the daemon waits for packets between two swaps.
     let generation = generation();
-    let generation = generation - ((generation ^ u64::from(counted.parity())) & 1);
+    let generation = generation - ((generation ^ u64::from(outcome.parity())) & 1);
     // SAFETY: the record is ours until it is submitted; the frame's part of it has room for as many bytes.
     unsafe {
         (*event).time = bpf_ktime_get_ns();
@@ -182,7 +182,7 @@ fn write<C: Source>(context: &C, verdict: u64, counted: Counted, flags: u32, new
         (*event).policy = (verdict >> 32) as u32;
         (*event).bytes = bytes;
         (*event).reason = verdict as u8;
-        (*event).direction = counted.outbound() as u8;
+        (*event).direction = outcome.outbound() as u8;
         (*event).flags = flags as u8 | vlan | audit;
         (*event).state = (verdict >> 16) as u8;
         (*event).reserved = 0;

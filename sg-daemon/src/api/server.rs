@@ -20,6 +20,7 @@ use super::routes::{self, Doc, Routes};
 use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Status};
 use crate::enforce::Enforcer;
 use crate::explain::{ExplainError, explain};
+use crate::flowlog::FlowLog;
 use crate::supervise::inject;
 use crate::supervise::status::{flows, status};
 use crate::supervise::steward::{Changes, Orders};
@@ -38,6 +39,8 @@ pub struct Shared {
     pub policy: Arc<[PathBuf]>,
     /// Held while a policy that was sent along is in memory: one at a time.
     pub large: Arc<tokio::sync::Mutex<()>>,
+    /// What is written of flows, if anything. Whoever takes the enforcer too takes this first.
+    pub flow_log: Arc<Mutex<Option<FlowLog>>>,
 }
 
 impl Shared {
@@ -45,6 +48,10 @@ impl Shared {
     /// the next policy sets them right.
     pub fn enforcer(&self) -> MutexGuard<'_, Enforcer> {
         self.enforcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn flow_log(&self) -> MutexGuard<'_, Option<FlowLog>> {
+        self.flow_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn refused(&self) -> MutexGuard<'_, Option<String>> {
@@ -124,9 +131,11 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
     blocking(move || {
         let refused = shared.refused().clone();
         let changes = shared.changes().clone();
+        let flow_log = shared.flow_log().as_ref().map(FlowLog::status);
         let mut enforcer = shared.enforcer();
         inject::here("status");
-        status(&mut enforcer, refused, &changes).map_err(internal)
+        let status = status(&mut enforcer, refused, &changes).map_err(internal)?;
+        Ok(Status { flow_log, ..status })
     })
     .await
     .map(Json)

@@ -95,6 +95,8 @@ pub struct Enforcer {
     active: Option<Active>,
     gate: Arc<Gate>,
     views: Arc<Views>,
+    /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
+    zones_seen: BTreeMap<u32, String>,
 }
 
 impl Enforcer {
@@ -117,6 +119,7 @@ impl Enforcer {
             active: None,
             gate: Arc::default(),
             views: Arc::default(),
+            zones_seen: BTreeMap::new(),
         };
         enforcer.find_devices()?;
         Ok(enforcer)
@@ -461,6 +464,12 @@ impl Enforcer {
                     self.kernel.detach(&target.name, old.ifindex);
                     self.kernel.release(old.slot);
                 }
+                if let Some(zone) = self.kernel.zone(slot) {
+                    self.zones_seen.insert(zone, target.name.clone());
+                    while self.zones_seen.len() > ZONES_SEEN {
+                        self.zones_seen.pop_first();
+                    }
+                }
                 undo.attached.push((target.name.clone(), before));
                 tracing::info!(
                     interface = target.name,
@@ -537,6 +546,9 @@ impl Active {
         self.image.admits(interface, flow)
     }
 }
+
+/// So many zones are remembered for whoever asks for them, the latest.
+const ZONES_SEEN: usize = 4096;
 
 /// What to do about a device that the kernel does not let us filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

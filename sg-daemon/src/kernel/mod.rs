@@ -1,5 +1,6 @@
 //! The kernel side: the only module that talks to bpf(2).
 
+mod accounts;
 mod attach;
 mod btf;
 mod events;
@@ -20,7 +21,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
@@ -29,6 +30,7 @@ use sg_common::abi::{
 };
 use sg_common::verdict::Reason;
 
+pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
 pub use self::events::{EventMaps, EventRing, WatchCounts};
@@ -116,6 +118,7 @@ pub struct Kernel {
     events: Option<EventMaps>,
     tc_mode: TcMode,
     hz: u32,
+    records: RingBuf<MapData>,
     /// While another layout's filter is being replaced.
     deferred: Option<Deferred>,
 }
@@ -152,6 +155,7 @@ impl Kernel {
         let watchers = mapped(&ebpf, map::WATCHERS)?;
         let events = Some(events::take(&mut ebpf)?);
         let tables = TableMaps::new(&mut ebpf)?;
+        let records = accounts::ring(&mut ebpf)?;
         let mut programs = Programs::new(ebpf, &pins, &layout)?;
         // The others are loaded when a device needs them: the verifier takes its time over each.
         for name in [program::EXPLAIN, program::CLOCK] {
@@ -170,6 +174,7 @@ impl Kernel {
             events,
             tc_mode,
             hz: 0,
+            records,
             deferred: None,
         };
         kernel.hz = kernel.measure_hz()?;
@@ -214,7 +219,8 @@ impl Kernel {
             next_vpc: 1,
             next_guard: 1,
             watch_unknown: 0,
-            reserved: [0; 3],
+            account: 0,
+            reserved: [0; 2],
         })
     }
 
@@ -361,10 +367,11 @@ impl Kernel {
             half_v4: 0,
             half_v6: 0,
             zone,
-            padding: 0,
+            account_limit: 0,
             datagrams_v4: 0,
             datagrams_v6: 0,
-            reserved: [0; 2],
+            accounts: 0,
+            unrecorded: 0,
         };
         self.shares.set(row, share);
         self.control.store(0, offset_of!(Control, next_zone), zone + 1);
@@ -397,8 +404,8 @@ impl Kernel {
         let highest = rows.iter().map(|(_, row)| *row).max().unwrap_or(0);
         let parts = highest.next_power_of_two().max(16);
         let TableSizes { live, half_open_v4, half_open_v6 } = self.tables.sizes;
-        let [live, half_v4, half_v6, datagrams] =
-            [live, half_open_v4, half_open_v6, DATAGRAMS].map(|room| room / parts);
+        let [live, half_v4, half_v6, datagrams, accounts] =
+            [live, half_open_v4, half_open_v6, DATAGRAMS, self.tables.account_room].map(|room| room / parts);
         for (slot, row) in rows {
             for (offset, value) in [
                 (offset_of!(Interface, live_limit), live),
@@ -411,6 +418,7 @@ impl Kernel {
             ] {
                 self.interfaces.store(slot.0, offset, value);
             }
+            self.shares.store(row, offset_of!(Share, account_limit), accounts);
         }
     }
 

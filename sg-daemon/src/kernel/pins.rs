@@ -117,7 +117,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
 }
 
-const SHAPES: [Shape; 27] = [
+const SHAPES: [Shape; 30] = [
     shape::<u32, abi::Control>(map::CONTROL, MapType::Array),
     shape::<u32, abi::Interface>(map::INTERFACES, MapType::Array),
     shape::<[u8; 12], abi::Row>(map::CLASSES_V4, MapType::LpmTrie),
@@ -145,6 +145,9 @@ const SHAPES: [Shape; 27] = [
     shape::<u32, abi::Watched>(map::WATCHED, MapType::PerCpuArray),
     shape::<(), ()>(map::EVENTS, MapType::RingBuf),
     shape::<(), ()>(map::NEW_FLOWS, MapType::RingBuf),
+    shape::<abi::AccountKeyV4, abi::Account>(map::ACCOUNTS_V4, MapType::Hash),
+    shape::<abi::AccountKeyV6, abi::Account>(map::ACCOUNTS_V6, MapType::Hash),
+    shape::<(), ()>(map::FLOW_RECORDS, MapType::RingBuf),
 ];
 
 /// What each map is made with (`BPF_F_*`, include/uapi/linux/bpf.h); as in `sg-ebpf`.
@@ -159,7 +162,9 @@ fn flags(name: &str) -> u32 {
         | map::MEMBERS_V6
         | map::PAIRS
         | map::OWN_V4
-        | map::OWN_V6 => NO_PREALLOC,
+        | map::OWN_V6
+        | map::ACCOUNTS_V4
+        | map::ACCOUNTS_V6 => NO_PREALLOC,
         _ => 0,
     }
 }

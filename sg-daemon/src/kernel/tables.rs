@@ -44,6 +44,8 @@ pub struct TableMaps {
     /// The tables of flows again: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
     pub(super) flow_fds: [OwnedFd; 4],
     pub(super) sizes: TableSizes,
+    /// How many accounts fit in the table of each family.
+    pub(super) account_room: u32,
     /// How many entries fit, in the order of `plan::Table`.
     pub(super) capacity: [u32; Table::COUNT],
     cpus: usize,
@@ -84,6 +86,7 @@ impl TableMaps {
         }
         Ok(Self {
             flow_fds,
+            account_room: max_entries(ebpf, map::ACCOUNTS_V4)?.min(max_entries(ebpf, map::ACCOUNTS_V6)?),
             sizes,
             capacity,
             classes_v4: take!(map::CLASSES_V4),
