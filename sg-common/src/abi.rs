@@ -393,6 +393,9 @@ pub const EVENT_VLAN: u8 = 1 << 2;
 /// [`Event::flags`]: it was judged behind XDP, which has passed it before for another reason.
 pub const EVENT_BEHIND_XDP: u8 = 1 << 3;
 
+/// [`Event::flags`]: the filter has read its sides, so those who asked for some have been told of the right ones.
+pub const EVENT_READ: u8 = 1 << 4;
+
 /// Entries of `WATCHERS`.
 pub const WATCHERS: u32 = 16;
 /// The entry of `WATCHERS` whose events go to `NEW_FLOWS` instead of `EVENTS`, so that those who watch cannot take its room.

@@ -3,9 +3,9 @@
 use core::hint::black_box;
 
 use crate::abi::{
-    Account, COUNTED_TWICE, Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN,
-    Hook, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey, REASON_SLOTS, Row, WOULD_DROP,
-    counter_index, interface_slot, packet_kind,
+    Account, COUNTED_TWICE, Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow,
+    GUARD_VLAN, Hook, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey, REASON_SLOTS, Row,
+    WOULD_DROP, counter_index, interface_slot, packet_kind,
 };
 use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};

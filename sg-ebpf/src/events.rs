@@ -8,8 +8,10 @@ use aya_ebpf::helpers::generated::{
 use core::ffi::c_void;
 use core::hint::black_box;
 
-use sg_common::abi::{EVENT_AUDIT, EVENT_FRAME, EVENT_VLAN, Event, NEW_FLOW_WATCHER, WATCHERS, Watcher};
-use sg_common::judge::{Outcome, Judgement};
+use sg_common::abi::{
+    EVENT_AUDIT, EVENT_FRAME, EVENT_READ, EVENT_VLAN, Event, NEW_FLOW_WATCHER, WATCHERS, Watcher,
+};
+use sg_common::judge::{Judgement, Outcome};
 use sg_common::packet::{load, rolled, store};
 use sg_common::watch::{Tuple, of_v4, of_v6, wants};
 
@@ -170,6 +172,7 @@ fn write<C: Source>(context: &C, verdict: u64, outcome: Outcome, flags: u32, new
     let captured = black_box(if bytes < EVENT_FRAME as u32 { bytes } else { EVENT_FRAME as u32 });
     let vlan = if context.has_vlan() { EVENT_VLAN } else { 0 };
     let audit = if outcome.is_audited() { EVENT_AUDIT } else { 0 };
+    let read = if outcome.family() != 0 { EVENT_READ } else { 0 };
     // The packet was judged by this generation or by the one before it: the daemon waits for packets between two swaps.
     let generation = generation();
     let generation = generation - ((generation ^ u64::from(outcome.parity())) & 1);
@@ -183,7 +186,7 @@ fn write<C: Source>(context: &C, verdict: u64, outcome: Outcome, flags: u32, new
         (*event).bytes = bytes;
         (*event).reason = verdict as u8;
         (*event).direction = outcome.outbound() as u8;
-        (*event).flags = flags as u8 | vlan | audit;
+        (*event).flags = flags as u8 | vlan | audit | read;
         (*event).state = (verdict >> 16) as u8;
         (*event).reserved = 0;
         let there = captured > 0

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, PerCpuValues, RingBuf};
 use sg_common::abi::{
-    Control, Direction, Event, Interface, KIND_WORDS, WATCHERS, Watched, Watcher, map, packet_kind,
+    Control, Direction, Event, Interface, KIND_WORDS, NEW_FLOW_WATCHER, WATCHERS, Watched, Watcher, map,
+    packet_kind,
 };
 use sg_common::verdict::Reason;
 use zerocopy::FromBytes as _;
@@ -108,6 +109,12 @@ impl Kernel {
         Ok(())
     }
 
+    /// The same watcher wants packets of another device.
+    pub fn watch_device(&mut self, place: u32, ifindex: u32) {
+        self.watchers.store(place, offset_of!(Watcher, ifindex), ifindex);
+        self.store_watched();
+    }
+
     /// Frees a place. When this returns, no packet is told of for its sake any more.
     pub fn unwatch(&mut self, place: u32) {
         self.watchers.store(place, offset_of!(Watcher, active), 0u32);
@@ -115,9 +122,22 @@ impl Kernel {
         self.settle();
     }
 
+    /// The daemon's own watcher. Where an earlier daemon's is there it goes on, with its counts: no packet is missed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::watch`].
+    pub fn watch_new_flows(&mut self, watcher: Watcher) -> Result<(), KernelError> {
+        if self.watchers.get(NEW_FLOW_WATCHER) == Some(watcher) {
+            return Ok(());
+        }
+        self.unwatch(NEW_FLOW_WATCHER);
+        self.watch(NEW_FLOW_WATCHER, watcher)
+    }
+
     /// Nobody watches: who did for an earlier daemon is gone with it.
     pub(super) fn forget_watchers(&mut self) {
-        for place in 0..self.watchers.len() {
+        for place in (0..self.watchers.len()).filter(|place| *place != NEW_FLOW_WATCHER) {
             self.watchers.store(place, offset_of!(Watcher, active), 0u32);
         }
         self.store_watched();

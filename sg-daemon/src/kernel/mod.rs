@@ -43,7 +43,7 @@ pub use self::pins::Pins;
 use self::programs::Programs;
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
-pub use self::tables::words_of;
+pub use self::tables::{v6_of, words_of};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
