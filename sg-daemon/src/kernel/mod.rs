@@ -25,7 +25,7 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
+    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
     MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
@@ -469,6 +469,17 @@ impl Kernel {
     pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
         let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
         self.tables.counters(row, false)
+    }
+
+    /// How many packets of a direction were counted twice: by XDP, which passed them, and by the program behind it, which found
+    /// something.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn counted_twice(&self, slot: Slot, direction: Direction) -> Result<u64, KernelError> {
+        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
+        Ok(self.tables.counter(row, direction, COUNTED_TWICE)?.packets)
     }
 
     /// The same of packets that have passed although there was a reason to drop them, as the interface is in audit.
