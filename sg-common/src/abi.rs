@@ -87,7 +87,8 @@ map_types! {
         pub next_set: u32,
         pub next_vpc: u32,
         pub next_guard: u32,
-        pub padding: u32,
+        /// By direction, a bit each: whether somebody watches packets of devices that have no entry.
+        pub watch_unknown: u32,
         /// 1: what passes is counted flow by flow, in `ACCOUNTS_*`; 0: it is not.
         pub account: u64,
         pub reserved: [u64; 2],
@@ -112,7 +113,9 @@ map_types! {
         /// How many datagrams in pieces of one family are remembered of it, and where its part of `FRAG_RING_*` begins.
         pub datagram_limit: u32,
         pub datagram_base: u32,
-        pub reserved: [u32; 6],
+        /// Which packets of the interface somebody watches: a bit for each [`packet_kind`]. The sum of what the entries of
+        /// `WATCHERS` want of it.
+        pub watched: [u32; KIND_WORDS],
         /// By the parity of [`Control::generation`].
         pub halves: [InterfaceHalf; 2],
     }
@@ -309,6 +312,107 @@ map_types! {
         pub packets: u64,
         pub bytes: u64,
     }
+
+    /// `WATCHERS`: which packets somebody wants to hear of, and how many of them. Written by the daemon through a memory
+    /// mapping, [`Watcher::active`] last.
+    pub struct Watcher: 128 {
+        /// 0: the entry is free.
+        pub active: u32,
+        /// 0: of any device.
+        pub ifindex: u32,
+        /// A bit for each [`packet_kind`].
+        pub kinds: [u32; KIND_WORDS],
+        /// 4, 6, or 0 for any packet, those without IP as well.
+        pub family: u32,
+        /// The IP protocol, or [`ANY`].
+        pub protocol: u32,
+        /// A port of TCP or UDP, of either side, or [`ANY`].
+        pub port: u32,
+        pub padding: u32,
+        /// The other side's address, where `remote_mask` has ones; IPv4 in the first word.
+        pub remote: [Be32; 4],
+        pub remote_mask: [Be32; 4],
+        /// The instance's, likewise.
+        pub local: [Be32; 4],
+        pub local_mask: [Be32; 4],
+        /// On each CPU, one event may come every so many nanoseconds in the long run.
+        pub interval: u64,
+        /// And as many at once as fit in so many nanoseconds.
+        pub burst: u64,
+    }
+
+    /// Value of `WATCHED`, one for each CPU: what became of the packets that an entry of `WATCHERS` wants.
+    pub struct Watched: 32 {
+        /// Nanoseconds of the monotonic clock: when the next event is due if none may come at once.
+        pub due: u64,
+        /// Events that were written.
+        pub told: u64,
+        /// Packets of which nobody was told, as there were too many.
+        pub limited: u64,
+        /// And those for which the ring had no room.
+        pub full: u64,
+    }
+
+    /// A record of `EVENTS` and `NEW_FLOWS`: a packet and its verdict.
+    pub struct Event: 176 {
+        /// Nanoseconds of the monotonic clock.
+        pub time: u64,
+        /// [`Control::generation`] that the packet was judged by.
+        pub generation: u64,
+        /// A bit for each entry of `WATCHERS` that wants it.
+        pub watchers: u32,
+        pub ifindex: u32,
+        /// The policy that decided, or that once admitted the flow; 0 if none had a part in it.
+        pub policy: u32,
+        /// Of the whole frame.
+        pub bytes: u32,
+        /// How much of the frame is in `frame`.
+        pub captured: u32,
+        /// The [`crate::verdict::Reason`].
+        pub reason: u8,
+        /// [`Direction`].
+        pub direction: u8,
+        /// `EVENT_*`.
+        pub flags: u8,
+        /// [`crate::conntrack::State`] after the packet, 0 without a flow.
+        pub state: u8,
+        pub reserved: u64,
+        /// What lies behind `captured` is anything.
+        pub frame: [u8; EVENT_FRAME],
+    }
+}
+
+/// How much of a frame is told of.
+pub const EVENT_FRAME: usize = 128;
+/// [`Event::flags`]: the packet passes only because its interface is in audit.
+pub const EVENT_AUDIT: u8 = 1;
+/// [`Event::flags`]: it was judged at the device's egress, not at its ingress.
+pub const EVENT_EGRESS: u8 = 1 << 1;
+/// [`Event::flags`]: the device has taken a VLAN tag out of the frame.
+pub const EVENT_VLAN: u8 = 1 << 2;
+/// [`Event::flags`]: it was judged behind XDP, which has passed it before for another reason.
+pub const EVENT_BEHIND_XDP: u8 = 1 << 3;
+
+/// [`Event::flags`]: the filter has read its sides, so those who asked for some have been told of the right ones.
+pub const EVENT_READ: u8 = 1 << 4;
+
+/// Entries of `WATCHERS`.
+pub const WATCHERS: u32 = 16;
+/// The entry of `WATCHERS` whose events go to `NEW_FLOWS` instead of `EVENTS`, so that those who watch cannot take its room.
+pub const NEW_FLOW_WATCHER: u32 = 0;
+/// Bytes of `EVENTS` and of `NEW_FLOWS`, powers of two: room for 22,000 and 11,000 events.
+pub const EVENTS_BYTES: u32 = 4 << 20;
+/// As [`EVENTS_BYTES`].
+pub const NEW_FLOWS_BYTES: u32 = 2 << 20;
+/// [`Watcher::protocol`] and [`Watcher::port`]: whatever it is.
+pub const ANY: u32 = u32::MAX;
+/// Words of a bit for each [`packet_kind`].
+pub const KIND_WORDS: usize = (2 * REASON_SLOTS / 32) as usize;
+
+/// What kind of packet it is, for those who watch: its direction and what it is counted as.
+#[inline(always)]
+pub const fn packet_kind(direction: Direction, slot: u32) -> u32 {
+    direction as u32 * REASON_SLOTS + slot
 }
 
 map_types! {
@@ -491,6 +595,9 @@ pub const fn counter_index(row: u32, direction: Direction, reason: u32) -> u32 {
 pub const REASON_SLOTS: u32 = 96;
 /// What an interface in audit lets pass although there is a reason to drop it is counted this far behind that reason.
 pub const WOULD_DROP: u32 = 32;
+/// The counter, beside those of reasons, of packets that the program behind XDP has counted for a reason of its own, and XDP
+/// before it for having passed them (SPEC D24).
+pub const COUNTED_TWICE: u32 = 31;
 
 /// 65,536 bits: an element of `PORT_SETS`.
 pub const PORT_SET_BYTES: usize = 8192;
@@ -579,6 +686,10 @@ pub mod map {
     pub const OWN_V6: &str = "OWN_V6";
     pub const SHARES: &str = "SHARES";
     pub const COUNTERS: &str = "COUNTERS";
+    pub const WATCHERS: &str = "WATCHERS";
+    pub const WATCHED: &str = "WATCHED";
+    pub const EVENTS: &str = "EVENTS";
+    pub const NEW_FLOWS: &str = "NEW_FLOWS";
     pub const ACCOUNTS_V4: &str = "ACCOUNTS_V4";
     pub const ACCOUNTS_V6: &str = "ACCOUNTS_V6";
     pub const FLOW_RECORDS: &str = "FLOW_RECORDS";

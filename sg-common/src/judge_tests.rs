@@ -30,7 +30,7 @@ const fn entry(ifindex: u32) -> Interface {
         half_base_v6: 0,
         datagram_limit: 0,
         datagram_base: 0,
-        reserved: [0; 6],
+        watched: [0; crate::abi::KIND_WORDS],
         halves: [CLOSED; 2],
     }
 }

@@ -11,15 +11,16 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use sg_common::abi::{
-    Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Control, Counter, DATAGRAMS, Datagram, Flow,
-    FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4, FragmentKeyV6, INTERFACE_SLOTS, Interface,
+    self, Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Control, Counter, DATAGRAMS, Datagram,
+    Flow, FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4, FragmentKeyV6, INTERFACE_SLOTS, Interface,
     MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey,
-    REASON_SLOTS, Row, Share,
+    REASON_SLOTS, Row, Share, Watched, Watcher,
 };
 use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
 use sg_common::family::{Family, V4, V6};
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
+use sg_common::watch::Tuple;
 
 /// Daemon writes through a memory mapping, programs read. Never full.
 #[map]
@@ -117,6 +118,26 @@ static SHARES: Array<Share> = Array::with_max_entries(MAX_INTERFACES + 1, BPF_F_
 static COUNTERS: PerCpuArray<Counter> =
     PerCpuArray::with_max_entries((MAX_INTERFACES + 1) * 2 * REASON_SLOTS, 0);
 
+/// Daemon writes through a memory mapping, programs read. Full: the daemon refuses a further watcher.
+#[map]
+static WATCHERS: Array<Watcher> = Array::with_max_entries(abi::WATCHERS, BPF_F_MMAPABLE);
+
+/// Programs write, the daemon reads, and clears before a watcher is active. Never full.
+#[map]
+static WATCHED: PerCpuArray<Watched> = PerCpuArray::with_max_entries(abi::WATCHERS, 0);
+
+/// Programs write, the daemon reads. Full: events are lost and counted.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(abi::EVENTS_BYTES, 0);
+
+/// As `EVENTS`, for the one watcher that counts what rules allow.
+#[map]
+static NEW_FLOWS: RingBuf = RingBuf::with_byte_size(abi::NEW_FLOWS_BYTES, 0);
+
+/// Each CPU's own, for the event at hand.
+#[map]
+static TELLING: PerCpuArray<Telling> = PerCpuArray::with_max_entries(1, 0);
+
 /// What has passed and what was dropped, flow by flow. Programs open accounts and add to them while `CONTROL` says so; the collector records and
 /// deletes them. Full: interfaces have shares (SPEC D16), and what finds no room in its own is counted in `SHARES`. As large as
 /// the tables of flows, but memory only for what is in it.
@@ -190,6 +211,13 @@ impl<const DRY_RUN: bool> Environment for Kernel<DRY_RUN> {
         let Some(words) = PORT_SETS.get(index) else { return false };
         let Some(word) = words.get(usize::from(number >> 6)) else { return false };
         (word >> (number & 63)) & 1 == 1
+    }
+
+    #[inline(always)]
+    fn watch_unknown(&self) -> u32 {
+        let Some(control) = CONTROL.get_ptr(0) else { return 0 };
+        // SAFETY: as in `moment`.
+        unsafe { (&raw const (*control).watch_unknown).read_volatile() }
     }
 
     #[inline(always)]
@@ -515,4 +543,61 @@ pub fn record(record: &FlowRecord) -> bool {
 pub fn share_zone(row: u32) -> u32 {
     // SAFETY: a look-up's pointer is valid until the program ends; the daemon sets the zone before the row is in use.
     SHARES.get_ptr(row).map_or(0, |share| unsafe { (&raw const (*share).zone).read_volatile() })
+}
+
+/// What a CPU has at hand while it tells of a packet.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Telling {
+    pub tuple: Tuple,
+    /// A bit for each watcher that is told.
+    pub takers: u32,
+}
+
+/// This CPU's own, with anything in it.
+#[inline(always)]
+pub fn telling() -> Option<&'static mut Telling> {
+    // SAFETY: each CPU has its own, and programs run with soft interrupts disabled.
+    TELLING.get_ptr_mut(0).map(|telling| unsafe { &mut *telling })
+}
+
+#[inline(always)]
+pub fn watcher(index: u32) -> Option<&'static Watcher> {
+    WATCHERS.get(index)
+}
+
+/// This CPU's own.
+#[inline(always)]
+pub fn watched(index: u32) -> Option<&'static mut Watched> {
+    // SAFETY: as in `telling`.
+    WATCHED.get_ptr_mut(index).map(|state| unsafe { &mut *state })
+}
+
+/// What was read of the packet that was judged last.
+#[inline(always)]
+pub fn scratch_v4() -> Option<&'static Scratch<V4>> {
+    SCRATCH_V4.get(0)
+}
+
+/// Likewise.
+#[inline(always)]
+pub fn scratch_v6() -> Option<&'static Scratch<V6>> {
+    SCRATCH_V6.get(0)
+}
+
+/// A ring, and how its reader is woken. Of new flows the reader looks by itself: that is cheaper than being woken for each.
+#[inline(always)]
+pub fn event_ring(new_flows: bool) -> (*mut core::ffi::c_void, u64) {
+    if new_flows {
+        ((&raw const NEW_FLOWS).cast_mut().cast(), u64::from(BPF_RB_NO_WAKEUP))
+    } else {
+        ((&raw const EVENTS).cast_mut().cast(), 0)
+    }
+}
+
+/// The generation that is in force now.
+#[inline(always)]
+pub fn generation() -> u64 {
+    // SAFETY: as in `Kernel::moment`.
+    CONTROL.get_ptr(0).map_or(0, |control| unsafe { (&raw const (*control).generation).read_volatile() })
 }

@@ -211,7 +211,7 @@ pub(super) const FREE_ENTRY: Interface = Interface {
     half_base_v6: 0,
     datagram_limit: 0,
     datagram_base: 0,
-    reserved: [0; 6],
+    watched: [0; sg_common::abi::KIND_WORDS],
     halves: [sg_common::abi::InterfaceHalf {
         policy: 0,
         vpc: 0,

@@ -1,13 +1,14 @@
 //! The client's side, for `sgctl`.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +27,8 @@ pub enum ClientError {
     Http(#[from] hyper::Error),
     #[error("sgd did not answer within {} seconds", .0.as_secs())]
     Silence(Duration),
+    #[error("sgd has ended, or does not send any more")]
+    Ended,
     #[error("{0}")]
     Refused(String),
     #[error("sgd's answer is not what this version of sgctl expects")]
@@ -95,6 +98,20 @@ async fn request(
     content_type: &str,
     body: Vec<u8>,
 ) -> Result<Bytes, ClientError> {
+    let response = begin(socket, method, path, content_type, body).await?;
+    let ok = response.status().is_success();
+    let bytes = response.into_body().collect().await?.to_bytes();
+    if ok { Ok(bytes) } else { Err(refusal(&bytes)) }
+}
+
+/// Sends one request; the beginning of its answer.
+async fn begin(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: Vec<u8>,
+) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|why| ClientError::Connect { path: socket.to_owned(), why })?;
@@ -106,14 +123,62 @@ async fn request(
         .header(HOST, "sgd")
         .header(CONTENT_TYPE, content_type)
         .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await?;
-    let ok = response.status().is_success();
-    let bytes = response.into_body().collect().await?.to_bytes();
-    if ok {
-        return Ok(bytes);
-    }
-    Err(ClientError::Refused(match serde_json::from_slice::<Problem>(&bytes) {
+    Ok(sender.send_request(request).await?)
+}
+
+fn refusal(bytes: &Bytes) -> ClientError {
+    ClientError::Refused(match serde_json::from_slice::<Problem>(bytes) {
         Ok(problem) => problem.error,
-        Err(_) => String::from_utf8_lossy(&bytes).trim().to_owned(),
-    }))
+        Err(_) => String::from_utf8_lossy(bytes).trim().to_owned(),
+    })
+}
+
+/// Asks for lines without end, and gives each that is not empty to `line` until that has enough, or the user presses Ctrl-C.
+///
+/// # Errors
+///
+/// If the daemon cannot be reached, refuses, or ends.
+pub fn stream(
+    socket: &Path,
+    path: &str,
+    mut line: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<(), ClientError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+    runtime.block_on(async {
+        tokio::select! {
+            ended = lines(socket, path, &mut line) => ended,
+            // Nothing is left half done.
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    })
+}
+
+async fn lines(
+    socket: &Path,
+    path: &str,
+    line: &mut impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<(), ClientError> {
+    let begun = tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, "application/json", Vec::new()));
+    let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
+    if !response.status().is_success() {
+        return Err(refusal(&response.into_body().collect().await?.to_bytes()));
+    }
+    let mut body = response.into_body();
+    let mut begun = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        for part in data.split_inclusive(|byte| *byte == b'\n') {
+            begun.extend_from_slice(part);
+            if begun.last() != Some(&b'\n') {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&begun);
+            if !text.trim().is_empty() && line(text.trim()).is_break() {
+                return Ok(());
+            }
+            begun.clear();
+        }
+    }
+    Err(ClientError::Ended)
 }

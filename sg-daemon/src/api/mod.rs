@@ -5,6 +5,7 @@ pub mod client;
 mod extract;
 pub(crate) mod interface;
 mod listen;
+pub mod monitor;
 pub mod openapi;
 mod peer;
 mod policy;

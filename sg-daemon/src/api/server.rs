@@ -19,6 +19,7 @@ use super::peer::Writers;
 use super::routes::{self, Doc, Routes};
 use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Status};
 use crate::enforce::Enforcer;
+use crate::events::Events;
 use crate::explain::{ExplainError, explain};
 use crate::flowlog::FlowLog;
 use crate::supervise::inject;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub policy: Arc<[PathBuf]>,
     /// Held while a policy that was sent along is in memory: one at a time.
     pub large: Arc<tokio::sync::Mutex<()>>,
+    /// What the programs tell of packets.
+    pub events: Events,
     /// What is written of flows, if anything. Whoever takes the enforcer too takes this first.
     pub flow_log: Arc<Mutex<Option<FlowLog>>>,
 }
@@ -110,6 +113,7 @@ pub fn router() -> (Router<Shared>, OpenApi) {
                 .refuses(409, "No policy is in force."),
         )
         .merge(super::interface::routes())
+        .merge(super::monitor::routes())
         .merge(super::openapi::routes())
         .merge(super::policy::routes())
         .merge(super::transfer::routes())

@@ -14,7 +14,7 @@ use sg_common::packet::protocol;
 use sg_common::verdict::{Action, Reason};
 
 pub use self::frame::Probe;
-pub(crate) use self::text::words;
+pub(crate) use self::text::{rule as rule_text, words};
 use crate::api::types::{ExplainAnswer, ExplainQuestion, RuleText, Verdict};
 use crate::compile::rules::{self, Effective, METADATA_PORT, METADATA_RANGE, Origin};
 use crate::enforce::{Active, Enforcer};

@@ -3,6 +3,7 @@
 mod accounts;
 mod attach;
 mod btf;
+mod events;
 mod explain;
 mod flows;
 mod layouts;
@@ -24,14 +25,15 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, SkBuff, interface_slot, map, program,
+    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
+    MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
 pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
+pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
 use self::layouts::Deferred;
@@ -41,7 +43,7 @@ pub use self::pins::Pins;
 use self::programs::Programs;
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
-pub use self::tables::words_of;
+pub use self::tables::{v6_of, words_of};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
@@ -111,6 +113,9 @@ pub struct Kernel {
     interfaces: Mapped<Interface>,
     member_sets: Mapped<MemberSets>,
     shares: Mapped<Share>,
+    watchers: Mapped<Watcher>,
+    /// Until somebody reads them.
+    events: Option<EventMaps>,
     tc_mode: TcMode,
     hz: u32,
     records: RingBuf<MapData>,
@@ -147,6 +152,8 @@ impl Kernel {
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
         let shares = mapped(&ebpf, map::SHARES)?;
+        let watchers = mapped(&ebpf, map::WATCHERS)?;
+        let events = Some(events::take(&mut ebpf)?);
         let tables = TableMaps::new(&mut ebpf)?;
         let records = accounts::ring(&mut ebpf)?;
         let mut programs = Programs::new(ebpf, &pins, &layout)?;
@@ -163,6 +170,8 @@ impl Kernel {
             interfaces,
             member_sets,
             shares,
+            watchers,
+            events,
             tc_mode,
             hz: 0,
             records,
@@ -170,6 +179,7 @@ impl Kernel {
         };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
+        kernel.forget_watchers();
         Ok(kernel)
     }
 
@@ -208,7 +218,7 @@ impl Kernel {
             next_set: 1,
             next_vpc: 1,
             next_guard: 1,
-            padding: 0,
+            watch_unknown: 0,
             account: 0,
             reserved: [0; 2],
         })
@@ -376,7 +386,7 @@ impl Kernel {
             half_base_v6: 0,
             datagram_limit: 0,
             datagram_base: 0,
-            reserved: [0; 6],
+            watched: self.watched_of(ifindex),
             halves: [half; 2],
         };
         self.interfaces.set(index, entry);
@@ -459,6 +469,17 @@ impl Kernel {
     pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
         let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
         self.tables.counters(row, false)
+    }
+
+    /// How many packets of a direction were counted twice: by XDP, which passed them, and by the program behind it, which found
+    /// something.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn counted_twice(&self, slot: Slot, direction: Direction) -> Result<u64, KernelError> {
+        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
+        Ok(self.tables.counter(row, direction, COUNTED_TWICE)?.packets)
     }
 
     /// The same of packets that have passed although there was a reason to drop them, as the interface is in audit.

@@ -32,6 +32,7 @@ use self::watch::{FileWatch, LinkWatch};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::gate::Gate;
 use crate::enforce::{Applied, ApplyError, Enforcer};
+use crate::events::Events;
 use crate::flowlog::{FlowLog, FlowLogOptions};
 use crate::kernel::{TableSizes, TcMode};
 use crate::policy::{self, LoadError, Loaded};
@@ -97,8 +98,11 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
         );
     }
     let (orders, mut ordered) = mpsc::channel(4);
+    let enforcer = Arc::new(Mutex::new(enforcer));
+    let events = Events::start(&enforcer, &options.state_dir).context("cannot listen to the programs")?;
     let shared = Shared {
-        enforcer: Arc::new(Mutex::new(enforcer)),
+        enforcer,
+        events,
         refused: Arc::new(Mutex::new(None)),
         changes: Arc::new(Mutex::new(Changes { notice, ..Changes::default() })),
         orders,
@@ -150,6 +154,8 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
     }
     notify::stopping();
     server.abort();
+    let events = shared.events.clone();
+    tokio::task::spawn_blocking(move || events.stop()).await?;
     end_flow_log(&shared).await;
     if !options.detach_on_exit {
         steward.stop().await;

@@ -16,6 +16,7 @@ mod bench;
 mod connections;
 mod counters;
 mod errors;
+mod events;
 mod extensions;
 mod fragments;
 mod malformed;
