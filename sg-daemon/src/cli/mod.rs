@@ -14,6 +14,7 @@ mod flows;
 mod group;
 mod import;
 mod interface;
+mod monitor;
 mod openapi;
 pub mod output;
 mod peer;
@@ -63,6 +64,7 @@ enum Verb {
     Status(status::Status),
     Flows(flows::Flows),
     Explain(explain::Explain),
+    Monitor(monitor::Monitor),
     Interface(interface::Interface),
     Diff(diff::Diff),
     Plan(plan::Plan),
@@ -85,6 +87,7 @@ impl Sgctl {
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
+            Verb::Monitor(verb) => verb.run(&self.socket),
             Verb::Interface(verb) => verb.run(&self.socket),
             Verb::Diff(verb) => verb.run(&self.socket),
             Verb::Plan(verb) => verb.run(&self.socket),

@@ -24,6 +24,7 @@ mod enforce;
 mod explain;
 mod files;
 mod flood;
+mod flowlog;
 mod flows;
 mod hooks;
 mod life;
