@@ -1,5 +1,6 @@
 //! What goes over the socket about policies that are not in force yet, and about cutting connections.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types::FlowStatus;
@@ -96,7 +97,7 @@ pub struct ApplyAnswer {
 }
 
 /// A policy that is in force and rolled back unless it is confirmed, in `GET /v1/status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnconfirmedStatus {
     /// Seconds.
     pub rolls_back_in: u64,

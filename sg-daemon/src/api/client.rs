@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +24,10 @@ pub enum ClientError {
     Connect { path: PathBuf, why: io::Error },
     #[error("sgd did not answer")]
     Http(#[from] hyper::Error),
+    #[error("sgd ended its answer early: what came is not all; its log may say why")]
+    CutShort(#[source] hyper::Error),
+    #[error("the answer cannot be written")]
+    Output(#[source] io::Error),
     #[error("sgd did not answer within {} seconds", .0.as_secs())]
     Silence(Duration),
     #[error("{0}")]
@@ -88,6 +92,37 @@ pub fn call_raw(
     })
 }
 
+/// Sends a question and hands its answer to `each` in parts, as they come.
+///
+/// # Errors
+///
+/// If the daemon cannot be reached, refuses, falls silent or ends the answer early, or `each` fails.
+pub fn stream(
+    socket: &Path,
+    path: &str,
+    accept: &'static str,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ClientError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+    let silence = |_| ClientError::Silence(PATIENCE);
+    runtime.block_on(async {
+        let asked = send(socket, Method::GET, path, (ACCEPT, accept), Vec::new());
+        let mut response = tokio::time::timeout(PATIENCE, asked).await.map_err(silence)??;
+        if !response.status().is_success() {
+            return Err(refused(&response.into_body().collect().await?.to_bytes()));
+        }
+        while let Some(frame) =
+            tokio::time::timeout(PATIENCE, response.body_mut().frame()).await.map_err(silence)?
+        {
+            if let Ok(data) = frame.map_err(ClientError::CutShort)?.into_data() {
+                each(&data).map_err(ClientError::Output)?;
+            }
+        }
+        Ok(())
+    })
+}
+
 async fn request(
     socket: &Path,
     method: Method,
@@ -95,6 +130,22 @@ async fn request(
     content_type: &str,
     body: Vec<u8>,
 ) -> Result<Bytes, ClientError> {
+    let response = send(socket, method, path, (CONTENT_TYPE, content_type), body).await?;
+    let ok = response.status().is_success();
+    let bytes = response.into_body().collect().await?.to_bytes();
+    if ok {
+        return Ok(bytes);
+    }
+    Err(refused(&bytes))
+}
+
+async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    header: (HeaderName, &str),
+    body: Vec<u8>,
+) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|why| ClientError::Connect { path: socket.to_owned(), why })?;
@@ -104,16 +155,14 @@ async fn request(
         .method(method)
         .uri(path)
         .header(HOST, "sgd")
-        .header(CONTENT_TYPE, content_type)
+        .header(header.0, header.1)
         .body(Full::new(Bytes::from(body)))?;
-    let response = sender.send_request(request).await?;
-    let ok = response.status().is_success();
-    let bytes = response.into_body().collect().await?.to_bytes();
-    if ok {
-        return Ok(bytes);
-    }
-    Err(ClientError::Refused(match serde_json::from_slice::<Problem>(&bytes) {
+    Ok(sender.send_request(request).await?)
+}
+
+fn refused(answer: &[u8]) -> ClientError {
+    ClientError::Refused(match serde_json::from_slice::<Problem>(answer) {
         Ok(problem) => problem.error,
-        Err(_) => String::from_utf8_lossy(&bytes).trim().to_owned(),
-    }))
+        Err(_) => String::from_utf8_lossy(answer).trim().to_owned(),
+    })
 }

@@ -2,7 +2,9 @@
 
 pub mod candidate;
 pub mod client;
+mod flows;
 pub(crate) mod interface;
+pub mod live;
 mod policy;
 pub mod server;
 pub mod transfer;

@@ -14,11 +14,12 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::policy;
-use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Problem, Status};
+use super::types::{ExplainAnswer, ExplainQuestion, Problem, Status};
 use crate::enforce::Enforcer;
 use crate::explain::{ExplainError, explain};
+use crate::live::Readers;
 use crate::supervise::inject;
-use crate::supervise::status::{flows, status};
+use crate::supervise::status::status;
 use crate::supervise::steward::{Changes, Orders};
 
 /// What the handlers share with the rest of the daemon.
@@ -35,6 +36,8 @@ pub struct Shared {
     pub policy: Arc<[PathBuf]>,
     /// Held while a policy that was sent along is in memory: one at a time.
     pub large: Arc<tokio::sync::Mutex<()>>,
+    /// Who reads the connection tables.
+    pub readers: Arc<Readers>,
 }
 
 impl Shared {
@@ -94,8 +97,8 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
     let router = Router::new()
         .route("/v1/status", get(get_status))
         .route("/v1/interfaces/{name}", get(super::interface::get_interface))
-        .route("/v1/flows", get(get_flows))
         .route("/v1/explain", post(post_explain))
+        .merge(super::flows::routes())
         .merge(super::transfer::routes())
         .merge(policy::router())
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })
@@ -114,10 +117,6 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
     })
     .await
     .map(Json)
-}
-
-async fn get_flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowStatus>>, Failure> {
-    blocking(move || flows(&mut shared.enforcer()).map_err(internal)).await.map(Json)
 }
 
 async fn post_explain(

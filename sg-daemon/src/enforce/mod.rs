@@ -64,7 +64,7 @@ pub struct Device {
 #[derive(Debug)]
 pub struct Active {
     pub model: Arc<Model>,
-    pub image: Image,
+    pub image: Arc<Image>,
     /// The kernel's id of each of the image's policies.
     pub policy_ids: Vec<u32>,
     vpc_ids: HashMap<VpcName, u32>,
@@ -197,7 +197,7 @@ impl Enforcer {
         self.forget_gone();
         let renamed = self.follow_names(targets);
         let same_settings = |active: &Active| active.model.settings == model.settings;
-        if self.active.as_ref().is_some_and(|active| active.image == image && same_settings(active))
+        if self.active.as_ref().is_some_and(|active| *active.image == image && same_settings(active))
             && !self.devices_differ(targets)
             && !renamed
         {
@@ -252,7 +252,7 @@ impl Enforcer {
         self.resident = plan.resident;
         self.active = Some(Active {
             model,
-            image,
+            image: Arc::new(image),
             policy_ids: plan.policy_ids,
             vpc_ids: plan.vpc_ids,
             guard_ids: plan.guard_ids,

@@ -100,6 +100,7 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
         orders,
         policy: options.policy.clone().into(),
         large: Arc::default(),
+        readers: Arc::default(),
     };
     replacement.begin(&shared);
     let started = start(options, &shared, unfinished.as_ref()).await;

@@ -217,38 +217,12 @@ fn counted(reason: Reason, counter: Counter) -> ReasonCounter {
     ReasonCounter { reason: reason.name().to_owned(), packets: counter.packets, bytes: counter.bytes }
 }
 
-/// The live connections of every interface.
-///
-/// # Errors
-///
-/// If the tables cannot be read.
-pub fn flows(enforcer: &mut Enforcer) -> Result<Vec<FlowStatus>, KernelError> {
-    let zones = enforcer.zones();
-    let (kernel, active, _) = enforcer.parts();
-    let flows = kernel.flows()?;
-    let listed = flows.iter().filter_map(|flow| {
-        // A zone without an interface belongs to a device that is gone.
-        let name = zones.get(&flow.zone)?;
-        let admitted_now = active.is_some_and(|active| {
-            active.interface(name).is_some_and(|interface| active.admits(interface, flow))
-        });
-        Some(flow_status(name, flow, admitted_now))
-    });
-    Ok(listed.collect())
-}
-
 pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> FlowStatus {
     let has_ports = matches!(flow.protocol, 6 | 17);
     let has_id = has_ports || matches!(flow.protocol, 1 | 58);
     FlowStatus {
         interface: interface.to_owned(),
-        protocol: match flow.protocol {
-            1 => "icmp".to_owned(),
-            6 => "tcp".to_owned(),
-            17 => "udp".to_owned(),
-            58 => "icmpv6".to_owned(),
-            number => number.to_string(),
-        },
+        protocol: protocol_name(flow.protocol),
         local: flow.local,
         local_port: has_id.then_some(flow.local_port),
         remote: flow.remote,
@@ -259,5 +233,16 @@ pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> Flo
         age: flow.age,
         expires_in: flow.expires_in,
         admitted_now,
+    }
+}
+
+/// As connections are told of.
+pub fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        number => number.to_string(),
     }
 }
