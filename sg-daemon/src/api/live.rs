@@ -1,6 +1,7 @@
 //! What goes over the socket about what goes on: which connections live, how many, and how full the tables are.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,21 @@ pub struct CollectorWork {
     pub failures: u64,
 }
 
+impl CollectorWork {
+    /// Adds a run, which has collected so many unless it failed.
+    pub fn note(&mut self, collected: Option<u32>, took: Duration) {
+        let Some(collected) = collected else {
+            self.failures += 1;
+            return;
+        };
+        self.runs += 1;
+        self.last_collected = collected.into();
+        self.collected += self.last_collected;
+        self.last_us = took.as_micros().try_into().unwrap_or(u64::MAX);
+        self.longest_us = self.longest_us.max(self.last_us);
+    }
+}
+
 /// The remotes with most connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Talkers {
@@ -159,7 +175,7 @@ pub struct Talkers {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Talker {
     pub remote: IpAddr,
-    /// The interface that has most of them.
+    /// Connections of another interface count apart.
     pub interface: String,
     pub connections: u64,
 }

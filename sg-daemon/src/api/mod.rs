@@ -7,6 +7,7 @@ pub(crate) mod interface;
 pub mod live;
 mod policy;
 pub mod server;
+pub mod stats;
 pub mod transfer;
 pub mod types;
 

@@ -99,6 +99,7 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
         .route("/v1/interfaces/{name}", get(super::interface::get_interface))
         .route("/v1/explain", post(post_explain))
         .merge(super::flows::routes())
+        .merge(super::stats::routes())
         .merge(super::transfer::routes())
         .merge(policy::router())
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })

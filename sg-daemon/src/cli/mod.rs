@@ -13,9 +13,12 @@ mod group;
 mod interface;
 pub mod output;
 mod plan;
+mod rates;
 mod revoke;
 mod schema;
+mod stats;
 mod status;
+mod top;
 mod transfer;
 
 use std::path::PathBuf;
@@ -51,6 +54,8 @@ enum Verb {
     Schema(schema::Schema),
     Group(group::Group),
     Status(status::Status),
+    Stats(stats::Stats),
+    Top(top::Top),
     Flows(flows::Flows),
     Explain(explain::Explain),
     Interface(interface::Interface),
@@ -68,6 +73,8 @@ impl Sgctl {
             Verb::Schema(verb) => verb.run(),
             Verb::Group(verb) => verb.run(),
             Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Stats(verb) => verb.run(&self.socket),
+            Verb::Top(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
             Verb::Interface(verb) => verb.run(&self.socket),

@@ -30,6 +30,7 @@ pub use self::guard::Failure;
 pub use self::preview::{Becomes, Preview};
 pub use self::revoke::FlowFilter;
 use self::targets::{Target, names, targets};
+use crate::api::live::CollectorWork;
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::crash::{self, Point};
@@ -92,6 +93,10 @@ pub struct Enforcer {
     failures: BTreeMap<String, Failure>,
     active: Option<Active>,
     gate: Arc<Gate>,
+    /// Policies put in force, since the daemon was started.
+    swaps: u64,
+    /// What became of connections that were over.
+    pub collector: CollectorWork,
 }
 
 impl Enforcer {
@@ -113,6 +118,8 @@ impl Enforcer {
             failures: BTreeMap::new(),
             active: None,
             gate: Arc::default(),
+            swaps: 0,
+            collector: CollectorWork::default(),
         };
         enforcer.find_devices()?;
         Ok(enforcer)
@@ -144,6 +151,10 @@ impl Enforcer {
 
     pub fn resident(&self) -> &Resident {
         &self.resident
+    }
+
+    pub fn swaps(&self) -> u64 {
+        self.swaps
     }
 
     pub fn devices(&self) -> &BTreeMap<String, Device> {
@@ -222,6 +233,7 @@ impl Enforcer {
         self.stage(&plan, &halves, Point::MembersStaged);
         crash::at(Point::Staged);
         let generation = self.kernel.flip();
+        self.swaps += 1;
         crash::at(Point::Flipped);
         self.stage(&plan, &halves, Point::MembersStagedAgain);
         crash::at(Point::StagedAgain);

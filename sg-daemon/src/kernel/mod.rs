@@ -38,7 +38,7 @@ pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
 use self::programs::Programs;
-pub use self::reader::{FlowTables, RawFlow};
+pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::words_of;
@@ -420,6 +420,16 @@ impl Kernel {
     pub fn live_flows(&self, slot: Slot) -> (u64, u32) {
         let Some(interface) = self.interfaces.get(slot.0) else { return (0, 0) };
         (self.shares.get(interface.row).map_or(0, |share| share.live), interface.live_limit)
+    }
+
+    /// How many live flows there are on all interfaces together.
+    pub fn live_flows_of_all(&self) -> u64 {
+        self.entries().filter_map(|(_, interface)| Some(self.shares.get(interface.row)?.live)).sum()
+    }
+
+    /// How many zones were given out; each only once.
+    pub fn zones_used(&self) -> u64 {
+        u64::from(self.control().next_zone.saturating_sub(1))
     }
 
     /// Every device that has an entry: its index and its entry.

@@ -7,9 +7,11 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::Pod;
-use sg_common::abi::{Be32, CREATED_UNIT, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, map};
+use sg_common::abi::{
+    Be32, CREATED_UNIT, Datagram, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, FragmentKeyV4, FragmentKeyV6, map,
+};
 
-use super::flows::{FlowKey, batches, entry};
+use super::flows::{FlowKey, batch, batches, entry};
 use super::tables::v6_of;
 use super::{FlowEntry, Kernel, KernelError};
 use crate::supervise::inject;
@@ -18,9 +20,19 @@ use crate::supervise::inject;
 pub struct FlowTables {
     /// As in `TableMaps::flow_fds`.
     fds: [OwnedFd; 4],
+    fragments: [OwnedFd; 2],
     /// Jiffies.
     now: u64,
     hz: u64,
+}
+
+/// What tables hold, with what is over and not collected yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Entries {
+    pub live_v4: u64,
+    pub half_v4: u64,
+    pub live_v6: u64,
+    pub half_v6: u64,
 }
 
 /// An entry as the table has it.
@@ -44,28 +56,33 @@ impl Kernel {
             clone(live_v6, map::FLOWS_V6)?,
             clone(half_v6, map::HALF_V6)?,
         ];
-        Ok(FlowTables { fds, now, hz })
+        let [v4, v6] = &self.tables.fragment_fds;
+        let fragments = [clone(v4, map::FRAGMENTS_V4)?, clone(v6, map::FRAGMENTS_V6)?];
+        Ok(FlowTables { fds, fragments, now, hz })
     }
 }
 
 impl FlowTables {
-    /// Every flow that was not over when this was made, once, in no order, until `each` has enough.
+    /// Every flow that was not over when this was made, once, in no order, until `each` has enough. What the tables of flows
+    /// hold, as far as they were read.
     ///
     /// # Errors
     ///
     /// If the tables cannot be read.
-    pub fn read(&self, mut each: impl FnMut(RawFlow) -> ControlFlow<()>) -> Result<(), KernelError> {
+    pub fn read(&self, mut each: impl FnMut(RawFlow) -> ControlFlow<()>) -> Result<Entries, KernelError> {
         let [live_v4, half_v4, live_v6, half_v6] = &self.fds;
+        let mut entries = Entries::default();
         // Half-open ones first: one that becomes live meanwhile is in both tables, and counts as what it was.
         let mut half_open = HashSet::new();
         let mut go = ControlFlow::Continue(());
-        for (fd, name, half, v4) in [
-            (half_v4, map::HALF_V4, true, true),
-            (half_v6, map::HALF_V6, true, false),
-            (live_v4, map::FLOWS_V4, false, true),
-            (live_v6, map::FLOWS_V6, false, false),
+        for (fd, name, half, count) in [
+            (half_v4, map::HALF_V4, true, &mut entries.half_v4),
+            (half_v6, map::HALF_V6, true, &mut entries.half_v6),
+            (live_v4, map::FLOWS_V4, false, &mut entries.live_v4),
+            (live_v6, map::FLOWS_V6, false, &mut entries.live_v6),
         ] {
             let mut one = |key: FlowKey, flow: &Flow| {
+                *count += 1;
                 if flow.expires <= self.now {
                     return ControlFlow::Continue(());
                 }
@@ -76,7 +93,7 @@ impl FlowTables {
                 }
                 each(RawFlow { key, flow: *flow })
             };
-            let outcome = if v4 {
+            let outcome = if matches!(name, map::HALF_V4 | map::FLOWS_V4) {
                 table(fd.as_fd(), |key: FlowKeyV4, flow| one(FlowKey::V4(key), flow), &mut go)
             } else {
                 table(fd.as_fd(), |key: FlowKeyV6, flow| one(FlowKey::V6(key), flow), &mut go)
@@ -86,7 +103,22 @@ impl FlowTables {
                 break;
             }
         }
-        Ok(())
+        Ok(entries)
+    }
+
+    /// How many datagrams in pieces the tables hold, of IPv4 and of IPv6.
+    ///
+    /// # Errors
+    ///
+    /// If the tables cannot be read.
+    pub fn fragments(&self) -> Result<(u64, u64), KernelError> {
+        let [v4, v6] = &self.fragments;
+        let (mut of_v4, mut of_v6) = (0, 0);
+        batch(v4.as_fd(), |_: FragmentKeyV4, _: Datagram| of_v4 += 1)
+            .map_err(|source| KernelError::Io { name: map::FRAGMENTS_V4, source })?;
+        batch(v6.as_fd(), |_: FragmentKeyV6, _: Datagram| of_v6 += 1)
+            .map_err(|source| KernelError::Io { name: map::FRAGMENTS_V6, source })?;
+        Ok((of_v4, of_v6))
     }
 
     /// The flow in words; `None` if its state is none that this version knows.

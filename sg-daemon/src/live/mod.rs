@@ -8,6 +8,8 @@ mod count;
 mod filter;
 mod list;
 mod readers;
+mod stats;
+mod summary;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -17,9 +19,11 @@ pub use self::count::{Group, count};
 pub use self::filter::{Filter, Wrong};
 pub use self::list::{Order, list};
 pub use self::readers::{Readers, Turn};
+pub use self::stats::tables;
+pub use self::summary::Summary;
 use crate::api::types::FlowStatus;
 use crate::enforce::Enforcer;
-use crate::kernel::{FlowTables, KernelError, RawFlow};
+use crate::kernel::{Entries, FlowTables, KernelError, RawFlow};
 use crate::supervise::status::flow_status;
 
 /// The connections as they are, and what else it takes to talk of them.
@@ -60,7 +64,7 @@ impl View {
         &self.interfaces
     }
 
-    /// Every connection that fits, in no order, until `each` has enough.
+    /// Every connection that fits, in no order, until `each` has enough. What the tables hold is of all.
     ///
     /// # Errors
     ///
@@ -69,7 +73,7 @@ impl View {
         &self,
         filter: &Filter,
         mut each: impl FnMut(Row) -> ControlFlow<()>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<Entries, KernelError> {
         self.tables.read(|raw| {
             // A zone without an interface belongs to a device that is gone.
             let Some(&interface) = self.zones.get(&raw.zone()) else { return ControlFlow::Continue(()) };

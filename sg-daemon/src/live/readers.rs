@@ -1,18 +1,25 @@
-//! Who reads the tables now.
+//! Who reads the tables now, and what was seen last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+
+use super::Summary;
+use super::summary::millis;
 
 /// So many questions are answered at a time: each keeps a CPU busy, and may keep what it sorts in memory.
 const AT_A_TIME: usize = 2;
 
-/// Gives each question its turn.
+/// Gives each question its turn, and remembers what many ask.
 #[derive(Debug)]
 pub struct Readers {
     room: Arc<Semaphore>,
     waiting: AtomicUsize,
+    pub summary: Arc<Mutex<Option<Summary>>>,
+    /// When the daemon was started.
+    started: Instant,
 }
 
 /// The right to read. It ends with the value.
@@ -21,7 +28,12 @@ pub struct Turn(#[expect(dead_code, reason = "held")] Option<OwnedSemaphorePermi
 
 impl Default for Readers {
     fn default() -> Self {
-        Self { room: Arc::new(Semaphore::new(AT_A_TIME)), waiting: AtomicUsize::new(0) }
+        Self {
+            room: Arc::new(Semaphore::new(AT_A_TIME)),
+            waiting: AtomicUsize::new(0),
+            summary: Arc::default(),
+            started: Instant::now(),
+        }
     }
 }
 
@@ -30,6 +42,10 @@ impl Readers {
         let _waits = Waits::new(&self.waiting);
         // It is never closed.
         Turn(Arc::clone(&self.room).acquire_owned().await.ok())
+    }
+
+    pub fn uptime_ms(&self) -> u64 {
+        millis(self.started.elapsed())
     }
 
     pub fn somebody_waits(&self) -> bool {

@@ -325,7 +325,10 @@ fn reconcile(enforcer: &mut Enforcer) {
 }
 
 fn collect_flows(enforcer: &mut Enforcer) {
-    match enforcer.kernel().collect() {
+    let began = std::time::Instant::now();
+    let outcome = enforcer.kernel().collect();
+    enforcer.collector.note(outcome.as_ref().ok().copied(), began.elapsed());
+    match outcome {
         Ok(0) => {}
         Ok(flows) => tracing::debug!(flows, "collected"),
         Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
