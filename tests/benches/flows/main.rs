@@ -39,7 +39,7 @@ const QUESTIONS: [(&str, &[&str]); 11] = [
 
 fn main() {
     // `cargo bench` adds `--bench`.
-    let flows = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
+    let flows: u32 = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
     let site = Topology::with_guests(2).unwrap();
     let size = (flows + 1024).next_power_of_two().to_string();
     let daemon = Daemon::start_with(&site, &table::policy(&site), &["--live-flows", &size]).unwrap();

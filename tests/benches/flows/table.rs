@@ -15,7 +15,7 @@ pub fn policy(site: &Topology) -> String {
         .guests
         .iter()
         .map(|guest| {
-            json!({ "name": guest.device, "addresses": [guest.v4, guest.v6], "security_groups": ["webs", "dns"] })
+            json!({ "name": guest.device, "addresses": [guest.v4, guest.v6], "security_groups": ["webs", "names"] })
         })
         .collect();
     json!({
@@ -24,7 +24,7 @@ pub fn policy(site: &Topology) -> String {
             { "name": "webs", "inbound": [
                 { "protocol": "TCP", "source": "198.51.0.0/16", "port": 443 },
                 { "protocol": "UDP", "source": "203.0.113.0/24", "port": PORT } ], "outbound": [] },
-            { "name": "dns", "outbound": [{ "protocol": "UDP", "destination": "8.8.8.8/32", "port": 53 }] } ],
+            { "name": "names", "outbound": [{ "protocol": "UDP", "destination": "8.8.8.8/32", "port": 53 }] } ],
         "interfaces": interfaces,
     })
     .to_string()
