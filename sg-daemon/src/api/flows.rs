@@ -5,23 +5,26 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aide::OperationOutput;
+use aide::generate::GenContext;
+use aide::openapi::{Operation, Response as Described, StatusCode};
 use axum::Json;
-use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::http::{HeaderMap, StatusCode as Status};
+use axum::response::{IntoResponse, Response};
 use http_body_util::channel::{Channel, Sender};
 use hyper::body::Bytes;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::extract::Params;
 use super::live::{FlowCounts, FlowQuestion};
+use super::routes::{Doc, Routes};
 use super::server::{Failure, Shared, blocking, internal};
 use super::transfer::NDJSON;
+use super::types::FlowStatus;
 use crate::live::{Filter, Group, Order, Readers, Turn, View, Wrong, count, list};
 
 /// How long a question waits for others that are being answered.
@@ -31,22 +34,25 @@ const STALLED: u32 = 30;
 /// Bytes that are sent at once.
 const CHUNK: usize = 64 << 10;
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/v1/flows", get(get_flows)).route("/v1/flows/count", get(get_count))
-}
-
-type Question = Result<Query<FlowQuestion>, QueryRejection>;
-
-fn asked(question: Question) -> Result<FlowQuestion, Failure> {
-    question
-        .map(|Query(question)| question)
-        .map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .get(
+            "/v1/flows",
+            get_flows,
+            Doc::new("listFlows", "Connections that live").refuses(404, "No such interface is filtered."),
+        )
+        .get(
+            "/v1/flows/count",
+            get_count,
+            Doc::new("countFlows", "How many connections live, and of which kind")
+                .refuses(404, "No such interface is filtered."),
+        )
 }
 
 fn wrong(wrong: Wrong) -> Failure {
     let status = match wrong {
-        Wrong::Interface { .. } => StatusCode::NOT_FOUND,
-        Wrong::Field(_) => StatusCode::BAD_REQUEST,
+        Wrong::Interface { .. } => Status::NOT_FOUND,
+        Wrong::Field(_) => Status::BAD_REQUEST,
     };
     Failure(status, wrong.to_string())
 }
@@ -55,23 +61,25 @@ fn wrong(wrong: Wrong) -> Failure {
 pub(super) async fn view(shared: &Shared) -> Result<(View, Turn), Failure> {
     let turn = timeout(PATIENCE, shared.readers.turn()).await.map_err(|_| {
         let why = "the connection table is being read for others; try again, or end a `sgctl flows` that is not being read";
-        Failure(StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
+        Failure(Status::SERVICE_UNAVAILABLE, why.to_owned())
     })?;
     let shared = shared.clone();
     let view = blocking(move || View::new(&mut shared.enforcer()).map_err(internal)).await?;
     Ok((view, turn))
 }
 
-async fn get_count(State(shared): State<Shared>, question: Question) -> Result<Json<FlowCounts>, Failure> {
-    let question = asked(question)?;
+async fn get_count(
+    State(shared): State<Shared>,
+    Params(question): Params<FlowQuestion>,
+) -> Result<Json<FlowCounts>, Failure> {
     if question.sort.is_some() || question.reverse.is_some() {
         let why =
             "counts have an order of their own, the largest first: leave out sort and reverse".to_owned();
-        return Err(Failure(StatusCode::BAD_REQUEST, why));
+        return Err(Failure(Status::BAD_REQUEST, why));
     }
     if question.limit.is_some() && question.by.is_none() {
         let why = "a limit is of counts: say what to count by, or leave it out".to_owned();
-        return Err(Failure(StatusCode::BAD_REQUEST, why));
+        return Err(Failure(Status::BAD_REQUEST, why));
     }
     let group = Group::new(question.by.as_deref()).map_err(wrong)?;
     let (view, turn) = view(&shared).await?;
@@ -90,12 +98,11 @@ async fn get_count(State(shared): State<Shared>, question: Question) -> Result<J
 async fn get_flows(
     State(shared): State<Shared>,
     headers: HeaderMap,
-    question: Question,
-) -> Result<Response, Failure> {
-    let question = asked(question)?;
+    Params(question): Params<FlowQuestion>,
+) -> Result<List, Failure> {
     if question.by.is_some() {
         let why = "what to count by is a question to /v1/flows/count".to_owned();
-        return Err(Failure(StatusCode::BAD_REQUEST, why));
+        return Err(Failure(Status::BAD_REQUEST, why));
     }
     let order = Order::new(&question).map_err(wrong)?;
     let (view, turn) = view(&shared).await?;
@@ -130,7 +137,31 @@ async fn get_flows(
         outlet.end(if lines { b"\n" } else { b"\n]\n" });
     });
     let content_type = if lines { NDJSON } else { "application/json" };
-    Ok(([(CONTENT_TYPE, content_type)], Body::new(body)).into_response())
+    Ok(List(([(CONTENT_TYPE, content_type)], Body::new(body)).into_response()))
+}
+
+/// An answer that is sent as it is made: an array of connections.
+struct List(Response);
+
+impl IntoResponse for List {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl OperationOutput for List {
+    type Inner = Vec<FlowStatus>;
+
+    fn operation_response(context: &mut GenContext, operation: &mut Operation) -> Option<Described> {
+        Json::<Self::Inner>::operation_response(context, operation)
+    }
+
+    fn inferred_responses(
+        context: &mut GenContext,
+        operation: &mut Operation,
+    ) -> Vec<(Option<StatusCode>, Described)> {
+        Json::<Self::Inner>::inferred_responses(context, operation)
+    }
 }
 
 /// Where a list goes as it is made.

@@ -1,14 +1,13 @@
 //! `GET /v1/stats`: counters, how full the tables are, and who has most connections.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::Json;
+use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::extract::Params;
 use super::live::Stats;
+use super::routes::{Doc, Routes};
 use super::server::{Failure, Shared, blocking, internal};
 use crate::live::{Summary, View, tables};
 use crate::supervise::status::status;
@@ -22,16 +21,15 @@ pub struct StatsQuestion {
     pub talkers: Option<usize>,
 }
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/v1/stats", get(get_stats))
+pub(super) fn routes() -> Routes {
+    let what = "Counters, how full the tables are, and who has most connections";
+    Routes::new().get("/v1/stats", get_stats, Doc::new("getStats", what))
 }
 
 async fn get_stats(
     State(shared): State<Shared>,
-    question: Result<Query<StatsQuestion>, QueryRejection>,
+    Params(StatsQuestion { talkers }): Params<StatsQuestion>,
 ) -> Result<Json<Stats>, Failure> {
-    let Query(StatsQuestion { talkers }) =
-        question.map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))?;
     let summary = summary(&shared).await?;
     blocking(move || {
         let refused = shared.refused().clone();

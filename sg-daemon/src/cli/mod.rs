@@ -11,6 +11,7 @@ mod explain;
 mod flows;
 mod group;
 mod interface;
+mod openapi;
 pub mod output;
 mod plan;
 mod rates;
@@ -52,6 +53,8 @@ pub struct Sgctl {
 enum Verb {
     Check(check::Check),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Group(group::Group),
     Status(status::Status),
     Stats(stats::Stats),
@@ -71,6 +74,7 @@ impl Sgctl {
         let outcome = match self.verb {
             Verb::Check(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
+            Verb::OpenApi(verb) => verb.run(),
             Verb::Group(verb) => verb.run(),
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Stats(verb) => verb.run(&self.socket),
