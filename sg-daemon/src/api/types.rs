@@ -74,6 +74,11 @@ pub struct InterfaceStatus {
     /// Empty for devices that only match a managed pattern.
     pub instance: String,
     pub role: String,
+    /// Absent for devices that only match a managed pattern.
+    #[serde(default)]
+    pub project: Option<String>,
+    #[serde(default)]
+    pub vpc: Option<String>,
     pub security_groups: Vec<String>,
     /// `xdp`, `tcx` or `clsact`.
     pub ingress: Option<String>,

@@ -1,7 +1,6 @@
 //! `sgctl flows`: the connections that live, as the daemon finds them. What is done with them is in files of its own.
 
-use std::io::{self, Write as _};
-use std::net::IpAddr;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use clap::{ArgAction, Args, Subcommand};
 use hyper::Method;
 
 use super::Outcome;
+use super::flow_list::{Brief, Form, HEAD, List};
 use super::output::{print, table};
 use crate::api::client::{ClientError, call, stream};
 use crate::api::live::{FlowCount, FlowCounts, FlowQuestion};
@@ -116,11 +116,12 @@ impl Flows {
             })?;
             return Ok(ExitCode::SUCCESS);
         }
-        let mut list = List::new(match (self.json, self.json_lines) {
+        let form = match (self.json, self.json_lines) {
             (true, _) => Form::Array,
             (_, true) => Form::Lines,
             _ => Form::Text,
-        });
+        };
+        let mut list = List::new(form, io::BufWriter::with_capacity(64 << 10, io::stdout()));
         let path = format!("/v1/flows?{query}");
         let streamed = stream(socket, &path, NDJSON, |part| list.part(part));
         match streamed.and_then(|()| list.end().map_err(ClientError::Output)) {
@@ -155,126 +156,11 @@ impl Flows {
     }
 }
 
-/// How a list is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Text,
-    Array,
-    Lines,
-}
-
-/// So many connections are looked at to see how wide columns are, and printed at once.
-const BLOCK: usize = 1000;
-
-/// A list that is printed as it comes.
-struct List {
-    form: Form,
-    /// What has come of a line.
-    line: Vec<u8>,
-    out: io::BufWriter<io::Stdout>,
-    flows: Vec<FlowStatus>,
-    widths: Vec<usize>,
-    any: bool,
-}
-
-impl List {
-    fn new(form: Form) -> Self {
-        let out = io::BufWriter::with_capacity(64 << 10, io::stdout());
-        Self { form, line: Vec::new(), out, flows: Vec::new(), widths: Vec::new(), any: false }
-    }
-
-    fn part(&mut self, part: &[u8]) -> io::Result<()> {
-        if self.form == Form::Lines {
-            return self.out.write_all(part);
-        }
-        let mut rest = part;
-        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-            let (line, behind) = rest.split_at(end);
-            if self.line.is_empty() {
-                self.element(line)?;
-            } else {
-                let mut whole = std::mem::take(&mut self.line);
-                whole.extend(line);
-                self.element(&whole)?;
-                whole.clear();
-                self.line = whole;
-            }
-            rest = behind.get(1..).unwrap_or_default();
-        }
-        self.line.extend(rest);
-        Ok(())
-    }
-
-    fn element(&mut self, line: &[u8]) -> io::Result<()> {
-        let first = !std::mem::replace(&mut self.any, true);
-        if self.form == Form::Array {
-            self.out.write_all(if first { b"[\n" } else { b",\n" })?;
-            return self.out.write_all(line);
-        }
-        self.flows.push(serde_json::from_slice(line)?);
-        if self.flows.len() >= BLOCK { self.block() } else { Ok(()) }
-    }
-
-    /// Prints what has gathered, in columns that are as wide as any before.
-    fn block(&mut self) -> io::Result<()> {
-        let mut rows: Vec<Vec<String>> = Vec::new();
-        if self.widths.is_empty() {
-            rows.push(HEAD.map(str::to_owned).to_vec());
-            self.widths = vec![0; HEAD.len()];
-        }
-        rows.extend(self.flows.drain(..).map(|flow| row(&flow)));
-        for row in &rows {
-            for (width, cell) in self.widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        for row in &rows {
-            let cells = row.iter().zip(&self.widths).map(|(cell, &width)| format!("{cell:width$}"));
-            writeln!(self.out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-        }
-        Ok(())
-    }
-
-    fn end(&mut self) -> io::Result<()> {
-        match self.form {
-            Form::Text => self.block()?,
-            Form::Array if self.any => self.out.write_all(b"\n]\n")?,
-            Form::Array => self.out.write_all(b"[]\n")?,
-            Form::Lines => {}
-        }
-        self.out.flush()
-    }
-}
-
-const HEAD: [&str; 9] = ["INTERFACE", "PROTOCOL", "LOCAL", "", "REMOTE", "STATE", "AGE", "EXPIRES IN", ""];
-
-fn row(flow: &FlowStatus) -> Vec<String> {
-    vec![
-        flow.interface.clone(),
-        flow.protocol.clone(),
-        endpoint(flow.local, flow.local_port),
-        if flow.direction == Direction::Outbound { "→" } else { "←" }.to_owned(),
-        endpoint(flow.remote, flow.remote_port),
-        format!("{}{}", flow.state, if flow.replied { "" } else { " (no reply)" }),
-        format!("{} s", flow.age),
-        format!("{} s", flow.expires_in),
-        if flow.admitted_now { "" } else { "not admitted by the rules in force" }.to_owned(),
-    ]
-}
-
 /// A table of connections.
 pub(super) fn text(flows: &[FlowStatus]) -> String {
     let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
-    rows.extend(flows.iter().map(row));
+    rows.extend(flows.iter().map(|flow| Brief::from(flow).cells().to_vec()));
     table(&rows)
-}
-
-fn endpoint(address: IpAddr, port: Option<u16>) -> String {
-    match (address, port) {
-        (address, None) => address.to_string(),
-        (IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
-        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
-    }
 }
 
 fn counts_text(counts: &FlowCounts) -> String {

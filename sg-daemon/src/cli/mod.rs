@@ -8,6 +8,7 @@ mod candidate;
 mod check;
 mod diff;
 mod explain;
+mod flow_list;
 mod flows;
 mod group;
 mod interface;
@@ -16,6 +17,7 @@ pub mod output;
 mod plan;
 mod rates;
 mod revoke;
+mod rules;
 mod schema;
 mod stats;
 mod status;
@@ -59,6 +61,7 @@ enum Verb {
     Status(status::Status),
     Stats(stats::Stats),
     Top(top::Top),
+    Rules(rules::Rules),
     Flows(flows::Flows),
     Explain(explain::Explain),
     Interface(interface::Interface),
@@ -79,6 +82,7 @@ impl Sgctl {
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Stats(verb) => verb.run(&self.socket),
             Verb::Top(verb) => verb.run(&self.socket),
+            Verb::Rules(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
             Verb::Interface(verb) => verb.run(&self.socket),

@@ -124,6 +124,7 @@ fn described(
         (_, Some(_)) => InterfaceState::Enforced,
         (_, None) => InterfaceState::Absent,
     };
+    let vpc = model.vpcs.get(interface.vpc.0);
     let groups = interface.groups.iter().filter_map(|id| model.groups.get(id.0));
     let (inbound, outbound) =
         device.map_or(Ok((Counters::default(), Counters::default())), |device| counters(kernel, device))?;
@@ -137,6 +138,8 @@ fn described(
             Role::Guest => "guest".to_owned(),
             Role::Host => "host".to_owned(),
         },
+        project: vpc.map(|vpc| vpc.project.clone()),
+        vpc: vpc.map(|vpc| vpc.name.clone()),
         security_groups: groups.map(|group| group.name.clone()).collect(),
         ingress: device.and_then(|device| device.attached).map(|attached| attached.ingress.to_owned()),
         egress: device.and_then(|device| device.attached).map(|attached| attached.egress.to_owned()),
@@ -166,6 +169,8 @@ fn managed(
         ifindex: device.map(|device| device.ifindex),
         instance: String::new(),
         role: "guest".to_owned(),
+        project: None,
+        vpc: None,
         security_groups: Vec::new(),
         ingress: attached.map(|attached| attached.ingress.to_owned()),
         egress: attached.map(|attached| attached.egress.to_owned()),

@@ -328,7 +328,7 @@ fn nothing_and_nonsense_are_answered_in_words() {
         (&["--state", "estabished"], &["did you mean \"established\"?"]),
         (&["--sort", "aeg"], &["did you mean \"age\"?"]),
         (&["--count-by", "remtoe"], &["did you mean \"remote\"?"]),
-        (&["--count", "--limit", "3"], &["--count-by"]),
+        (&["--count", "--limit", "3"], &["say what to count by"]),
         (&["--limit", "0"], &["--limit"]),
         (&["--min-age", "9", "--max-age", "8"], &["at least 9 s", "at most 8 s"]),
         (&["--count", "--sort", "age"], &["--sort"]),
