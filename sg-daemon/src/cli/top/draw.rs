@@ -73,10 +73,7 @@ impl State {
 /// Who and in which state; and what is wrong, or how much there is.
 fn header(state: &State) -> Vec<Text<'static>> {
     let Some(stats) = state.stats() else {
-        let why = state
-            .error
-            .as_ref()
-            .map_or("asking sgd …".replace('…', "..."), |error| format!("NO ANSWER: {error}"));
+        let why = state.error.as_ref().map_or("asking sgd".to_owned(), |error| format!("NO ANSWER: {error}"));
         let style = if state.error.is_some() { state.alarm() } else { Style::new() };
         return vec![Text::raw(format!("sgctl top on {}", state.host)).bold(), Text::styled(why, style)];
     };
@@ -213,17 +210,16 @@ fn columns(state: &State, area: Rect) -> Text<'static> {
     let plain = Style::new().add_modifier(Modifier::UNDERLINED);
     let width = name_width(area);
     let spans = COLUMNS.into_iter().flat_map(|column| {
-        let (name, text) = match column {
-            Column::Name => ("name", format!("{:<width$}", "NAME")),
-            Column::State => ("state", format!("{:<9}", "STATE")),
-            Column::InPackets => ("in", format!("{:>7}", "IN p/s")),
-            Column::InBits => ("in", format!("{:>7}", "bit/s")),
-            Column::OutPackets => ("out", format!("{:>7}", "OUT p/s")),
-            Column::OutBits => ("out", format!("{:>7}", "bit/s")),
-            Column::Drops => ("drops", format!("{:>7}", "DROP/s")),
-            Column::Connections => ("connections", format!("{:>7}  of", "CONNS")),
+        let text = match column {
+            Column::Name => format!("{:<width$}", "NAME"),
+            Column::State => format!("{:<9}", "STATE"),
+            Column::InPackets => format!("{:>7}", "IN p/s"),
+            Column::InBits => format!("{:>7}", "bit/s"),
+            Column::OutPackets => format!("{:>7}", "OUT p/s"),
+            Column::OutBits => format!("{:>7}", "bit/s"),
+            Column::Drops => format!("{:>7}", "DROP/s"),
+            Column::Connections => format!("{:>7}  of", "CONNS"),
         };
-        debug_assert!(!name.is_empty());
         let style = if column == state.sort { plain.add_modifier(Modifier::REVERSED) } else { plain };
         [Span::styled(text, style), Span::styled(" ", plain)]
     });
@@ -314,12 +310,12 @@ fn table_lines(state: &State, area: Rect) -> Vec<Text<'static>> {
     text
 }
 
-/// 38 letters: `flows live v4  [####     ]  42%   110k`.
+/// 38 letters: `live v4      [####     ] 42% 110k/262k`.
 fn bar(fill: &TableFill) -> String {
     const LONG: usize = 9;
     let percent = percent(fill);
     let full = ((percent / 100.0 * LONG as f64).ceil() as usize).min(LONG);
-    let name = fill.table.replace('_', " ");
+    let name = fill.table.trim_start_matches("flows_").replace("half_open", "half-open").replace('_', " ");
     let sizes = format!("{}/{}", short(fill.used as f64), short(fill.size as f64));
     format!("{name:<12.12} [{:<LONG$}]{percent:>3.0}%{sizes:>10.10}", "#".repeat(full))
 }
