@@ -7,6 +7,7 @@ mod flows;
 pub(crate) mod interface;
 mod listen;
 pub mod live;
+pub mod monitor;
 pub mod openapi;
 mod peer;
 mod policy;

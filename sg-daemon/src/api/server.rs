@@ -19,7 +19,9 @@ use super::peer::Writers;
 use super::routes::{self, Doc, Routes};
 use super::types::{ExplainAnswer, ExplainQuestion, Status};
 use crate::enforce::Enforcer;
+use crate::events::Events;
 use crate::explain::{ExplainError, explain};
+use crate::flowlog::FlowLog;
 use crate::live::Readers;
 use crate::supervise::inject;
 use crate::supervise::status::status;
@@ -41,6 +43,10 @@ pub struct Shared {
     pub large: Arc<tokio::sync::Mutex<()>>,
     /// Who reads the connection tables.
     pub readers: Arc<Readers>,
+    /// What the programs tell of packets.
+    pub events: Events,
+    /// What is written of flows, if anything. Whoever takes the enforcer too takes this first.
+    pub flow_log: Arc<Mutex<Option<FlowLog>>>,
 }
 
 impl Shared {
@@ -48,6 +54,10 @@ impl Shared {
     /// the next policy sets them right.
     pub fn enforcer(&self) -> MutexGuard<'_, Enforcer> {
         self.enforcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn flow_log(&self) -> MutexGuard<'_, Option<FlowLog>> {
+        self.flow_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn refused(&self) -> MutexGuard<'_, Option<String>> {
@@ -106,6 +116,7 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         )
         .merge(super::flows::routes())
         .merge(super::interface::routes())
+        .merge(super::monitor::routes())
         .merge(super::openapi::routes())
         .merge(super::policy::routes())
         .merge(super::stats::routes())
@@ -128,9 +139,11 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
     blocking(move || {
         let refused = shared.refused().clone();
         let changes = shared.changes().clone();
+        let flow_log = shared.flow_log().as_ref().map(FlowLog::status);
         let mut enforcer = shared.enforcer();
         inject::here("status");
-        status(&mut enforcer, refused, &changes).map_err(internal)
+        let status = status(&mut enforcer, refused, &changes).map_err(internal)?;
+        Ok(Status { flow_log, ..status })
     })
     .await
     .map(Json)

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sg_common::abi;
 
 use super::candidate::UnconfirmedStatus;
+use crate::flowlog::record::Format;
 
 /// Seen from the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
@@ -61,6 +62,26 @@ pub struct Status {
     pub notice: Option<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub tables: TableStatus,
+    /// Absent if none is written.
+    #[serde(default)]
+    pub flow_log: Option<FlowLogStatus>,
+}
+
+/// The flow log (`sgd --flow-log`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowLogStatus {
+    pub path: String,
+    pub format: Format,
+    /// Seconds.
+    pub interval: u32,
+    /// Lines written since the daemon was started.
+    pub records: u64,
+    /// Lines that could not be written.
+    pub lost_records: u64,
+    /// Packets that the kernel had no room to count flow by flow.
+    pub unrecorded_packets: u64,
+    /// Why the last lines were lost; absent once lines are written again.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -16,6 +16,7 @@ pub mod links;
 mod preview;
 mod revoke;
 mod targets;
+mod view;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,7 +31,7 @@ pub use self::guard::Failure;
 pub use self::preview::{Becomes, Preview};
 pub use self::revoke::FlowFilter;
 use self::targets::{Target, names, targets};
-use crate::api::live::CollectorWork;
+pub use self::view::{View, Views};
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::crash::{self, Point};
@@ -95,8 +96,9 @@ pub struct Enforcer {
     gate: Arc<Gate>,
     /// Policies put in force, since the daemon was started.
     swaps: u64,
-    /// What became of connections that were over.
-    pub collector: CollectorWork,
+    views: Arc<Views>,
+    /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
+    zones_seen: BTreeMap<u32, String>,
 }
 
 impl Enforcer {
@@ -119,7 +121,8 @@ impl Enforcer {
             active: None,
             gate: Arc::default(),
             swaps: 0,
-            collector: CollectorWork::default(),
+            views: Arc::default(),
+            zones_seen: BTreeMap::new(),
         };
         enforcer.find_devices()?;
         Ok(enforcer)
@@ -218,6 +221,7 @@ impl Enforcer {
                 active.model = model;
             }
             self.note_unfilterable(unfilterable);
+            self.publish();
             return Ok(Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 });
         }
         let plan = plan(&image, &self.resident, self.kernel.capacity())?;
@@ -232,6 +236,9 @@ impl Enforcer {
         crash::at(Point::DevicesAttached);
         self.stage(&plan, &halves, Point::MembersStaged);
         crash::at(Point::Staged);
+        // Before any packet is judged by it.
+        let image = Arc::new(image);
+        self.views.add(self.view(self.kernel.generation() + 1, &model, &image));
         let generation = self.kernel.flip();
         self.swaps += 1;
         crash::at(Point::Flipped);
@@ -264,7 +271,7 @@ impl Enforcer {
         self.resident = plan.resident;
         self.active = Some(Active {
             model,
-            image: Arc::new(image),
+            image,
             policy_ids: plan.policy_ids,
             vpc_ids: plan.vpc_ids,
             guard_ids: plan.guard_ids,
@@ -277,6 +284,7 @@ impl Enforcer {
             }
             crash::at(Point::Revoked);
         }
+        self.publish();
         Ok(applied)
     }
 
@@ -307,7 +315,24 @@ impl Enforcer {
             }
         }
         self.guard(&model, &targets);
+        self.publish();
         Ok(differ)
+    }
+
+    /// What is in force, for those who only want to know.
+    pub fn views(&self) -> Arc<Views> {
+        Arc::clone(&self.views)
+    }
+
+    fn publish(&self) {
+        if let Some(Active { model, image, .. }) = &self.active {
+            self.views.add(self.view(self.kernel.generation(), model, image));
+        }
+    }
+
+    fn view(&self, generation: u64, model: &Arc<Model>, image: &Arc<Image>) -> View {
+        let devices = self.devices.iter().map(|(name, device)| (device.ifindex, name.clone())).collect();
+        View { generation, model: Arc::clone(model), image: Arc::clone(image), devices }
     }
 
     fn note_unfilterable(&mut self, now: BTreeSet<String>) {
@@ -447,6 +472,12 @@ impl Enforcer {
                     self.kernel.detach(&target.name, old.ifindex);
                     self.kernel.release(old.slot);
                 }
+                if let Some(zone) = self.kernel.zone(slot) {
+                    self.zones_seen.insert(zone, target.name.clone());
+                    while self.zones_seen.len() > ZONES_SEEN {
+                        self.zones_seen.pop_first();
+                    }
+                }
                 undo.attached.push((target.name.clone(), before));
                 tracing::info!(
                     interface = target.name,
@@ -523,6 +554,9 @@ impl Active {
         self.image.admits(interface, flow)
     }
 }
+
+/// So many zones are remembered for whoever asks for them, the latest.
+const ZONES_SEEN: usize = 4096;
 
 /// What to do about a device that the kernel does not let us filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -46,6 +46,8 @@ pub struct TableMaps {
     /// Those of datagrams in pieces, likewise.
     pub(super) fragment_fds: [OwnedFd; 2],
     pub(super) sizes: TableSizes,
+    /// How many accounts fit in the table of each family.
+    pub(super) account_room: u32,
     /// How many entries fit, in the order of `plan::Table`.
     pub(super) capacity: [u32; Table::COUNT],
     cpus: usize,
@@ -88,6 +90,7 @@ impl TableMaps {
         Ok(Self {
             flow_fds,
             fragment_fds,
+            account_room: max_entries(ebpf, map::ACCOUNTS_V4)?.min(max_entries(ebpf, map::ACCOUNTS_V6)?),
             sizes,
             capacity,
             classes_v4: take!(map::CLASSES_V4),

@@ -76,6 +76,7 @@ pub fn status(
         notice: changes.notice.clone(),
         interfaces,
         tables,
+        flow_log: None,
     })
 }
 

@@ -33,6 +33,7 @@ mod metadata;
 mod notify;
 mod packets;
 mod revoke;
+mod rules;
 mod sizes;
 mod top;
 mod transfer;
