@@ -5,6 +5,8 @@
 //! [`explain`] asks the kernel about packets, [`events`] hears what it tells of them, [`flowlog`] writes down what has
 //! passed, [`carry`] brings groups from and to clouds, [`transfer`] moves connections between hosts, [`supervise`] runs all
 //! of it as a daemon, [`metrics`] tells Prometheus about it, and [`api`] is how [`cli`] reaches it.
+//! [`explain`] asks the kernel about packets, [`events`] hears what it tells of them, [`flowlog`] writes down what has passed,
+//! [`live`] looks at what goes on, [`transfer`] moves connections between hosts, [`supervise`] runs all of it as a daemon, [`api`] is how [`cli`] reaches it.
 
 pub mod api;
 pub mod carry;
@@ -18,6 +20,7 @@ pub mod explain;
 pub mod flowlog;
 pub mod kernel;
 pub mod metrics;
+pub mod live;
 pub mod plan;
 pub mod policy;
 pub mod supervise;

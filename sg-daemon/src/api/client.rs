@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -25,6 +25,10 @@ pub enum ClientError {
     Connect { path: PathBuf, why: io::Error },
     #[error("sgd did not answer")]
     Http(#[from] hyper::Error),
+    #[error("sgd ended its answer early: what came is not all; its log may say why")]
+    CutShort(#[source] hyper::Error),
+    #[error("the answer cannot be written")]
+    Output(#[source] io::Error),
     #[error("sgd did not answer within {} seconds", .0.as_secs())]
     Silence(Duration),
     #[error("sgd has ended, or does not send any more")]
@@ -120,6 +124,37 @@ enum Answer {
     Busy(String),
 }
 
+/// Sends a question and hands its answer to `each` in parts, as they come.
+///
+/// # Errors
+///
+/// If the daemon cannot be reached, refuses, falls silent or ends the answer early, or `each` fails.
+pub fn receive(
+    socket: &Path,
+    path: &str,
+    accept: &'static str,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ClientError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+    let silence = |_| ClientError::Silence(PATIENCE);
+    runtime.block_on(async {
+        let asked = begin(socket, Method::GET, path, (ACCEPT, accept), Bytes::new());
+        let mut response = tokio::time::timeout(PATIENCE, asked).await.map_err(silence)??;
+        if !response.status().is_success() {
+            return Err(refused(response).await?);
+        }
+        while let Some(frame) =
+            tokio::time::timeout(PATIENCE, response.body_mut().frame()).await.map_err(silence)?
+        {
+            if let Ok(data) = frame.map_err(ClientError::CutShort)?.into_data() {
+                each(&data).map_err(ClientError::Output)?;
+            }
+        }
+        Ok(())
+    })
+}
+
 async fn request(
     socket: &Path,
     method: Method,
@@ -127,7 +162,7 @@ async fn request(
     content_type: &str,
     body: Bytes,
 ) -> Result<Answer, ClientError> {
-    let response = begin(socket, method, path, content_type, body).await?;
+    let response = begin(socket, method, path, (CONTENT_TYPE, content_type), body).await?;
     let (head, body) = response.into_parts();
     let bytes = body.collect().await?.to_bytes();
     if head.status.is_success() {
@@ -141,7 +176,7 @@ async fn begin(
     socket: &Path,
     method: Method,
     path: &str,
-    content_type: &str,
+    header: (HeaderName, &str),
     body: Bytes,
 ) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket)
@@ -153,7 +188,7 @@ async fn begin(
         .method(method)
         .uri(path)
         .header(HOST, "sgd")
-        .header(CONTENT_TYPE, content_type)
+        .header(header.0, header.1)
         .body(Full::new(body))?;
     Ok(sender.send_request(request).await?)
 }
@@ -168,6 +203,17 @@ fn refusal(status: StatusCode, again: bool, bytes: &Bytes) -> Answer {
         StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => Answer::No(ClientError::NotAsked(why)),
         _ => Answer::No(ClientError::Refused(why)),
     }
+}
+
+/// Why there is no answer to be read in parts.
+async fn refused(response: Response<Incoming>) -> Result<ClientError, ClientError> {
+    let (head, body) = response.into_parts();
+    let bytes = body.collect().await?.to_bytes();
+    Ok(match refusal(head.status, head.headers.contains_key(RETRY_AFTER), &bytes) {
+        Answer::Busy(why) => ClientError::NotAsked(why),
+        Answer::No(error) => error,
+        Answer::Done(_) => ClientError::Ended,
+    })
 }
 
 /// Asks for lines without end, and gives each that is not empty to `line` until that has enough, or the user presses Ctrl-C.
@@ -197,17 +243,12 @@ async fn lines(
     line: &mut impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
     let begun =
-        tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, "application/json", Bytes::new()));
+        tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, (ACCEPT, "application/json"), Bytes::new()));
     let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
-    let (head, mut body) = response.into_parts();
-    if !head.status.is_success() {
-        let bytes = body.collect().await?.to_bytes();
-        return Err(match refusal(head.status, head.headers.contains_key(RETRY_AFTER), &bytes) {
-            Answer::Busy(why) => ClientError::NotAsked(why),
-            Answer::No(error) => error,
-            Answer::Done(_) => ClientError::Ended,
-        });
+    if !response.status().is_success() {
+        return Err(refused(response).await?);
     }
+    let mut body = response.into_body();
     let mut begun = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };

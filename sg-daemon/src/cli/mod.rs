@@ -10,6 +10,7 @@ mod diff;
 mod edit;
 mod explain;
 mod export;
+mod flow_list;
 mod flows;
 mod group;
 mod import;
@@ -19,10 +20,14 @@ mod openapi;
 pub mod output;
 mod peer;
 mod plan;
+mod rates;
 mod revoke;
 mod rule;
+mod rules;
 mod schema;
+mod stats;
 mod status;
+mod top;
 mod transfer;
 
 use std::path::PathBuf;
@@ -62,6 +67,9 @@ enum Verb {
     Rule(rule::Rule),
     Peer(peer::Peer),
     Status(status::Status),
+    Stats(stats::Stats),
+    Top(top::Top),
+    Rules(rules::Rules),
     Flows(flows::Flows),
     Explain(explain::Explain),
     Monitor(monitor::Monitor),
@@ -85,6 +93,9 @@ impl Sgctl {
             Verb::Rule(verb) => verb.run(&self.socket),
             Verb::Peer(verb) => verb.run(&self.socket),
             Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Stats(verb) => verb.run(&self.socket),
+            Verb::Top(verb) => verb.run(&self.socket),
+            Verb::Rules(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
             Verb::Monitor(verb) => verb.run(&self.socket),

@@ -11,6 +11,7 @@ mod layouts;
 mod mapped;
 mod pins;
 mod programs;
+mod reader;
 mod sizes;
 mod tables;
 mod transfer;
@@ -43,10 +44,12 @@ pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
 use self::programs::Programs;
+pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::{v6_of, words_of};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
+use crate::api::live::CollectorWork;
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 
@@ -120,6 +123,8 @@ pub struct Kernel {
     events: Option<EventMaps>,
     tc_mode: TcMode,
     hz: u32,
+    /// What became of flows that were over.
+    pub collector: CollectorWork,
     records: RingBuf<MapData>,
     /// While another layout's filter is being replaced.
     deferred: Option<Deferred>,
@@ -178,6 +183,7 @@ impl Kernel {
             events,
             tc_mode,
             hz: 0,
+            collector: CollectorWork::default(),
             records,
             deferred: None,
             retired: VecDeque::new(),
@@ -443,6 +449,16 @@ impl Kernel {
     pub fn live_flows(&self, slot: Slot) -> (u64, u32) {
         let Some(interface) = self.interfaces.get(slot.0) else { return (0, 0) };
         (self.shares.get(interface.row).map_or(0, |share| share.live), interface.live_limit)
+    }
+
+    /// How many live flows there are on all interfaces together.
+    pub fn live_flows_of_all(&self) -> u64 {
+        self.entries().filter_map(|(_, interface)| Some(self.shares.get(interface.row)?.live)).sum()
+    }
+
+    /// How many zones were given out; each only once.
+    pub fn zones_used(&self) -> u64 {
+        u64::from(self.control().next_zone.saturating_sub(1))
     }
 
     /// Every device that has an entry: its index and its entry.

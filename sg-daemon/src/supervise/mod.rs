@@ -124,6 +124,7 @@ async fn enforce(
         orders,
         policy: options.policy.clone().into(),
         large: Arc::default(),
+        readers: Arc::default(),
         flow_log: Arc::new(Mutex::new(flow_log)),
     };
     replacement.begin(&shared);
