@@ -14,5 +14,6 @@ pub mod explain;
 pub mod kernel;
 pub mod plan;
 pub mod policy;
+pub mod protocols;
 pub mod supervise;
 pub mod transfer;

@@ -3,6 +3,7 @@
 pub mod candidate;
 pub mod client;
 pub(crate) mod interface;
+pub mod names;
 mod policy;
 pub mod server;
 pub mod transfer;

@@ -97,6 +97,7 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
         .route("/v1/flows", get(get_flows))
         .route("/v1/explain", post(post_explain))
         .merge(super::transfer::routes())
+        .merge(super::names::routes())
         .merge(policy::router())
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })
         .layer(DefaultBodyLimit::max(64 << 10))

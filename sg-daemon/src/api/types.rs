@@ -212,23 +212,7 @@ pub struct ExplainQuestion {
 impl ExplainQuestion {
     /// The IP protocol asked about; `None` if the name is not known.
     pub fn protocol_number(&self, ipv6: bool) -> Option<u8> {
-        protocol_number(&self.protocol, ipv6)
-    }
-}
-
-/// The IP protocol of that name or number; `icmp` is the family's.
-pub fn protocol_number(name: &str, ipv6: bool) -> Option<u8> {
-    match name.to_ascii_lowercase().as_str() {
-        "tcp" => Some(6),
-        "udp" => Some(17),
-        "icmp" => Some(if ipv6 { 58 } else { 1 }),
-        "icmpv6" => Some(58),
-        "gre" => Some(47),
-        "esp" => Some(50),
-        "ah" => Some(51),
-        "sctp" => Some(132),
-        "ipip" => Some(4),
-        number => number.parse().ok(),
+        crate::protocols::number(&self.protocol, ipv6)
     }
 }
 

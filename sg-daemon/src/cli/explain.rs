@@ -8,7 +8,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::output::print;
-use super::{NO, Outcome};
+use super::{NO, Outcome, names};
 use crate::api::client::call;
 use crate::api::types::{Direction, ExplainAnswer, ExplainQuestion, RuleText, Verdict};
 
@@ -18,7 +18,7 @@ use crate::api::types::{Direction, ExplainAnswer, ExplainQuestion, RuleText, Ver
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The host's device
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: String,
     /// Seen from the instance
     #[arg(long, value_enum)]

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use hyper::Method;
 
-use super::Outcome;
 use super::output::{print, table};
+use super::{Outcome, names};
 use crate::api::client::call;
 use crate::api::types::{Direction, FlowStatus};
 
@@ -19,7 +19,7 @@ pub struct Flows {
     #[command(subcommand)]
     verb: Option<FlowsVerb>,
     /// Only those of this interface
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: Option<String>,
     /// Print JSON instead of text
     #[arg(long)]

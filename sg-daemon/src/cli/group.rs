@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::output::{color, complain, print};
-use super::{NO, Outcome, TROUBLE};
+use super::{NO, Outcome, TROUBLE, names};
 use crate::policy::edit::{self, CopyError, CopyRequest};
 use crate::policy::render::render;
 
@@ -29,7 +29,7 @@ enum GroupVerb {
 #[derive(Debug, Args)]
 struct Copy {
     /// The group to copy; "default" too
-    #[arg(value_name = "SRC")]
+    #[arg(value_name = "SRC", add = names::groups())]
     source: String,
     /// Names of the copies
     #[arg(required = true, value_name = "NEW")]
@@ -41,10 +41,10 @@ struct Copy {
     #[arg(long, value_name = "PATH")]
     policy: PathBuf,
     /// The VPC of the group, where several have one of this name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::vpcs())]
     vpc: Option<String>,
     /// The project of the group, where several have one of this name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::projects())]
     project: Option<String>,
 }
 

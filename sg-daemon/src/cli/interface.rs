@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
 
 use super::output::{complain, print};
-use super::{NO, Outcome};
+use super::{NO, Outcome, names};
 use crate::api::client::{ClientError, call};
 use crate::api::types::{InterfaceState, Readiness};
 
@@ -43,7 +43,7 @@ impl Interface {
 #[derive(Debug, Args)]
 struct Wait {
     /// The interface's name on this host
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::interfaces())]
     name: String,
     /// How long to wait: 30s, 500ms, 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]

@@ -6,11 +6,13 @@
 mod apply;
 mod candidate;
 mod check;
+mod completions;
 mod diff;
 mod explain;
 mod flows;
 mod group;
 mod interface;
+pub mod names;
 pub mod output;
 mod plan;
 mod revoke;
@@ -21,7 +23,8 @@ mod transfer;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::CompleteEnv;
 
 use crate::api::DEFAULT_SOCKET;
 use crate::api::client::ClientError;
@@ -48,6 +51,7 @@ pub struct Sgctl {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Check(check::Check),
+    Completions(completions::Completions),
     Schema(schema::Schema),
     Group(group::Group),
     Status(status::Status),
@@ -62,9 +66,15 @@ enum Verb {
 }
 
 impl Sgctl {
+    /// Answers a shell that completes words, and ends; returns if no shell asks. Nothing may have been printed before.
+    pub fn complete() {
+        CompleteEnv::with_factory(Self::command).var(completions::VARIABLE).complete();
+    }
+
     pub fn run(self) -> ExitCode {
         let outcome = match self.verb {
             Verb::Check(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::Group(verb) => verb.run(),
             Verb::Status(verb) => verb.run(&self.socket),

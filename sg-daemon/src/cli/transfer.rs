@@ -9,7 +9,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::output::{complain, counted, print};
-use super::{NO, Outcome};
+use super::{NO, Outcome, names};
 use crate::api::client::{ClientError, PATIENCE, call_raw};
 use crate::api::transfer::{LIMIT, NDJSON};
 use crate::transfer::Imported;
@@ -21,7 +21,7 @@ use crate::transfer::Imported;
 #[derive(Debug, Args)]
 pub struct Export {
     /// The host's device
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: String,
     /// Where to; "-" is standard output. The file appears whole or not at all, readable by its owner only
     #[arg(long, value_name = "FILE", default_value = "-")]
@@ -35,7 +35,7 @@ pub struct Export {
 #[derive(Debug, Args)]
 pub struct Import {
     /// The host's device [default: of the same name as where the file comes from]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: Option<String>,
     /// Where from; "-" is standard input
     #[arg(value_name = "FILE", default_value = "-")]
