@@ -2,6 +2,7 @@
 
 pub mod candidate;
 pub mod client;
+pub mod explain;
 pub(crate) mod interface;
 pub mod names;
 mod policy;

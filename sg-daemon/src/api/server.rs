@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use super::policy;
-use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Problem, Status};
+use super::types::{FlowStatus, Problem, Status};
 use crate::enforce::Enforcer;
-use crate::explain::{ExplainError, explain};
 use crate::supervise::inject;
 use crate::supervise::status::{flows, status};
 use crate::supervise::steward::{Changes, Orders};
@@ -95,8 +94,8 @@ pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
         .route("/v1/status", get(get_status))
         .route("/v1/interfaces/{name}", get(super::interface::get_interface))
         .route("/v1/flows", get(get_flows))
-        .route("/v1/explain", post(post_explain))
         .merge(super::transfer::routes())
+        .merge(super::explain::routes())
         .merge(super::names::routes())
         .merge(policy::router())
         .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })
@@ -119,26 +118,6 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
 
 async fn get_flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowStatus>>, Failure> {
     blocking(move || flows(&mut shared.enforcer()).map_err(internal)).await.map(Json)
-}
-
-async fn post_explain(
-    State(shared): State<Shared>,
-    question: Result<Json<ExplainQuestion>, axum::extract::rejection::JsonRejection>,
-) -> Result<Json<ExplainAnswer>, Failure> {
-    let Json(question) =
-        question.map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))?;
-    blocking(move || {
-        explain(&mut shared.enforcer(), &question).map_err(|error| match error {
-            ExplainError::Kernel(error) => internal(error),
-            ExplainError::NoPolicy => Failure(StatusCode::CONFLICT, error.to_string()),
-            ExplainError::UnknownInterface { .. } => Failure(StatusCode::NOT_FOUND, error.to_string()),
-            ExplainError::Families { .. } | ExplainError::Question(_) => {
-                Failure(StatusCode::BAD_REQUEST, error.to_string())
-            }
-        })
-    })
-    .await
-    .map(Json)
 }
 
 pub(super) fn internal<E: std::error::Error + Send + Sync + 'static>(error: E) -> Failure {

@@ -8,6 +8,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::output::{complain, counted, print};
+use super::times::seconds_within_a_day;
 use super::{NO, Outcome, candidate, refused};
 use crate::api::candidate::{ApplyAnswer, Candidate};
 use crate::api::client::call_within;
@@ -32,7 +33,7 @@ pub struct Apply {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Roll back unless `sgctl confirm` follows within this time, such as 90, 60s or 5m
-    #[arg(long, value_name = "TIME", value_parser = seconds, requires = "paths")]
+    #[arg(long, value_name = "TIME", value_parser = seconds_within_a_day, requires = "paths")]
     confirm: Option<u64>,
     /// Print JSON instead of text
     #[arg(long)]
@@ -112,39 +113,4 @@ fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, d
         complain(warning);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// `90`, `60s`, `5m` or `1h`, in seconds.
-fn seconds(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
-        Some(number) => (number, text.chars().last()),
-        None => (text, None),
-    };
-    let unit = match unit {
-        Some('m') => 60,
-        Some('h') => 3600,
-        _ => 1,
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .filter(|seconds| (1..=24 * 60 * 60).contains(seconds))
-        .ok_or_else(|| "expected a time from 1s to 24h, such as 90, 60s or 5m".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_units() {
-        for (text, expected) in [("90", 90), ("60s", 60), ("5m", 300), ("24h", 86_400)] {
-            assert_eq!(seconds(text), Ok(expected), "{text}");
-        }
-        for text in ["", "0", "s", "5d", "-1", "25h", "1.5m", "99999999999999999999", "6148914691236517206m"]
-        {
-            assert!(seconds(text).is_err(), "{text}");
-        }
-    }
 }

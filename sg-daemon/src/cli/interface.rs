@@ -9,6 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
 
 use super::output::{complain, print};
+use super::times::duration;
 use super::{NO, Outcome, names};
 use crate::api::client::{ClientError, call};
 use crate::api::types::{InterfaceState, Readiness};
@@ -132,34 +133,4 @@ fn escaped(name: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect()
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let number = text.trim_end_matches(char::is_alphabetic);
-    let unit = match text.get(number.len()..) {
-        Some("ms") => 1,
-        Some("s" | "") => 1000,
-        Some("m") => 60_000,
-        _ => return Err("expected a number of ms, s or m, such as 30s".to_owned()),
-    };
-    let number: u64 =
-        number.parse().map_err(|_| "expected a whole number with a unit, such as 30s".to_owned())?;
-    number.checked_mul(unit).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_units() {
-        let of = |text| duration(text).ok().map(|time| time.as_millis());
-        assert_eq!(["30s", "30", "500ms", "2m", "0s"].map(of), [30_000, 30_000, 500, 120_000, 0].map(Some));
-        assert!(
-            ["", "s", "-1s", "1.5s", "1h", "99999999999999999999s", "9999999999999999999m"]
-                .map(of)
-                .iter()
-                .all(Option::is_none)
-        );
-    }
 }

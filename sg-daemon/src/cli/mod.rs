@@ -10,6 +10,7 @@ mod completions;
 mod diff;
 mod explain;
 mod flows;
+mod frames;
 mod group;
 mod interface;
 pub mod names;
@@ -18,6 +19,7 @@ mod plan;
 mod revoke;
 mod schema;
 mod status;
+mod times;
 mod transfer;
 
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ pub mod render;
 mod resolve;
 pub mod schema;
 mod source;
-mod values;
+pub(crate) mod values;
 mod walk;
 
 use std::fmt;
@@ -30,6 +30,7 @@ use diagnostic::Findings;
 pub use diagnostic::{Diagnostic, Severity};
 pub use lint::{METADATA_RULE, reaches_metadata};
 use model::{FileId, Model};
+pub(crate) use names::nearest;
 use raw::RawFile;
 use read::Files;
 pub(crate) use read::is_policy_name;
