@@ -29,7 +29,9 @@ mod process;
 mod registry;
 mod serve;
 mod socket;
+mod terminal;
 mod topology;
+mod wire;
 
 pub use count::{Counter, Way};
 pub use daemon::{Daemon, binary};
@@ -39,4 +41,6 @@ pub use probe::{Connection, Outcome, Probe, run_all};
 pub use process::{Finished, Process, write as write_file};
 pub use serve::Servers;
 pub use socket::Transport;
+pub use terminal::on_terminal;
 pub use topology::{Guest, Topology, outside};
+pub use wire::End;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use hyper::Method;
 
-use super::output::{complain, counted, print};
+use super::output::{Tone, complain, counted, paint, print};
+use super::progress::during;
 use super::times::seconds_within_a_day;
 use super::{NO, Outcome, candidate, refused};
 use crate::api::candidate::{ApplyAnswer, Candidate};
@@ -83,7 +84,9 @@ impl Rollback {
 }
 
 fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, done: &str) -> Outcome {
-    let answer: ApplyAnswer = match refused(call_within(PATIENCE, socket, Method::POST, path, Some(body)))? {
+    let answer: ApplyAnswer = match refused(during("sgd changes the policy in force", || {
+        call_within(PATIENCE, socket, Method::POST, path, Some(body))
+    }))? {
         Ok(answer) => answer,
         Err(code) => return Ok(code),
     };
@@ -92,7 +95,7 @@ fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, d
         return Ok(ExitCode::SUCCESS);
     }
     let ApplyAnswer { generation, changed, written, deleted, revoked, unconfirmed, warning } = &answer;
-    let mut text = format!("{done}: generation {generation}");
+    let mut text = format!("{}: generation {generation}", paint(Tone::Good, done));
     if *changed {
         text += &format!(
             ", {} written, {deleted} deleted",
@@ -106,7 +109,8 @@ fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, d
     }
     text.push('\n');
     if let Some(seconds) = unconfirmed {
-        text += &format!("Rolled back in {seconds} s unless `sgctl confirm` is run before.\n");
+        let warning = format!("Rolled back in {seconds} s unless `sgctl confirm` is run before.");
+        text += &format!("{}\n", paint(Tone::Warning, &warning));
     }
     print(&text)?;
     if let Some(warning) = warning {

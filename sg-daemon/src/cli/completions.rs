@@ -32,6 +32,9 @@ enum Shell {
     Fish,
 }
 
+/// bash cuts words at these letters, and would take `@web` and `fd00::5` for several.
+const BASH_WORDS: &str = "COMP_WORDBREAKS=${COMP_WORDBREAKS//[@:]/}\n";
+
 impl Completions {
     pub(super) fn run(self) -> Outcome {
         let shell: &dyn EnvCompleter = match self.shell {
@@ -40,6 +43,9 @@ impl Completions {
             Shell::Fish => &Fish,
         };
         let mut script = Vec::new();
+        if matches!(self.shell, Shell::Bash) {
+            script.extend(BASH_WORDS.as_bytes());
+        }
         shell.write_registration(VARIABLE, "sgctl", "sgctl", "sgctl", &mut script)?;
         print(&String::from_utf8(script)?)?;
         Ok(ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ mod interface;
 pub mod names;
 pub mod output;
 mod plan;
+mod progress;
 mod revoke;
 mod schema;
 mod status;

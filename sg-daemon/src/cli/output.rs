@@ -20,7 +20,9 @@ pub fn print(text: &str) -> io::Result<()> {
 
 /// One line of complaint on standard error; if that fails there is nobody left to tell.
 pub fn complain(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "error: {text}");
+    let plain = AutoStream::choice(&io::stderr()) == ColorChoice::Never;
+    let style = if plain { Style::new() } else { AnsiColor::Red.on_default().bold() };
+    let _ = writeln!(io::stderr().lock(), "{style}error:{style:#} {text}");
 }
 
 /// Whether to color standard output: it is a terminal that can, or CLICOLOR_FORCE says so, and NO_COLOR does not forbid it

@@ -103,7 +103,10 @@ fn kept(
     if matches!(rules, Rules::Written(_)) {
         return Vec::new();
     }
-    let ipv6 = model.vpcs.get(interface.vpc.0).is_some_and(|vpc| vpc.ipv6);
+    // What `default` stands for differs between the VPCs of its project, and once written it does not: none of them loses any.
+    let ipv6 = model.vpcs.iter().enumerate().any(|(id, vpc)| {
+        vpc.ipv6 && (id == interface.vpc.0 || (group.is_default() && vpc.project == group.project))
+    });
     implied(group, id, direction, ipv6)
         .into_iter()
         .map(|(protocol, remote)| {

@@ -3,9 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use etherparse::err::Layer;
 use etherparse::{
-    ArpPacketSlice, EtherType, Icmpv4Slice, Icmpv6Slice, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket,
-    LinkSlice, TcpSlice, UdpSlice,
+    ArpPacketSlice, EtherType, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket, LinkSlice, TcpSlice,
+    UdpSlice,
 };
 use sg_common::packet::protocol;
 
@@ -53,7 +54,17 @@ pub fn dissect(frame: &[u8]) -> Dissected {
     for id in sliced.vlan_ids() {
         words.push(format!("VLAN {}", id.value()));
     }
-    let mut unread = sliced.stop_err.as_ref().map(|(error, layer)| format!("{layer}: {error}"));
+    let mut unread = sliced
+        .stop_err
+        .as_ref()
+        // Judged below by what the filter asks of it: etherparse asks more of some messages.
+        .filter(|(_, layer)| {
+            !matches!(
+                layer,
+                Layer::Icmpv4 | Layer::Icmpv4Timestamp | Layer::Icmpv4TimestampReply | Layer::Icmpv6
+            )
+        })
+        .map(|(error, layer)| format!("{layer}: {error}"));
     let mut tuple = None;
     match &sliced.net {
         Some(LaxNetSlice::Arp(packet)) => words.push(arp(packet)),
@@ -156,30 +167,23 @@ impl Read {
                 Ok(udp) => tuple.ports = Some((udp.source_port(), udp.destination_port())),
                 Err(error) => fail("UDP header", error.to_string()),
             },
-            number if number == own_icmp => {
-                let read = if ipv6 {
-                    Icmpv6Slice::from_slice(payload)
-                        .map(|icmp| (icmp.type_u8(), icmp.code_u8(), icmp.bytes5to8()))
-                } else {
-                    Icmpv4Slice::from_slice(payload)
-                        .map(|icmp| (icmp.type_u8(), icmp.code_u8(), icmp.bytes5to8()))
-                };
-                match read {
-                    Ok((kind, code, [high, low, ..])) => {
-                        tuple.icmp = Some((kind, code));
-                        let called =
-                            icmp_name(kind, code, ipv6).map_or_else(String::new, |name| format!("{name}, "));
-                        what += &format!(" {called}type {kind} code {code}");
-                        if is_query(kind, ipv6) {
-                            what += &format!(" id {}", u16::from_be_bytes([high, low]));
-                        }
-                        if is_error(kind, ipv6) {
-                            what += &quote(payload.get(8..).unwrap_or_default());
-                        }
+            // Some types have a longer header, which matters to nobody here.
+            number if number == own_icmp => match payload {
+                [kind, code, _, _, high, low, _, _, quoted @ ..] => {
+                    let (kind, code) = (*kind, *code);
+                    tuple.icmp = Some((kind, code));
+                    let called =
+                        icmp_name(kind, code, ipv6).map_or_else(String::new, |name| format!("{name}, "));
+                    what += &format!(" {called}type {kind} code {code}");
+                    if is_query(kind, ipv6) {
+                        what += &format!(" id {}", u16::from_be_bytes([*high, *low]));
                     }
-                    Err(error) => fail("ICMP header", error.to_string()),
+                    if is_error(kind, ipv6) {
+                        what += &quote(quoted);
+                    }
                 }
-            }
+                short => fail("ICMP header", format!("8 bytes were expected, and there are {}", short.len())),
+            },
             _ => {}
         }
         let end = |address: IpAddr, port: Option<u16>| match (address, port) {

@@ -89,6 +89,15 @@ pub fn explain(enforcer: &mut Enforcer, question: &ExplainQuestion) -> Result<Ex
     Ok(answer)
 }
 
+/// The frames that stand for a question, the likeliest first.
+///
+/// # Errors
+///
+/// If the question makes no sense.
+pub fn frames(model: &Model, question: &ExplainQuestion) -> Result<Vec<Vec<u8>>, ExplainError> {
+    question::frames(question, find(model, &question.interface), None)
+}
+
 /// What the rules of a policy say of a packet, whatever is loaded. Nothing is known of guards and connections here.
 ///
 /// # Errors

@@ -23,6 +23,9 @@ const SOME_DATA: [u8; 16] = [0; 16];
 /// What one test run takes with the kernel's own room in a page (net/bpf/test_run.c, `bpf_test_init`).
 const LONGEST: usize = 3520;
 
+/// IPv6 extension headers (docs/packets.md, section 2).
+const EXTENSIONS: [u8; 10] = [0, 43, 44, 51, 60, 135, 139, 140, 253, 254];
+
 /// The frames of a question, the likeliest first: the next is asked about if no connection is found for the one before.
 pub fn frames(
     question: &ExplainQuestion,
@@ -120,6 +123,12 @@ impl<'q> Asked<'q> {
             (None, None) => return Err(wrong("which protocol? Give one, such as tcp, or a whole frame")),
         };
         let number = protocol_of(name, ipv6)?;
+        if ipv6 && EXTENSIONS.contains(&number) {
+            return Err(wrong(format!(
+                "{name} is an extension header in IPv6, which the filter looks through or drops; ask about the protocol behind \
+                 it, or about a whole frame"
+            )));
+        }
         let later = question.fragment.is_some_and(|fragment| fragment.piece != Piece::First);
         ports_fit(name, number, question.port, later)?;
         let is_icmp = number == if ipv6 { protocol::ICMPV6 } else { protocol::ICMP };

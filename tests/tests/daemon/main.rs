@@ -9,12 +9,14 @@
 )]
 
 mod adopt;
+mod agreement;
 mod appear;
 mod apply;
 mod audit;
 mod bounds;
 mod chaos;
 mod checksums;
+mod completion;
 mod counters;
 mod crash;
 mod ctl;
@@ -31,6 +33,7 @@ mod notify;
 mod packets;
 mod revoke;
 mod sizes;
+mod terminal;
 mod transfer;
 mod watch;
 mod world;

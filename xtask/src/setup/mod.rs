@@ -46,6 +46,10 @@ fn go(only_check: bool) -> Result<()> {
     let tcpdump = || version("tcpdump", "--version");
     report.tool("tcpdump", tcpdump, || install::apt(&["tcpdump"]));
     report.tool("nftables", || version("nft", "--version"), || install::apt(&["nftables"]));
+    report.tool("terminal", || version("script", "--version"), || install::apt(&["bsdutils"]));
+    for shell in ["bash", "zsh", "fish"] {
+        report.tool(shell, || version(shell, "--version"), || install::apt(&[shell]));
+    }
     report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
     report.tool("bpf-linker", bpf_linker, install::bpf_linker);
     if Uid::effective().is_root() {
