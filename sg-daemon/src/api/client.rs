@@ -22,17 +22,17 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub enum ClientError {
     #[error("cannot reach sgd at {path}: {why}; is it running, and is --socket right?")]
     Connect { path: PathBuf, why: io::Error },
-    #[error("sgd did not answer")]
+    #[error("sgd has hung up without an answer; see its log, and ask again")]
     Http(#[from] hyper::Error),
-    #[error("sgd did not answer within {} seconds", .0.as_secs())]
+    #[error("sgd did not answer within {} seconds; it may be busy with a large policy: see its log, and ask again", .0.as_secs())]
     Silence(Duration),
     #[error("{0}")]
     Refused(String),
-    #[error("sgd's answer is not what this version of sgctl expects")]
+    #[error("sgd's answer is not what this sgctl expects; use both of one version (`sgctl --version`)")]
     Answer(#[from] serde_json::Error),
-    #[error("the request cannot be made")]
+    #[error("the request cannot be made; look for letters in it that no URL has")]
     Request(#[from] hyper::http::Error),
-    #[error("the runtime cannot be started")]
+    #[error("the runtime cannot be started; look at the limits of processes and memory (ulimit -a)")]
     Runtime(#[source] io::Error),
 }
 

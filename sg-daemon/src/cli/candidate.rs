@@ -25,7 +25,7 @@ pub fn read(paths: &[PathBuf], faulty: u8) -> Result<Candidate, ExitCode> {
             for finding in &error.diagnostics {
                 let _ = print(&format!("{}\n", render(finding, color())));
             }
-            complain("the candidate is faulty; nothing was sent to sgd");
+            complain("the candidate is faulty and nothing was sent to sgd; correct what is told above");
             Err(ExitCode::from(if error.unreadable { super::TROUBLE } else { faulty }))
         }
     }

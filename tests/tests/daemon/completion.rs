@@ -75,7 +75,11 @@ fn shells_complete_with_the_script_that_sgctl_prints() {
     let path = format!("{}:{}", sgctl.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let environment = [("PATH", path.as_str()), ("HOME", "/nowhere"), ("PS1", "$ "), ("ZDOTDIR", "/nowhere")];
     for (shell, start, prepare) in [
-        ("bash", "bash --noprofile --norc -i", "source <(sgctl completions bash)"),
+        (
+            "bash",
+            "bash --noprofile --norc -i",
+            "bind 'set show-all-if-ambiguous on'; source <(sgctl completions bash)",
+        ),
         ("zsh", "zsh -f -i", "autoload -Uz compinit; compinit -D; source <(sgctl completions zsh)"),
     ] {
         // One name is completed, and the command run: it says which.
@@ -83,7 +87,7 @@ fn shells_complete_with_the_script_that_sgctl_prints() {
         let screen = on_terminal(start, &environment, &typed, DEADLINE * 3).unwrap();
         assert!(screen.contains("tap1: enforced"), "{shell} (`cargo xtask setup` installs it): {screen:?}");
         // Several are listed.
-        let typed = format!("{prepare}\nsgctl --socket {socket} group copy we\t\t\u{3}\nexit\n");
+        let typed = format!("{prepare}\nsgctl --socket {socket} group copy we\t\t\nexit\n");
         let screen = on_terminal(start, &environment, &typed, DEADLINE * 3).unwrap();
         assert!(screen.contains("web-tier") && screen.contains("web-admin"), "{shell}: {screen:?}");
     }
