@@ -2,17 +2,17 @@
 
 use std::net::IpAddr;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::server::{Failure, Shared, blocking, internal};
+use super::extract::{Body, Failure};
+use super::routes::{Doc, Routes};
+use super::server::{Shared, blocking, internal};
 use super::types::Direction;
 use crate::explain::{ExplainError, explain};
 
@@ -195,47 +195,86 @@ pub struct Addition {
     pub also: Vec<String>,
 }
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/v1/explain", post(post_explain).layer(DefaultBodyLimit::max(LIMIT)))
+/// One question, or several.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+enum Questions {
+    One(Box<ExplainQuestion>),
+    Many(Vec<ExplainQuestion>),
+}
+
+impl<'de> Deserialize<'de> for Questions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+/// Tells them apart by their brackets, so that what is wrong is told of the question and not of the choice.
+struct OneOrMany;
+
+impl<'de> Visitor<'de> for OneOrMany {
+    type Value = Questions;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a question or an array of questions")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Questions, A::Error> {
+        Deserialize::deserialize(MapAccessDeserializer::new(map)).map(Questions::One)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Questions, A::Error> {
+        Deserialize::deserialize(SeqAccessDeserializer::new(seq)).map(Questions::Many)
+    }
+}
+
+/// As many as there were questions.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+enum Answers {
+    One(Box<ExplainAnswer>),
+    Many(Vec<ExplainAnswer>),
+}
+
+pub(super) fn routes() -> Routes {
+    Routes::new().ask(
+        "/v1/explain",
+        post_explain,
+        Doc::new(
+            "explain",
+            "Whether a packet would pass, and which rule decides; of several, in one request",
+        )
+        .refuses(404, "There is no such interface.")
+        .refuses(409, "No policy is in force.")
+        .largest_body(LIMIT),
+    )
 }
 
 async fn post_explain(
     State(shared): State<Shared>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Failure> {
-    let body = body.map_err(|rejection| {
-        let limit = LIMIT >> 20;
-        Failure(
-            rejection.status(),
-            format!("{}; at most {limit} MiB are read: ask in several requests", rejection.body_text()),
-        )
-    })?;
-    let many = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let refused = |error: serde_json::Error| {
-        let why =
-            format!("the question cannot be read: {error}; see POST /v1/explain in the API's description");
-        Failure(StatusCode::BAD_REQUEST, why)
-    };
-    if many {
-        let questions: Vec<ExplainQuestion> = serde_json::from_slice(&body).map_err(refused)?;
-        return blocking(move || {
-            let mut answers = Vec::with_capacity(questions.len());
-            for (index, question) in questions.iter().enumerate() {
-                let answer = explain(&mut shared.enforcer(), question).map_err(|error| {
-                    let Failure(status, why) = failure(error);
-                    Failure(status, format!("question {}: {why}", index + 1))
-                })?;
-                answers.push(answer);
+    Body(questions): Body<Questions>,
+) -> Result<Json<Answers>, Failure> {
+    blocking(move || {
+        let questions = match questions {
+            Questions::One(question) => {
+                let answer = explain(&mut shared.enforcer(), &question).map_err(failure)?;
+                return Ok(Answers::One(Box::new(answer)));
             }
-            Ok(answers)
-        })
-        .await
-        .map(|answers| Json(answers).into_response());
-    }
-    let question: ExplainQuestion = serde_json::from_slice(&body).map_err(refused)?;
-    blocking(move || explain(&mut shared.enforcer(), &question).map_err(failure))
-        .await
-        .map(|answer| Json(answer).into_response())
+            Questions::Many(questions) => questions,
+        };
+        let mut answers = Vec::with_capacity(questions.len());
+        for (question, number) in questions.iter().zip(1..) {
+            // Others want to be answered too.
+            let answer = explain(&mut shared.enforcer(), question).map_err(|error| {
+                let Failure(status, why) = failure(error);
+                Failure(status, format!("question {number}: {why}"))
+            })?;
+            answers.push(answer);
+        }
+        Ok(Answers::Many(answers))
+    })
+    .await
+    .map(Json)
 }
 
 fn failure(error: ExplainError) -> Failure {

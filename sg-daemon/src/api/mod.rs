@@ -3,9 +3,14 @@
 pub mod candidate;
 pub mod client;
 pub mod explain;
+mod extract;
 pub(crate) mod interface;
+mod listen;
 pub mod names;
+pub mod openapi;
+mod peer;
 mod policy;
+mod routes;
 pub mod server;
 pub mod transfer;
 pub mod types;

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::server::{Failure, Shared, blocking};
+use super::extract::Failure;
+use super::routes::{Doc, Routes};
+use super::server::{Shared, blocking};
 
 /// `GET /v1/names`. Empty lists if no policy is in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -47,8 +48,12 @@ pub struct VpcName {
     pub project: String,
 }
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/v1/names", get(get_names))
+pub(super) fn routes() -> Routes {
+    Routes::new().get(
+        "/v1/names",
+        get_names,
+        Doc::new("listNames", "What there is that has a name: interfaces, groups, VPCs, peers and files"),
+    )
 }
 
 async fn get_names(State(shared): State<Shared>) -> Result<Json<Names>, Failure> {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sg_common::abi;
 
@@ -9,9 +10,7 @@ use super::candidate::UnconfirmedStatus;
 pub use super::explain::{Addition, ExplainAnswer, ExplainQuestion, RuleText, Verdict};
 
 /// Seen from the instance.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     #[default]
@@ -38,7 +37,7 @@ impl From<abi::Direction> for Direction {
 }
 
 /// `GET /v1/status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     pub version: String,
     /// How often the policy in force was swapped since the maps were made.
@@ -57,7 +56,7 @@ pub struct Status {
     pub tables: TableStatus,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceStatus {
     pub name: String,
     pub state: InterfaceState,
@@ -80,7 +79,7 @@ pub struct InterfaceStatus {
 }
 
 /// `GET /v1/interfaces/NAME`: whether a device may be let up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Readiness {
     /// Of the device that has this name now; `absent` too if nothing is known of the name.
     pub state: InterfaceState,
@@ -95,14 +94,14 @@ pub struct Readiness {
 }
 
 /// An interface's share of the table of live connections (D16).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ShareStatus {
     /// Those that are over count until they are collected.
     pub used: u64,
     pub limit: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InterfaceState {
     /// The policy is enforced.
@@ -137,7 +136,7 @@ impl InterfaceState {
 
 /// Packets of one direction. `allowed + dropped` is every packet that the filter has seen (D24), and so is the sum of
 /// `reasons` and `would_drop_reasons`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counters {
     pub allowed: u64,
     pub dropped: u64,
@@ -149,14 +148,14 @@ pub struct Counters {
     pub would_drop_reasons: Vec<ReasonCounter>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReasonCounter {
     pub reason: String,
     pub packets: u64,
     pub bytes: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TableStatus {
     /// Compiled policies; interfaces with equal groups share one.
     pub policies: usize,
@@ -173,7 +172,7 @@ pub struct TableStatus {
 }
 
 /// An element of `GET /v1/flows`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowStatus {
     pub interface: String,
     pub protocol: String,
@@ -195,7 +194,7 @@ pub struct FlowStatus {
 }
 
 /// The body of every response that is not 2xx.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     pub error: String,
 }

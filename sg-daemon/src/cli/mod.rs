@@ -14,6 +14,7 @@ mod frames;
 mod group;
 mod interface;
 pub mod names;
+mod openapi;
 pub mod output;
 mod plan;
 mod progress;
@@ -56,6 +57,8 @@ enum Verb {
     Check(check::Check),
     Completions(completions::Completions),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Group(group::Group),
     Status(status::Status),
     Flows(flows::Flows),
@@ -79,6 +82,7 @@ impl Sgctl {
             Verb::Check(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
+            Verb::OpenApi(verb) => verb.run(),
             Verb::Group(verb) => verb.run(),
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
