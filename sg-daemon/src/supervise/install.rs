@@ -26,12 +26,14 @@ pub enum PlaceError {
     #[error("sgd reads its policy from one file, {}, and the candidate has {found}; put all into one file", .path.display())]
     OneFile { path: PathBuf, found: usize },
     #[error(
-        "{name:?} cannot be a file of the policy directory: names end in \".json\" and begin with no dot"
+        "{name:?} cannot be a file of the policy directory: names end in \".json\" and begin with no dot; rename it"
     )]
     Name { name: String },
-    #[error("two files of the candidate are called {name:?}; in the policy directory there can be only one")]
+    #[error(
+        "two files of the candidate are called {name:?}; in the policy directory there can be only one; rename it"
+    )]
     NameTwice { name: String },
-    #[error("{} is a symbolic link; sgd replaces no links in its policy directory", .path.display())]
+    #[error("{} is a symbolic link, and sgd replaces no links in its policy directory; put the file itself there", .path.display())]
     Link { path: PathBuf },
     #[error(
         "the edits are of files in several directories, and cannot be made at once ({} is in another one than the first); \

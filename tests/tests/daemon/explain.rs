@@ -154,14 +154,19 @@ fn explain_knows_live_connections_and_those_whose_rule_is_gone() {
 }
 
 /// Pseudo-random numbers, the same in every run (xorshift64).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        values[(self.0 % values.len() as u64) as usize]
+        // The lowest bits are the poorest.
+        self.0 >> 8
+    }
+
+    pub fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[(self.number() % values.len() as u64) as usize]
     }
 }
 
