@@ -178,8 +178,7 @@ impl Document {
         let (_, media) =
             content.iter().find(|(name, _)| *name == media).unwrap_or_else(|| panic!("{media}: {what}"));
         let Some(schema) = media.get("schema") else { return };
-        let mut schema = closed(schema);
-        schema["components"] = closed(&self.0["components"]);
+        let schema = json!({ "allOf": [closed(schema)], "components": closed(&self.0["components"]) });
         let validator = jsonschema::validator_for(&schema).unwrap();
         if let Err(error) = validator.validate(&answer.json()) {
             panic!("{error} at {}: {what}", error.instance_path());
