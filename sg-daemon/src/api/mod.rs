@@ -7,6 +7,7 @@ mod extract;
 pub(crate) mod interface;
 mod limits;
 mod listen;
+pub mod monitor;
 mod objects;
 pub mod openapi;
 mod paced;

@@ -20,7 +20,9 @@ use super::peer::{Access, Socket};
 use super::routes::{self, Doc, Routes};
 use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Status};
 use crate::enforce::Enforcer;
+use crate::events::Events;
 use crate::explain::{ExplainError, explain};
+use crate::flowlog::FlowLog;
 use crate::supervise::inject;
 use crate::supervise::status::{flows, status};
 use crate::supervise::steward::{Changes, Orders};
@@ -39,6 +41,10 @@ pub struct Shared {
     pub policy: Arc<[PathBuf]>,
     /// Places for policies that were sent along.
     pub large: Arc<Large>,
+    /// What the programs tell of packets.
+    pub events: Events,
+    /// What is written of flows, if anything. Whoever takes the enforcer too takes this first.
+    pub flow_log: Arc<Mutex<Option<FlowLog>>>,
 }
 
 /// A policy that was sent along is in memory once at a time, and who only asks does not hold up who changes something.
@@ -58,6 +64,10 @@ impl Shared {
     /// the next policy sets them right.
     pub fn enforcer(&self) -> MutexGuard<'_, Enforcer> {
         self.enforcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn flow_log(&self) -> MutexGuard<'_, Option<FlowLog>> {
+        self.flow_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn refused(&self) -> MutexGuard<'_, Option<String>> {
@@ -123,6 +133,7 @@ pub fn router() -> (Router<Shared>, OpenApi) {
         )
         .merge(super::edit::routes())
         .merge(super::interface::routes())
+        .merge(super::monitor::routes())
         .merge(super::objects::routes())
         .merge(super::openapi::routes())
         .merge(super::policy::routes())
@@ -145,9 +156,11 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
     blocking(move || {
         let refused = shared.refused().clone();
         let changes = shared.changes().clone();
+        let flow_log = shared.flow_log().as_ref().map(FlowLog::status);
         let mut enforcer = shared.enforcer();
         inject::here("status");
-        status(&mut enforcer, refused, &changes).map_err(internal)
+        let status = status(&mut enforcer, refused, &changes).map_err(internal)?;
+        Ok(Status { flow_log, ..status })
     })
     .await
     .map(Json)

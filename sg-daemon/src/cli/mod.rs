@@ -9,9 +9,12 @@ mod check;
 mod diff;
 mod edit;
 mod explain;
+mod export;
 mod flows;
 mod group;
+mod import;
 mod interface;
+mod monitor;
 mod openapi;
 pub mod output;
 mod peer;
@@ -61,12 +64,15 @@ enum Verb {
     Status(status::Status),
     Flows(flows::Flows),
     Explain(explain::Explain),
+    Monitor(monitor::Monitor),
     Interface(interface::Interface),
     Diff(diff::Diff),
     Plan(plan::Plan),
     Apply(apply::Apply),
     Confirm(apply::Confirm),
     Rollback(apply::Rollback),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 impl Sgctl {
@@ -81,12 +87,15 @@ impl Sgctl {
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
+            Verb::Monitor(verb) => verb.run(&self.socket),
             Verb::Interface(verb) => verb.run(&self.socket),
             Verb::Diff(verb) => verb.run(&self.socket),
             Verb::Plan(verb) => verb.run(&self.socket),
             Verb::Apply(verb) => verb.run(&self.socket),
             Verb::Confirm(verb) => verb.run(&self.socket),
             Verb::Rollback(verb) => verb.run(&self.socket),
+            Verb::Import(verb) => verb.run(),
+            Verb::Export(verb) => verb.run(),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());

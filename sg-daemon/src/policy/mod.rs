@@ -18,7 +18,7 @@ pub mod render;
 mod resolve;
 pub mod schema;
 mod source;
-mod values;
+pub(crate) mod values;
 pub mod view;
 mod walk;
 

@@ -16,10 +16,10 @@ mod watch;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -33,7 +33,11 @@ use crate::api::peer::{Access, SocketOptions};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::gate::Gate;
 use crate::enforce::{Applied, ApplyError, Enforcer};
+use crate::events::Events;
+use crate::flowlog::{FlowLog, FlowLogOptions};
 use crate::kernel::{TableSizes, TcMode};
+use crate::metrics::serve::{Place, bind as bind_metrics, serve as serve_metrics};
+use crate::metrics::tally::TALLY;
 use crate::policy::{self, LoadError, Loaded};
 
 /// How often flows that are over are collected.
@@ -52,6 +56,10 @@ pub struct Options {
     pub detach_on_exit: bool,
     /// A filter whose maps have another layout may be replaced.
     pub replace_layout: bool,
+    /// Where Prometheus may ask.
+    pub metrics: Option<Place>,
+    /// Where and how flows are written down, if at all.
+    pub flow_log: Option<FlowLogOptions>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -66,14 +74,24 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let cannot = || format!("cannot listen on {}", options.socket.display());
     let socket = options.socket_options.resolve().with_context(cannot)?;
     let listener = bind(&options.socket, socket).with_context(cannot)?;
-    let outcome = enforce(&options, listener, socket.access).await;
+    let metrics = match options.metrics {
+        Some(place) => Some(bind_metrics(place).await?),
+        None => None,
+    };
+    let outcome = enforce(&options, listener, socket.access, metrics).await;
     let _ = std::fs::remove_file(&options.socket);
     outcome
 }
 
-async fn enforce(options: &Options, listener: UnixListener, access: Access) -> anyhow::Result<()> {
+async fn enforce(
+    options: &Options,
+    listener: UnixListener,
+    access: Access,
+    metrics: Option<TcpListener>,
+) -> anyhow::Result<()> {
     // Everything that may fail without a trace first. The lock is held until this ends.
     let _lock = lock::lock(&options.pin_dir)?;
+    let flow_log = open_flow_log(options.flow_log.as_ref())?;
     let replacement = layout::find(options)?;
     let (unfinished, notice) = recover(&options.state_dir);
     // Watches begin before anything is read, so that no change falls in between.
@@ -96,21 +114,27 @@ async fn enforce(options: &Options, listener: UnixListener, access: Access) -> a
         );
     }
     let (orders, mut ordered) = mpsc::channel(4);
+    let enforcer = Arc::new(Mutex::new(enforcer));
+    let events = Events::start(&enforcer, &options.state_dir).context("cannot listen to the programs")?;
     let shared = Shared {
-        enforcer: Arc::new(Mutex::new(enforcer)),
+        enforcer,
+        events,
         refused: Arc::new(Mutex::new(None)),
         changes: Arc::new(Mutex::new(Changes { notice, ..Changes::default() })),
         orders,
         policy: options.policy.clone().into(),
         large: Arc::default(),
+        flow_log: Arc::new(Mutex::new(flow_log)),
     };
     replacement.begin(&shared);
     let started = start(options, &shared, unfinished.as_ref()).await;
     let by_device = started.inspect_err(|_| replacement.give_up(&shared))?;
     replacement.finish(&shared).await?;
+    begin_to_count(&shared)?;
     let retry = Retry::new(by_device);
     let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
     let mut server = tokio::spawn(serve(listener, shared.clone(), access));
+    let metrics = metrics.map(|listener| tokio::spawn(serve_metrics(listener, shared.clone())));
     let mut watchdog = Watchdog::new();
     notify::ready(&shared);
     tracing::info!("ready");
@@ -121,7 +145,12 @@ async fn enforce(options: &Options, listener: UnixListener, access: Access) -> a
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => steward.files_changed().await,
+            _ = hangup.recv() => {
+                if let Some(flow_log) = &*shared.flow_log() {
+                    flow_log.reopen();
+                }
+                steward.files_changed().await;
+            }
             () = files.changed() => steward.files_changed().await,
             Some(request) = ordered.recv() => {
                 // Who does not wait any more has gone away; what was done is done.
@@ -134,7 +163,7 @@ async fn enforce(options: &Options, listener: UnixListener, access: Access) -> a
                 steward.retry.devices_changed();
             }
             () = steward.retry.due() => steward.devices_changed().await,
-            _ = collect.tick() => on_enforcer(&shared, collect_flows).await?,
+            _ = collect.tick() => collect_flows(&shared).await?,
             () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
             ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
@@ -142,6 +171,12 @@ async fn enforce(options: &Options, listener: UnixListener, access: Access) -> a
     }
     notify::stopping();
     server.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
+    let events = shared.events.clone();
+    tokio::task::spawn_blocking(move || events.stop()).await?;
+    end_flow_log(&shared).await;
     if !options.detach_on_exit {
         steward.stop().await;
     }
@@ -196,6 +231,7 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
         }
         Err(error) => error,
     };
+    TALLY.failed();
     let copy = state::last_good(&options.state_dir);
     if !copy.exists() {
         let why =
@@ -237,6 +273,7 @@ async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> anyhow:
         }
         Err(error) => error,
     };
+    TALLY.failed();
     let text = format!("{error:#}");
     let before = shared.refused().replace(text.clone());
     if cause == Cause::Operator || before.as_ref() != Some(&text) {
@@ -252,6 +289,7 @@ fn by_device(error: &anyhow::Error) -> bool {
 
 fn report(applied: Applied) {
     let Applied { generation, changed, written, deleted, revoked } = applied;
+    TALLY.accepted(changed);
     if changed {
         tracing::info!(generation, written, deleted, revoked, "policy applied");
     } else {
@@ -326,11 +364,58 @@ fn reconcile(enforcer: &mut Enforcer) {
     }
 }
 
-fn collect_flows(enforcer: &mut Enforcer) {
-    match enforcer.kernel().collect() {
-        Ok(0) => {}
-        Ok(flows) => tracing::debug!(flows, "collected"),
-        Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
+/// Deletes what is over, and writes down what is to be written.
+async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
+    let shared = shared.clone();
+    let collect = move || {
+        let begun = Instant::now();
+        let outcome = match &mut *shared.flow_log() {
+            Some(flow_log) => flow_log.collect(&shared),
+            None => shared.enforcer().kernel().collect(),
+        };
+        TALLY.collected(outcome.as_ref().ok().map(|flows| u64::from(*flows)), begun.elapsed());
+        match outcome {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, "collected"),
+            Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
+        }
+    };
+    tokio::task::spawn_blocking(collect).await.context("a task has failed")
+}
+
+fn open_flow_log(options: Option<&FlowLogOptions>) -> anyhow::Result<Option<FlowLog>> {
+    let Some(options) = options else { return Ok(None) };
+    let flow_log = FlowLog::open(options.clone()).with_context(|| {
+        let path = options.path.display();
+        format!("cannot write the flow log {path}; name another file with --flow-log, or start without one")
+    })?;
+    Ok(Some(flow_log))
+}
+
+/// Packets are counted flow by flow if that is written down, and not otherwise, whatever an earlier daemon did.
+fn begin_to_count(shared: &Shared) -> anyhow::Result<()> {
+    let mut flow_log = shared.flow_log();
+    let mut enforcer = shared.enforcer();
+    match &mut *flow_log {
+        Some(flow_log) => flow_log.begin(&mut enforcer),
+        None => enforcer.kernel().set_accounting(false),
+    }
+    .context("the kernel does not count packets flow by flow")
+}
+
+async fn end_flow_log(shared: &Shared) {
+    let shared = shared.clone();
+    let end = move || {
+        // In a statement of its own: the lock is not held while the log is written.
+        let flow_log = shared.flow_log().take();
+        if let Some(flow_log) = flow_log {
+            flow_log.end(&shared);
+        }
+    };
+    if tokio::task::spawn_blocking(end).await.is_err() {
+        tracing::warn!(
+            "the end of the flow log may be missing; the next sgd writes what the kernel has counted"
+        );
     }
 }
 

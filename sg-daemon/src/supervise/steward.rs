@@ -19,6 +19,7 @@ use crate::api::edit::EditAnswer;
 use crate::api::server::Shared;
 use crate::crash::{self, Point};
 use crate::enforce::Applied;
+use crate::metrics::tally::TALLY;
 use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_to};
 use crate::policy::model::Model;
 use crate::policy::{self, Loaded};
@@ -214,7 +215,7 @@ impl Steward {
             let candidate = Candidate::of(&options, files)?;
             put_in_force(&options, &shared, candidate, confirm)
         };
-        let in_force = blocking(work).await??;
+        let in_force = counted(blocking(work).await?)?;
         self.keep(in_force, confirm).await
     }
 
@@ -231,7 +232,7 @@ impl Steward {
             let candidate = Candidate::of_edit(edited)?;
             put_in_force(&options, &shared, candidate, None).map(Ok)
         };
-        match blocking(work).await?? {
+        match counted(blocking(work).await?)? {
             Ok(in_force) => self.keep(in_force, None).await,
             Err(generation) => {
                 let applied = Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 };
@@ -361,6 +362,7 @@ impl Steward {
             }
         };
         crash::at(Point::RolledBack);
+        TALLY.accepted(applied.changed);
         self.due = None;
         let read_files = self.shared.changes().files_changed;
         let text = format!("{why}; the policy before it is in force again");
@@ -478,6 +480,14 @@ fn put_in_force(
         Refusal::Faulty(format!("{:#}", anyhow::Error::new(error)))
     })?;
     Ok((journal, prepared, before, own, applied))
+}
+
+/// As it is, and in the metrics.
+fn counted<T>(outcome: Result<T, Refusal>) -> Result<T, Refusal> {
+    if outcome.is_err() {
+        TALLY.failed();
+    }
+    outcome
 }
 
 fn answer(applied: Applied) -> ApplyAnswer {
