@@ -93,7 +93,7 @@ pub fn call_raw(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
     runtime.block_on(async {
-        let asked = async {
+        let asked = async move {
             let mut times = 1;
             loop {
                 let answer = request(socket, method.clone(), path, content_type, body.clone()).await?;

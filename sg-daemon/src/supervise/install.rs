@@ -261,6 +261,38 @@ mod tests {
     }
 
     #[test]
+    fn an_edit_replaces_its_file_alone_behind_its_link_and_wherever_the_others_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        for directory in [&here, &there] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("p.json"), "old").unwrap();
+        }
+        let link = here.join("link.json");
+        symlink("../there/p.json", &link).unwrap();
+        let files = [here.join("p.json"), link.clone()];
+        let place = Place::of_edit(&files, &[1]).unwrap();
+        assert_eq!(place.names, ["p.json", "p.json"]);
+        // Twice, as after a crash.
+        for _ in 0..2 {
+            place.stage(&["not this".to_owned(), "new".to_owned()]).unwrap();
+            place.replace().unwrap();
+            assert!(link.is_symlink());
+            assert_eq!(fs::read_to_string(there.join("p.json")).unwrap(), "new");
+            assert_eq!(fs::read_to_string(here.join("p.json")).unwrap(), "old");
+            assert_eq!(
+                (names(&here), names(&there)),
+                (vec!["link.json".to_owned(), "p.json".to_owned()], vec!["p.json".to_owned()])
+            );
+        }
+        place.stage(&["not this".to_owned(), "newer".to_owned()]).unwrap();
+        place.unstage();
+        assert_eq!(names(&there), ["p.json"]);
+        let both = Place::of_edit(&files, &[0, 1]).unwrap_err().to_string();
+        assert!(both.contains("in several directories") && both.contains("link.json"), "{both}");
+    }
+
+    #[test]
     fn a_file_is_replaced_behind_its_link() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("target");
