@@ -159,7 +159,8 @@ async fn lines(
     path: &str,
     line: &mut impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
-    let begun = tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, "application/json", Vec::new()));
+    let begun =
+        tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, "application/json", Vec::new()));
     let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
     if !response.status().is_success() {
         return Err(refusal(&response.into_body().collect().await?.to_bytes()));

@@ -8,8 +8,10 @@ use sg_common::packet::protocol;
 use sg_common::verdict;
 
 use super::record::{Action, LogStatus, Record};
+use crate::compile::fit::{Tuple, allows};
+use crate::compile::rules::of_interface;
 use crate::enforce::{Active, Enforcer};
-use crate::explain::{FirstPacket, rule_ids};
+use crate::explain::rule_id;
 use crate::kernel::Collected;
 use crate::policy::model::{Interface, Model};
 
@@ -65,7 +67,7 @@ impl Owners {
         let dropped = collected.reason.filter(|reason| reason.action() == verdict::Action::Drop);
         let interface = active.and_then(|active| Some((active, named(&active.model, &owner.interface)?)));
         let rules = match interface {
-            Some((active, interface)) if dropped.is_none() => rule_ids(active, interface, &first(collected)),
+            Some((active, interface)) if dropped.is_none() => rules(active, interface, &first(collected)),
             _ => Vec::new(),
         };
         let mut records = Vec::with_capacity(2);
@@ -116,19 +118,34 @@ impl Owners {
     }
 }
 
+/// The rules in force on an interface that allow a packet, as `web/inbound[0]`, each once.
+fn rules(active: &Active, interface: &Interface, packet: &Tuple) -> Vec<String> {
+    let model = &active.model;
+    let mut ids: Vec<String> = of_interface(model, interface, packet.direction)
+        .iter()
+        .filter(|rule| allows(rule, packet, model, &active.image, interface))
+        .map(|rule| rule_id(model, rule, packet.direction))
+        .collect();
+    // Several rules that a group has by itself are one to whoever reads of them.
+    ids.dedup();
+    ids
+}
+
 /// What began the flow.
-fn first(collected: &Collected) -> FirstPacket {
-    let Collected { origin, protocol, local, remote, local_port, remote_port, .. } = *collected;
-    let is_query =
-        protocol == if local.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 } && remote_port != 0;
-    FirstPacket {
+fn first(collected: &Collected) -> Tuple {
+    let Collected { origin, protocol, remote, local_port, remote_port, .. } = *collected;
+    let has_ports = matches!(protocol, protocol::TCP | protocol::UDP);
+    Tuple {
         direction: origin,
         protocol,
-        local,
         remote,
-        port: if origin == Direction::Inbound { local_port } else { remote_port },
-        // As in the key of a query's flow.
-        icmp_type: is_query.then_some((remote_port >> 8) as u8),
+        port: match origin {
+            _ if !has_ports => 0,
+            Direction::Inbound => local_port,
+            Direction::Outbound => remote_port,
+        },
+        // The key of a query's flow has its type; queries have code 0. Of other ICMP nothing is known: no rule names that type.
+        icmp: (if remote_port == 0 { u8::MAX } else { (remote_port >> 8) as u8 }, 0),
     }
 }
 

@@ -25,8 +25,8 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
+    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf,
+    MAX_INTERFACES, MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 

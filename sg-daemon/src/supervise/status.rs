@@ -199,9 +199,7 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
         counters.would_drop += counter.packets;
         counters.would_drop_reasons.push(counted(reason, counter));
     }
-    for (direction, counters) in
-        [(Direction::Inbound, &mut inbound), (Direction::Outbound, &mut outbound)]
-    {
+    for (direction, counters) in [(Direction::Inbound, &mut inbound), (Direction::Outbound, &mut outbound)] {
         // What XDP has passed and counted, and the program behind it has counted again (D24).
         counters.counted_twice = kernel.counted_twice(device.slot, direction)?;
         counters.allowed = counters.allowed.saturating_sub(counters.counted_twice);
