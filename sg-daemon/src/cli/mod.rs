@@ -7,17 +7,27 @@ mod apply;
 mod candidate;
 mod check;
 mod diff;
+mod edit;
 mod explain;
+mod export;
+mod flow_list;
 mod flows;
 mod group;
+mod import;
 mod interface;
 mod monitor;
 mod openapi;
 pub mod output;
+mod peer;
 mod plan;
+mod rates;
 mod revoke;
+mod rule;
+mod rules;
 mod schema;
+mod stats;
 mod status;
+mod top;
 mod transfer;
 
 use std::path::PathBuf;
@@ -54,7 +64,12 @@ enum Verb {
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
     Group(group::Group),
+    Rule(rule::Rule),
+    Peer(peer::Peer),
     Status(status::Status),
+    Stats(stats::Stats),
+    Top(top::Top),
+    Rules(rules::Rules),
     Flows(flows::Flows),
     Explain(explain::Explain),
     Monitor(monitor::Monitor),
@@ -64,6 +79,8 @@ enum Verb {
     Apply(apply::Apply),
     Confirm(apply::Confirm),
     Rollback(apply::Rollback),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 impl Sgctl {
@@ -72,8 +89,13 @@ impl Sgctl {
             Verb::Check(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::OpenApi(verb) => verb.run(),
-            Verb::Group(verb) => verb.run(),
+            Verb::Group(verb) => verb.run(&self.socket),
+            Verb::Rule(verb) => verb.run(&self.socket),
+            Verb::Peer(verb) => verb.run(&self.socket),
             Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Stats(verb) => verb.run(&self.socket),
+            Verb::Top(verb) => verb.run(&self.socket),
+            Verb::Rules(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
             Verb::Monitor(verb) => verb.run(&self.socket),
@@ -83,6 +105,8 @@ impl Sgctl {
             Verb::Apply(verb) => verb.run(&self.socket),
             Verb::Confirm(verb) => verb.run(&self.socket),
             Verb::Rollback(verb) => verb.run(&self.socket),
+            Verb::Import(verb) => verb.run(),
+            Verb::Export(verb) => verb.run(),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());

@@ -94,6 +94,8 @@ pub struct Enforcer {
     failures: BTreeMap<String, Failure>,
     active: Option<Active>,
     gate: Arc<Gate>,
+    /// Policies put in force, since the daemon was started.
+    swaps: u64,
     views: Arc<Views>,
     /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
     zones_seen: BTreeMap<u32, String>,
@@ -118,6 +120,7 @@ impl Enforcer {
             failures: BTreeMap::new(),
             active: None,
             gate: Arc::default(),
+            swaps: 0,
             views: Arc::default(),
             zones_seen: BTreeMap::new(),
         };
@@ -151,6 +154,10 @@ impl Enforcer {
 
     pub fn resident(&self) -> &Resident {
         &self.resident
+    }
+
+    pub fn swaps(&self) -> u64 {
+        self.swaps
     }
 
     pub fn devices(&self) -> &BTreeMap<String, Device> {
@@ -233,6 +240,7 @@ impl Enforcer {
         let image = Arc::new(image);
         self.views.add(self.view(self.kernel.generation() + 1, &model, &image));
         let generation = self.kernel.flip();
+        self.swaps += 1;
         crash::at(Point::Flipped);
         self.stage(&plan, &halves, Point::MembersStagedAgain);
         crash::at(Point::StagedAgain);

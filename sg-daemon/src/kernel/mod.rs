@@ -3,6 +3,7 @@
 mod accounts;
 mod attach;
 mod btf;
+mod counters;
 mod events;
 mod explain;
 mod flows;
@@ -10,11 +11,12 @@ mod layouts;
 mod mapped;
 mod pins;
 mod programs;
+mod reader;
 mod sizes;
 mod tables;
 mod transfer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
@@ -33,6 +35,7 @@ use sg_common::verdict::Reason;
 pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
+pub use self::counters::{CounterReader, Retired, Sample};
 pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
@@ -41,10 +44,12 @@ pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
 use self::programs::Programs;
+pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::{v6_of, words_of};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
+use crate::api::live::CollectorWork;
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 
@@ -118,9 +123,13 @@ pub struct Kernel {
     events: Option<EventMaps>,
     tc_mode: TcMode,
     hz: u32,
+    /// What became of flows that were over.
+    pub collector: CollectorWork,
     records: RingBuf<MapData>,
     /// While another layout's filter is being replaced.
     deferred: Option<Deferred>,
+    /// Counters of zones that are gone, see [`Self::take_retired`].
+    retired: VecDeque<Retired>,
 }
 
 /// The entry of an interface in the kernel, by its index in `INTERFACES`.
@@ -174,8 +183,10 @@ impl Kernel {
             events,
             tc_mode,
             hz: 0,
+            collector: CollectorWork::default(),
             records,
             deferred: None,
+            retired: VecDeque::new(),
         };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
@@ -424,9 +435,11 @@ impl Kernel {
 
     /// Frees the entry of a device that no program is attached to any more, and its flows. Its zone is never used again.
     pub fn release(&mut self, slot: Slot) {
-        let zone = self.zone(slot).unwrap_or(0);
+        let (zone, row) =
+            self.interfaces.get(slot.0).map_or((0, 0), |interface| (interface.zone, interface.row));
         self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
         grace();
+        self.retire(zone, row);
         if let Err(error) = self.purge(zone) {
             tracing::warn!(%error, "flows of a device that is gone stay until they are over");
         }
@@ -436,6 +449,16 @@ impl Kernel {
     pub fn live_flows(&self, slot: Slot) -> (u64, u32) {
         let Some(interface) = self.interfaces.get(slot.0) else { return (0, 0) };
         (self.shares.get(interface.row).map_or(0, |share| share.live), interface.live_limit)
+    }
+
+    /// How many live flows there are on all interfaces together.
+    pub fn live_flows_of_all(&self) -> u64 {
+        self.entries().filter_map(|(_, interface)| Some(self.shares.get(interface.row)?.live)).sum()
+    }
+
+    /// How many zones were given out; each only once.
+    pub fn zones_used(&self) -> u64 {
+        u64::from(self.control().next_zone.saturating_sub(1))
     }
 
     /// Every device that has an entry: its index and its entry.
@@ -453,6 +476,16 @@ impl Kernel {
     /// The zone of an interface.
     pub fn zone(&self, slot: Slot) -> Option<u32> {
         self.interfaces.get(slot.0).map(|interface| interface.zone)
+    }
+
+    /// The interface's row in the counters.
+    pub fn row(&self, slot: Slot) -> Option<u32> {
+        self.interfaces.get(slot.0).map(|interface| interface.row)
+    }
+
+    /// How many zones were ever given away; none is used twice.
+    pub fn zones_used(&self) -> u32 {
+        self.control().next_zone.saturating_sub(1)
     }
 
     /// What is in force on an interface now.

@@ -8,16 +8,18 @@
 pub mod diagnostic;
 pub mod edit;
 mod fields;
+pub mod find;
 mod lint;
 pub mod model;
-mod names;
+pub(crate) mod names;
 mod raw;
 mod read;
 pub mod render;
 mod resolve;
 pub mod schema;
 mod source;
-mod values;
+pub(crate) mod values;
+pub mod view;
 mod walk;
 
 use std::fmt;

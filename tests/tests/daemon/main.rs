@@ -9,6 +9,7 @@
 )]
 
 mod adopt;
+mod api;
 mod appear;
 mod apply;
 mod audit;
@@ -22,16 +23,22 @@ mod devices;
 mod enforce;
 mod explain;
 mod files;
+#[path = "../../benches/fill.rs"]
+mod fill;
 mod flood;
 mod flowlog;
 mod flows;
 mod hooks;
 mod life;
+mod live;
 mod metadata;
+mod metrics;
 mod notify;
 mod packets;
 mod revoke;
+mod rules;
 mod sizes;
+mod top;
 mod transfer;
 mod watch;
 mod world;

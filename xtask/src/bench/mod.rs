@@ -2,6 +2,7 @@
 
 mod accounts;
 mod collect;
+mod flows;
 mod start;
 
 use anyhow::Result;
@@ -13,6 +14,8 @@ pub enum Bench {
     Accounts(accounts::Accounts),
     /// Measure what collecting connections that are over costs, and how long packets wait meanwhile
     Collect(collect::Collect),
+    /// Measure how long listing, filtering and counting connections takes, and what traffic notices of it
+    Flows(flows::Flows),
     /// Measure how long sgd takes to be ready: cold, and after it was killed
     Start(start::Start),
 }
@@ -22,6 +25,7 @@ impl Bench {
         match self {
             Self::Accounts(accounts) => accounts.run(),
             Self::Collect(collect) => collect.run(),
+            Self::Flows(flows) => flows.run(),
             Self::Start(start) => start.run(),
         }
     }
