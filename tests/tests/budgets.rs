@@ -23,10 +23,10 @@ struct Budget {
 /// If so, set the number to a tenth above what the failure shows, in the change that needs it, and say why there. If a
 /// program has become much smaller, lower its budget: a budget that is never met protects nothing.
 const BUDGETS: [Budget; 6] = [
-    Budget { name: program::XDP_INGRESS, instructions: 9_170, verified: 294_000 },
-    Budget { name: program::TC_CHECKSUM, instructions: 1_060, verified: 23_300 },
-    Budget { name: program::TC_INGRESS, instructions: 10_280, verified: 150_000 },
-    Budget { name: program::TC_EGRESS, instructions: 10_280, verified: 150_000 },
+    Budget { name: program::XDP_INGRESS, instructions: 10_750, verified: 312_000 },
+    Budget { name: program::TC_CHECKSUM, instructions: 1_640, verified: 36_400 },
+    Budget { name: program::TC_INGRESS, instructions: 10_970, verified: 225_000 },
+    Budget { name: program::TC_EGRESS, instructions: 10_970, verified: 225_000 },
     Budget { name: program::EXPLAIN, instructions: 7_480, verified: 63_000 },
     Budget { name: program::COLLECT, instructions: 1_390, verified: 9_120 },
 ];

@@ -288,6 +288,18 @@ fn tells_what_was_sent(format: &str) {
     let text = String::from_utf8(daemon.sgctl(&["status"]).unwrap().stdout).unwrap();
     assert!(text.contains("flow.log: ") && text.contains(" records written"), "{text}");
 
+    // Whoever reads JSON is told what to expect.
+    if format == "json" {
+        let schema = daemon.sgctl(&["schema", "--flow-log"]).unwrap();
+        let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
+        for line in whole(&site.log).lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            for field in line.as_object().unwrap().keys() {
+                assert!(schema["properties"][field].is_object(), "{field}");
+            }
+        }
+    }
+
     // Silence has its line too, two intervals later.
     wait("an interval without data", || {
         site.lines(format).iter().any(|line| line.status == "NODATA" && line.interface == "tap0")

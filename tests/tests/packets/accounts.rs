@@ -236,17 +236,19 @@ fn a_flow_that_goes_on_has_a_record_in_every_interval_and_one_at_its_end() {
         let bytes = packet.bare().len() as u64 - 14;
         bench.sends(&packet);
         for _ in 0..3 {
-            bench.advance(19);
+            // Far from what makes it due: a busy machine takes its time too.
+            bench.advance(15);
             assert_eq!(bench.receives(&packet.reply()), Established);
             assert_eq!(bench.sends(&packet), Established);
             assert_eq!(collect(bench, Due::After(60)), []);
         }
-        bench.advance(3);
+        bench.advance(15);
         let records = collect(bench, Due::After(60));
         assert_eq!(records.len(), 1, "{records:#?}");
         let record = records[0];
         assert_eq!((record.packets, record.bytes), ([3, 4], [3 * bytes, 4 * bytes]));
-        assert_eq!((record.origin, record.end - record.start), (Direction::Outbound, 57));
+        assert_eq!(record.origin, Direction::Outbound);
+        assert!((45..60).contains(&(record.end - record.start)), "{record:?}");
         assert_eq!(collect(bench, Due::After(60)), []);
         bench.receives(&packet.reply());
         // The stream's last packet, and the time after which it is over.
@@ -258,7 +260,7 @@ fn a_flow_that_goes_on_has_a_record_in_every_interval_and_one_at_its_end() {
         assert_eq!(accounts(bench), [0; 2]);
         // The kernel's ticks are told as the time that everybody has; tests have turned the clock.
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        assert!(records[0].end <= now - 181 && records[0].end + 190 > now, "{records:?} {now}");
+        assert!(records[0].end <= now - 181 && records[0].end + 240 > now, "{records:?} {now}");
     });
 }
 
@@ -346,12 +348,26 @@ fn what_passes_in_audit_is_told_with_its_reason() {
 #[test]
 fn a_device_that_leaves_the_policy_has_its_last_records() {
     while_counting(|bench| {
-        bench.apply(&[open(bench)]);
+        let mut file = open(bench);
+        let alone = {
+            let mut other = file["interfaces"][0].clone();
+            other["name"] = "sg1".into();
+            other["addresses"] = json!(["10.0.0.6"]);
+            json!([other])
+        };
+        let interfaces = file["interfaces"].as_array_mut().unwrap();
+        interfaces.push(alone[0].clone());
+        bench.apply(std::slice::from_ref(&file));
         for (_, packet) in crate::outbound_openers() {
             bench.sends(&packet);
         }
-        bench.apply(&[json!({ "version": 1, "project": "shop", "vpc": "main" })]);
+        let packet = Packet::udp(at("10.0.0.6", 5000), at(OTHER[0], 53), b"?");
+        assert_eq!(bench.run_at("sg1", Way::Ingress, &packet.frame()), NewFlow);
+        file["interfaces"] = alone;
+        bench.apply(&[file]);
         assert_eq!(bench.enforcer().kernel().take_records().unwrap().len(), 8);
+        // Those of the other are not due yet.
+        assert_eq!(collect(bench, Due::Now).len(), 1);
         assert_eq!(collect(bench, Due::Now), []);
     });
 }
@@ -369,5 +385,43 @@ fn a_flow_that_was_there_before_is_counted_from_then_on() {
         assert_eq!((records[0].packets, records[0].origin), ([1, 0], Direction::Outbound));
         assert_ne!(records[0].policy, 0);
         bench.enforcer().kernel().set_accounting(false).unwrap();
+    });
+}
+
+#[test]
+fn records_that_are_made_while_packets_pass_lose_none_and_tell_none_twice() {
+    const EACH: u64 = 20_000;
+    while_counting(|bench| {
+        bench.apply(&[open(bench)]);
+        let frames: Vec<Vec<u8>> = (0..4)
+            .map(|flow| Packet::udp(at(GUEST[0], 5000 + flow), at(OTHER[0], 53), &[1; 100]).frame())
+            .collect();
+        let senders = [bench.sender("sg0"), bench.sender("sg0")];
+        let mut recorded = Sums::new();
+        let mut rounds = 0;
+        std::thread::scope(|scope| {
+            // Both send packets of the same flows, from two CPUs.
+            let running = senders.each_ref().map(|sender| {
+                let frames = &frames;
+                scope.spawn(move || {
+                    for frame in frames.iter().cycle().take(EACH as usize) {
+                        while !sender.send(frame) {
+                            std::thread::yield_now();
+                        }
+                    }
+                })
+            });
+            while running.iter().any(|thread| !thread.is_finished()) {
+                add(&mut recorded, &collect(bench, Due::Now));
+                rounds += 1;
+            }
+        });
+        let counted = bench.wait_for_packets(2 * EACH);
+        add(&mut recorded, &collect(bench, Due::Now));
+        assert!(rounds > 1);
+        assert_eq!(recorded.len(), 4, "{recorded:#?}");
+        let sum = |of: fn(&(u64, u64)) -> u64| recorded.values().map(|[_, out]| of(out)).sum::<u64>();
+        assert_eq!(sum(|(packets, _)| *packets) + unrecorded(bench), counted);
+        assert_eq!(sum(|(_, bytes)| *bytes), sum(|(packets, _)| *packets) * 128);
     });
 }
