@@ -62,7 +62,7 @@ enum Verb {
     Stats(stats::Stats),
     Top(top::Top),
     Rules(rules::Rules),
-    Flows(flows::Flows),
+    Flows(Box<flows::Flows>),
     Explain(explain::Explain),
     Interface(interface::Interface),
     Diff(diff::Diff),
