@@ -217,6 +217,15 @@ impl Resident {
     pub fn port_tables(&self) -> usize {
         self.port_tables.len()
     }
+
+    /// Entries of each kind of table, in the order of [`Table`]; of port tables those that policies in force use.
+    pub fn entries(&self) -> [u32; Table::COUNT] {
+        let mut entries = self.entries;
+        if let Some(tables) = entries.get_mut(Table::PortSets as usize) {
+            *tables = self.port_tables.len() as u32;
+        }
+        entries
+    }
 }
 
 fn counted(mut entries: [u32; Table::COUNT], more: &[Entry]) -> [u32; Table::COUNT] {

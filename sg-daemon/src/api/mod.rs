@@ -2,14 +2,18 @@
 
 pub mod candidate;
 pub mod client;
+pub mod edit;
 mod extract;
 mod flows;
 pub(crate) mod interface;
+mod limits;
 mod listen;
 pub mod live;
 pub mod monitor;
+mod objects;
 pub mod openapi;
-mod peer;
+mod paced;
+pub mod peer;
 mod policy;
 mod routes;
 pub mod server;

@@ -11,13 +11,15 @@ use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use ipnet::IpNet;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::candidate::{
     ApplyAnswer, Candidate, DeviceBecomes, DeviceChange, DiffAnswer, EntryCount, PlanAnswer, RevokeAnswer,
     RevokeQuestion,
 };
 use super::extract::{Body, Failure};
+use super::limits::turn;
+use super::peer::Peer;
 use super::routes::{Doc, Routes};
 use super::server::{Shared, blocking, internal};
 use crate::diff::diff;
@@ -51,7 +53,8 @@ pub(super) fn routes() -> Routes {
             Doc::new("planPolicy", "What would become of a policy, without doing it")
                 .refuses(409, "No policy is in force.")
                 .refuses(422, "The policy has faults.")
-                .largest_body(LARGEST),
+                .largest_body(LARGEST)
+                .large_answer(),
         )
         .post(
             "/v1/policy/apply",
@@ -82,13 +85,15 @@ pub(super) fn routes() -> Routes {
 }
 
 /// A candidate, and the right to have it in memory.
-struct Alone(Candidate, OwnedMutexGuard<()>);
+struct Alone(Candidate, OwnedSemaphorePermit);
 
 impl FromRequest<Shared> for Alone {
     type Rejection = Failure;
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Failure> {
-        let alone = shared.large.clone().lock_owned().await;
+        let writes = request.extensions().get::<Peer>().is_some_and(|peer| peer.may_write);
+        let places = if writes { &shared.large.of_writers } else { &shared.large.of_readers };
+        let alone = turn(places).await?;
         let Body(candidate) = Body::from_request(request, shared).await.map_err(|failure| match failure {
             Failure(StatusCode::PAYLOAD_TOO_LARGE, _) => {
                 let limit = LARGEST >> 20;
@@ -229,14 +234,16 @@ async fn give(shared: &Shared, order: Order) -> Result<Json<ApplyAnswer>, Failur
     let (answer, outcome) = oneshot::channel();
     let gone = || Failure(StatusCode::SERVICE_UNAVAILABLE, "sgd is about to end".to_owned());
     shared.orders.send(steward::Request { order, answer }).await.map_err(|_| gone())?;
-    outcome.await.map_err(|_| gone())?.map(Json).map_err(|refusal| {
-        let status = match &refusal {
-            Refusal::Faulty(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Conflict(_) => StatusCode::CONFLICT,
-            Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Failure(status, refusal.to_string())
-    })
+    outcome.await.map_err(|_| gone())?.map(Json).map_err(|refusal| failure(&refusal))
+}
+
+pub(super) fn failure(refusal: &Refusal) -> Failure {
+    let status = match refusal {
+        Refusal::Faulty(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal::Conflict(_) | Refusal::Edit(_) => StatusCode::CONFLICT,
+        Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure(status, refusal.to_string())
 }
 
 async fn post_revoke(

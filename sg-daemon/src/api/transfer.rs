@@ -44,7 +44,8 @@ pub(super) fn routes() -> Routes {
             Doc::new("exportFlows", "The connections of an interface, for another host; a line each")
                 .refuses(404, "The interface is not filtered.")
                 .refuses(409, "The interface is closed.")
-                .answers_as(NDJSON),
+                .answers_as(NDJSON)
+                .large_answer(),
         )
         .post(
             "/v1/flows/import",

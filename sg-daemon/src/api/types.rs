@@ -168,13 +168,17 @@ impl InterfaceState {
 }
 
 /// Packets of one direction. `allowed + dropped` is every packet that the filter has seen (D24), and so is the sum of
-/// `reasons` and `would_drop_reasons`.
+/// `reasons` and `would_drop_reasons`, less `counted_twice`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counters {
     pub allowed: u64,
     pub dropped: u64,
     /// Those of `allowed` that passed only because the interface is, or was, in audit.
     pub would_drop: u64,
+    /// Packets that XDP has passed, and that are counted for that among `reasons`, and once more for what the program behind it
+    /// has found (`checksum_place`).
+    #[serde(default)]
+    pub counted_twice: u64,
     /// By reason, those that happened.
     pub reasons: Vec<ReasonCounter>,
     /// By the reason for which they would have been dropped.

@@ -7,16 +7,22 @@ mod apply;
 mod candidate;
 mod check;
 mod diff;
+mod edit;
 mod explain;
+mod export;
 mod flow_list;
 mod flows;
 mod group;
+mod import;
 mod interface;
+mod monitor;
 mod openapi;
 pub mod output;
+mod peer;
 mod plan;
 mod rates;
 mod revoke;
+mod rule;
 mod rules;
 mod schema;
 mod stats;
@@ -58,18 +64,23 @@ enum Verb {
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
     Group(group::Group),
+    Rule(rule::Rule),
+    Peer(peer::Peer),
     Status(status::Status),
     Stats(stats::Stats),
     Top(top::Top),
     Rules(rules::Rules),
     Flows(Box<flows::Flows>),
     Explain(explain::Explain),
+    Monitor(monitor::Monitor),
     Interface(interface::Interface),
     Diff(diff::Diff),
     Plan(plan::Plan),
     Apply(apply::Apply),
     Confirm(apply::Confirm),
     Rollback(apply::Rollback),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 impl Sgctl {
@@ -78,19 +89,24 @@ impl Sgctl {
             Verb::Check(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::OpenApi(verb) => verb.run(),
-            Verb::Group(verb) => verb.run(),
+            Verb::Group(verb) => verb.run(&self.socket),
+            Verb::Rule(verb) => verb.run(&self.socket),
+            Verb::Peer(verb) => verb.run(&self.socket),
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Stats(verb) => verb.run(&self.socket),
             Verb::Top(verb) => verb.run(&self.socket),
             Verb::Rules(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
+            Verb::Monitor(verb) => verb.run(&self.socket),
             Verb::Interface(verb) => verb.run(&self.socket),
             Verb::Diff(verb) => verb.run(&self.socket),
             Verb::Plan(verb) => verb.run(&self.socket),
             Verb::Apply(verb) => verb.run(&self.socket),
             Verb::Confirm(verb) => verb.run(&self.socket),
             Verb::Rollback(verb) => verb.run(&self.socket),
+            Verb::Import(verb) => verb.run(),
+            Verb::Export(verb) => verb.run(),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());

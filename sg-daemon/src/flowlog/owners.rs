@@ -151,6 +151,10 @@ fn owner(model: Option<&Model>, name: &str, present: bool) -> Owner {
 #[cfg(test)]
 impl Owner {
     pub fn of(interface: &str) -> Self {
-        Self { present: true, ..owner(None, interface, true) }
+        owner(None, interface, true)
+    }
+
+    pub fn absent(interface: &str) -> Self {
+        owner(None, interface, false)
     }
 }

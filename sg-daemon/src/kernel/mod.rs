@@ -3,6 +3,7 @@
 mod accounts;
 mod attach;
 mod btf;
+mod counters;
 mod events;
 mod explain;
 mod flows;
@@ -15,7 +16,7 @@ mod sizes;
 mod tables;
 mod transfer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
@@ -26,14 +27,15 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
+    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf,
+    MAX_INTERFACES, MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
 pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
+pub use self::counters::{CounterReader, Retired, Sample};
 pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
@@ -126,6 +128,8 @@ pub struct Kernel {
     records: RingBuf<MapData>,
     /// While another layout's filter is being replaced.
     deferred: Option<Deferred>,
+    /// Counters of zones that are gone, see [`Self::take_retired`].
+    retired: VecDeque<Retired>,
 }
 
 /// The entry of an interface in the kernel, by its index in `INTERFACES`.
@@ -182,6 +186,7 @@ impl Kernel {
             collector: CollectorWork::default(),
             records,
             deferred: None,
+            retired: VecDeque::new(),
         };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
@@ -430,9 +435,11 @@ impl Kernel {
 
     /// Frees the entry of a device that no program is attached to any more, and its flows. Its zone is never used again.
     pub fn release(&mut self, slot: Slot) {
-        let zone = self.zone(slot).unwrap_or(0);
+        let (zone, row) =
+            self.interfaces.get(slot.0).map_or((0, 0), |interface| (interface.zone, interface.row));
         self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
         grace();
+        self.retire(zone, row);
         if let Err(error) = self.purge(zone) {
             tracing::warn!(%error, "flows of a device that is gone stay until they are over");
         }
@@ -471,6 +478,16 @@ impl Kernel {
         self.interfaces.get(slot.0).map(|interface| interface.zone)
     }
 
+    /// The interface's row in the counters.
+    pub fn row(&self, slot: Slot) -> Option<u32> {
+        self.interfaces.get(slot.0).map(|interface| interface.row)
+    }
+
+    /// How many zones were ever given away; none is used twice.
+    pub fn zones_used(&self) -> u32 {
+        self.control().next_zone.saturating_sub(1)
+    }
+
     /// What is in force on an interface now.
     pub fn half(&self, slot: Slot) -> Option<InterfaceHalf> {
         let parity = self.parity();
@@ -485,6 +502,17 @@ impl Kernel {
     pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
         let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
         self.tables.counters(row, false)
+    }
+
+    /// How many packets of a direction were counted twice: by XDP, which passed them, and by the program behind it, which found
+    /// something.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn counted_twice(&self, slot: Slot, direction: Direction) -> Result<u64, KernelError> {
+        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
+        Ok(self.tables.counter(row, direction, COUNTED_TWICE)?.packets)
     }
 
     /// The same of packets that have passed although there was a reason to drop them, as the interface is in audit.

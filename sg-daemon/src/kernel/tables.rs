@@ -242,18 +242,25 @@ impl TableMaps {
         let apart = if audit { WOULD_DROP } else { 0 };
         for direction in [Direction::Inbound, Direction::Outbound] {
             for &reason in Reason::EVERY.iter().filter(|reason| !audit || reason.action() == Action::Drop) {
-                let index = counter_index(row, direction, reason as u32 + apart);
-                let values = self.counters.get(&index, 0).map_err(KernelError::map(map::COUNTERS))?;
-                let sum = values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
-                    packets: sum.packets + counter.packets,
-                    bytes: sum.bytes + counter.bytes,
-                });
+                let sum = self.counter(row, direction, reason as u32 + apart)?;
                 if sum.packets > 0 {
                     counters.push((direction, reason, sum));
                 }
             }
         }
         Ok(counters)
+    }
+
+    /// One counter, of all CPUs together.
+    pub fn counter(&self, row: u32, direction: Direction, slot: u32) -> Result<Counter, KernelError> {
+        let values = self
+            .counters
+            .get(&counter_index(row, direction, slot), 0)
+            .map_err(KernelError::map(map::COUNTERS))?;
+        Ok(values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
+            packets: sum.packets + counter.packets,
+            bytes: sum.bytes + counter.bytes,
+        }))
     }
 }
 

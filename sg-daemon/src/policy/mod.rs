@@ -8,6 +8,7 @@
 pub mod diagnostic;
 pub mod edit;
 mod fields;
+pub mod find;
 mod lint;
 pub mod model;
 pub(crate) mod names;
@@ -17,7 +18,8 @@ pub mod render;
 mod resolve;
 pub mod schema;
 mod source;
-mod values;
+pub(crate) mod values;
+pub mod view;
 mod walk;
 
 use std::fmt;

@@ -33,6 +33,11 @@ pub enum PlaceError {
     NameTwice { name: String },
     #[error("{} is a symbolic link; sgd replaces no links in its policy directory", .path.display())]
     Link { path: PathBuf },
+    #[error(
+        "the edits are of files in several directories, and cannot be made at once ({} is in another one than the first); \
+         make them one after the other", .path.display()
+    )]
+    SeveralDirectories { path: PathBuf },
     #[error("cannot look at {}: {error}; it has to exist before a candidate can take its place", .path.display())]
     Io { path: PathBuf, error: io::Error },
 }
@@ -46,6 +51,9 @@ pub struct Place {
     pub names: Vec<String>,
     /// Whether the other policies of the directory go.
     alone: bool,
+    /// Those of `names`, by place, that stay as they are.
+    #[serde(default)]
+    kept: BTreeSet<usize>,
 }
 
 impl Place {
@@ -66,7 +74,12 @@ impl Place {
             else {
                 return Err(failed(io::Error::other("not a name in UTF-8")));
             };
-            return Ok(Self { directory: directory.to_owned(), names: vec![name.to_owned()], alone: false });
+            return Ok(Self {
+                directory: directory.to_owned(),
+                names: vec![name.to_owned()],
+                alone: false,
+                kept: BTreeSet::new(),
+            });
         }
         let mut names = Vec::with_capacity(candidate.len());
         let mut seen = BTreeSet::new();
@@ -79,13 +92,45 @@ impl Place {
             }
             names.push(name.to_owned());
         }
-        let place = Self { directory: path.clone(), names, alone: true };
+        let place = Self { directory: path.clone(), names, alone: true, kept: BTreeSet::new() };
         for there in place.there().map_err(failed)? {
             if there.is_symlink() {
                 return Err(PlaceError::Link { path: there });
             }
         }
         Ok(place)
+    }
+
+    /// Where edited files go: in their own place, behind links, while the others stay. `edited` are places in `files`.
+    ///
+    /// # Errors
+    ///
+    /// If they are in several directories, of which no one rename makes one.
+    pub fn of_edit(files: &[PathBuf], edited: &[usize]) -> Result<Self, PlaceError> {
+        let mut directory: Option<PathBuf> = None;
+        let mut names = Vec::with_capacity(files.len());
+        let mut kept = BTreeSet::new();
+        for (index, path) in files.iter().enumerate() {
+            let failed = |error| PlaceError::Io { path: path.clone(), error };
+            let whole = path.canonicalize().map_err(failed)?;
+            let (Some(parent), Some(name)) = (whole.parent(), whole.file_name().and_then(OsStr::to_str))
+            else {
+                return Err(failed(io::Error::other("not a name in UTF-8")));
+            };
+            names.push(name.to_owned());
+            if !edited.contains(&index) {
+                kept.insert(index);
+            } else if *directory.get_or_insert_with(|| parent.to_owned()) != parent {
+                return Err(PlaceError::SeveralDirectories { path: path.clone() });
+            }
+        }
+        let nothing = || PlaceError::OneFile { path: PathBuf::new(), found: 0 };
+        Ok(Self { directory: directory.ok_or_else(nothing)?, names, alone: false, kept })
+    }
+
+    /// The names of the files that are replaced, by their place.
+    fn replaced(&self) -> impl Iterator<Item = (usize, &String)> {
+        self.names.iter().enumerate().filter(|(index, _)| !self.kept.contains(index))
     }
 
     /// The policies that the directory has now.
@@ -111,7 +156,8 @@ impl Place {
     ///
     /// If one cannot be written; the policy is as it was.
     pub fn stage(&self, texts: &[String]) -> io::Result<()> {
-        for (name, text) in self.names.iter().zip(texts) {
+        for (index, name) in self.replaced() {
+            let text = texts.get(index).ok_or_else(|| io::Error::other("a text is missing"))?;
             let beside = self.beside(name);
             absent(fs::remove_file(&beside))?;
             let mut file = File::options().write(true).create_new(true).mode(0o644).open(&beside)?;
@@ -130,7 +176,7 @@ impl Place {
 
     /// Takes back [`Self::stage`], as far as it came.
     pub fn unstage(&self) {
-        for name in &self.names {
+        for (_, name) in self.replaced() {
             if let Err(error) = absent(fs::remove_file(self.beside(name))) {
                 tracing::warn!(%error, "{} stays", self.beside(name).display());
             }
@@ -143,7 +189,7 @@ impl Place {
     ///
     /// If a file cannot be replaced or removed; some may be by then. [`Self::stage`] and this can be done again.
     pub fn replace(&self) -> io::Result<()> {
-        for (number, name) in self.names.iter().enumerate() {
+        for (number, (_, name)) in self.replaced().enumerate() {
             fs::rename(self.beside(name), self.directory.join(name))?;
             if number == 0 {
                 crash::at(Point::FirstFileReplaced);

@@ -193,10 +193,6 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
             Action::Allow => counters.allowed += counter.packets,
             Action::Drop => counters.dropped += counter.packets,
         }
-        // What XDP has passed and counted, and the program behind it has dropped (D24).
-        if behind_xdp(device, reason) {
-            counters.allowed = counters.allowed.saturating_sub(counter.packets);
-        }
         counters.reasons.push(counted(reason, counter));
     }
     for (direction, reason, counter) in kernel.would_drop(device.slot)? {
@@ -204,19 +200,16 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
             Direction::Inbound => &mut inbound,
             Direction::Outbound => &mut outbound,
         };
-        // They have passed, and were counted for that where XDP has judged them before.
-        if !behind_xdp(device, reason) {
-            counters.allowed += counter.packets;
-        }
+        counters.allowed += counter.packets;
         counters.would_drop += counter.packets;
         counters.would_drop_reasons.push(counted(reason, counter));
     }
+    for (direction, counters) in [(Direction::Inbound, &mut inbound), (Direction::Outbound, &mut outbound)] {
+        // What XDP has passed and counted, and the program behind it has counted again (D24).
+        counters.counted_twice = kernel.counted_twice(device.slot, direction)?;
+        counters.allowed = counters.allowed.saturating_sub(counters.counted_twice);
+    }
     Ok((inbound, outbound))
-}
-
-/// Whether packets of that reason were passed, and counted for it, by XDP before.
-fn behind_xdp(device: &Device, reason: Reason) -> bool {
-    reason == Reason::ChecksumPlace && device.attached.is_some_and(|attached| attached.ingress == "xdp")
 }
 
 fn counted(reason: Reason, counter: Counter) -> ReasonCounter {

@@ -11,6 +11,7 @@ mod audit;
 mod baseline;
 mod check;
 mod copy;
+mod edit;
 mod faults;
 mod files;
 mod hostile;

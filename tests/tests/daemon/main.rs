@@ -9,6 +9,7 @@
 )]
 
 mod adopt;
+mod api;
 mod appear;
 mod apply;
 mod audit;
@@ -25,11 +26,13 @@ mod files;
 #[path = "../../benches/fill.rs"]
 mod fill;
 mod flood;
+mod flowlog;
 mod flows;
 mod hooks;
 mod life;
 mod live;
 mod metadata;
+mod metrics;
 mod notify;
 mod packets;
 mod revoke;
