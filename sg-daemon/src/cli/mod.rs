@@ -77,7 +77,7 @@ enum Verb {
     Stats(stats::Stats),
     Top(top::Top),
     Rules(rules::Rules),
-    Flows(flows::Flows),
+    Flows(Box<flows::Flows>),
     Explain(explain::Explain),
     Monitor(monitor::Monitor),
     Interface(interface::Interface),
