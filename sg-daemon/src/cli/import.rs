@@ -13,6 +13,7 @@ use super::output::{color, complain, counted, print};
 use super::{NO, Outcome, TROUBLE};
 use crate::carry::{self, File, Input, Options, Progress, ReadError, Report, aws, kakao, neutron};
 use crate::policy;
+use crate::policy::diagnostic::printable;
 use crate::policy::render::render;
 
 /// Make policy files of a cloud's security groups.
@@ -101,7 +102,8 @@ impl Import {
                     let (id, path) = given
                         .split_once('=')
                         .ok_or("--prefix-list is written pl-ID=FILE, such as pl-63a5400a=s3.json")?;
-                    let entries = aws::prefix_list(&input(Path::new(path))?)?;
+                    let entries = aws::prefix_list(&input(Path::new(path))?);
+                    let entries = entries.map_err(|error| printable(&error.to_string()))?;
                     options.prefix_lists.insert(id.to_owned(), entries);
                 }
                 common.run(aws::import, &options)
@@ -144,7 +146,7 @@ impl Common {
             Ok(carried) => carried,
             Err(error) => {
                 bar.finish_and_clear();
-                return Err(error.into());
+                return Err(printable(&error.to_string()).into());
             }
         };
         let texts: Vec<(PathBuf, String)> =
@@ -207,12 +209,12 @@ impl Common {
 /// Losses and notes on standard error, one line each.
 pub(super) fn tell(report: &Report) {
     for note in &report.notes {
-        eprint_text(&format!("note: {note}\n"));
+        eprint_text(&format!("note: {}\n", printable(note)));
     }
     for loss in &report.losses {
         let place: Vec<&str> =
             [loss.file.as_str(), loss.path.as_str()].into_iter().filter(|part| !part.is_empty()).collect();
-        eprint_text(&format!("loss: {}: {}\n", place.join(": "), loss.why));
+        eprint_text(&format!("loss: {}\n", printable(&format!("{}: {}", place.join(": "), loss.why))));
     }
 }
 
