@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -314,7 +315,11 @@ pub(super) fn write(files: &[(PathBuf, String)], force: bool) -> Result<(), Stri
             _ => Path::new("."),
         };
         fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(|error| failed(path, &error))?;
+        // As every new file; tempfile's own are the owner's alone.
+        let mut file = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(directory)
+            .map_err(|error| failed(path, &error))?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.as_file().sync_all())
             .map_err(|error| failed(path, &error))?;
