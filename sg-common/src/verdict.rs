@@ -147,6 +147,18 @@ impl Verdict {
         Self(reason as u64)
     }
 
+    /// All of it: the reason's number in the lowest byte, then [`AdmittedBy`], the state, and in the upper half the policy.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// From [`Self::word`].
+    #[inline(always)]
+    pub(crate) const fn of_word(word: u64) -> Self {
+        Self(word)
+    }
+
     /// The number of the [`Reason`].
     #[inline(always)]
     pub const fn reason_number(self) -> u32 {

@@ -2,8 +2,11 @@
 //!
 //! [`policy`] reads JSON into a checked model, [`compile`] turns the model into an image, [`plan`] compares the image
 //! with what is in the kernel, and [`kernel`] is the only module that talks to bpf(2). [`enforce`] carries a plan out,
-//! [`explain`] asks the kernel about packets, [`carry`] brings groups from and to clouds, [`transfer`] moves connections between hosts, [`supervise`] runs all of it as a daemon, [`metrics`] tells
-//! Prometheus about it, and [`api`] is how [`cli`] reaches it.
+//! [`explain`] asks the kernel about packets, [`events`] hears what it tells of them, [`flowlog`] writes down what has
+//! passed, [`carry`] brings groups from and to clouds, [`transfer`] moves connections between hosts, [`supervise`] runs all
+//! of it as a daemon, [`metrics`] tells Prometheus about it, and [`api`] is how [`cli`] reaches it.
+//! [`explain`] asks the kernel about packets, [`events`] hears what it tells of them, [`flowlog`] writes down what has passed,
+//! [`live`] looks at what goes on, [`transfer`] moves connections between hosts, [`supervise`] runs all of it as a daemon, [`api`] is how [`cli`] reaches it.
 
 pub mod api;
 pub mod carry;
@@ -12,9 +15,12 @@ pub mod compile;
 pub mod crash;
 pub mod diff;
 pub mod enforce;
+pub mod events;
 pub mod explain;
+pub mod flowlog;
 pub mod kernel;
 pub mod metrics;
+pub mod live;
 pub mod plan;
 pub mod policy;
 pub mod supervise;

@@ -1,13 +1,14 @@
 //! The client's side, for `sgctl`.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,8 +25,14 @@ pub enum ClientError {
     Connect { path: PathBuf, why: io::Error },
     #[error("sgd did not answer")]
     Http(#[from] hyper::Error),
+    #[error("sgd ended its answer early: what came is not all; its log may say why")]
+    CutShort(#[source] hyper::Error),
+    #[error("the answer cannot be written")]
+    Output(#[source] io::Error),
     #[error("sgd did not answer within {} seconds", .0.as_secs())]
     Silence(Duration),
+    #[error("sgd has ended, or does not send any more")]
+    Ended,
     #[error("{0}")]
     Refused(String),
     /// The answer is not no: it was not asked for, as this user may not, or sgd is busy.
@@ -117,6 +124,37 @@ enum Answer {
     Busy(String),
 }
 
+/// Sends a question and hands its answer to `each` in parts, as they come.
+///
+/// # Errors
+///
+/// If the daemon cannot be reached, refuses, falls silent or ends the answer early, or `each` fails.
+pub fn receive(
+    socket: &Path,
+    path: &str,
+    accept: &'static str,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ClientError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+    let silence = |_| ClientError::Silence(PATIENCE);
+    runtime.block_on(async {
+        let asked = begin(socket, Method::GET, path, (ACCEPT, accept), Bytes::new());
+        let mut response = tokio::time::timeout(PATIENCE, asked).await.map_err(silence)??;
+        if !response.status().is_success() {
+            return Err(refused(response).await?);
+        }
+        while let Some(frame) =
+            tokio::time::timeout(PATIENCE, response.body_mut().frame()).await.map_err(silence)?
+        {
+            if let Ok(data) = frame.map_err(ClientError::CutShort)?.into_data() {
+                each(&data).map_err(ClientError::Output)?;
+            }
+        }
+        Ok(())
+    })
+}
+
 async fn request(
     socket: &Path,
     method: Method,
@@ -124,6 +162,23 @@ async fn request(
     content_type: &str,
     body: Bytes,
 ) -> Result<Answer, ClientError> {
+    let response = begin(socket, method, path, (CONTENT_TYPE, content_type), body).await?;
+    let (head, body) = response.into_parts();
+    let bytes = body.collect().await?.to_bytes();
+    if head.status.is_success() {
+        return Ok(Answer::Done(bytes));
+    }
+    Ok(refusal(head.status, head.headers.contains_key(RETRY_AFTER), &bytes))
+}
+
+/// Sends one request; the beginning of its answer.
+async fn begin(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    header: (HeaderName, &str),
+    body: Bytes,
+) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|why| ClientError::Connect { path: socket.to_owned(), why })?;
@@ -133,22 +188,81 @@ async fn request(
         .method(method)
         .uri(path)
         .header(HOST, "sgd")
-        .header(CONTENT_TYPE, content_type)
+        .header(header.0, header.1)
         .body(Full::new(body))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let again = response.headers().contains_key(RETRY_AFTER);
-    let bytes = response.into_body().collect().await?.to_bytes();
-    if status.is_success() {
-        return Ok(Answer::Done(bytes));
-    }
-    let why = match serde_json::from_slice::<Problem>(&bytes) {
+    Ok(sender.send_request(request).await?)
+}
+
+fn refusal(status: StatusCode, again: bool, bytes: &Bytes) -> Answer {
+    let why = match serde_json::from_slice::<Problem>(bytes) {
         Ok(problem) => problem.error,
-        Err(_) => String::from_utf8_lossy(&bytes).trim().to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).trim().to_owned(),
     };
-    Ok(match status {
+    match status {
         _ if again => Answer::Busy(why),
         StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => Answer::No(ClientError::NotAsked(why)),
         _ => Answer::No(ClientError::Refused(why)),
+    }
+}
+
+/// Why there is no answer to be read in parts.
+async fn refused(response: Response<Incoming>) -> Result<ClientError, ClientError> {
+    let (head, body) = response.into_parts();
+    let bytes = body.collect().await?.to_bytes();
+    Ok(match refusal(head.status, head.headers.contains_key(RETRY_AFTER), &bytes) {
+        Answer::Busy(why) => ClientError::NotAsked(why),
+        Answer::No(error) => error,
+        Answer::Done(_) => ClientError::Ended,
     })
+}
+
+/// Asks for lines without end, and gives each that is not empty to `line` until that has enough, or the user presses Ctrl-C.
+///
+/// # Errors
+///
+/// If the daemon cannot be reached, refuses, or ends.
+pub fn stream(
+    socket: &Path,
+    path: &str,
+    mut line: impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<(), ClientError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+    runtime.block_on(async {
+        tokio::select! {
+            ended = lines(socket, path, &mut line) => ended,
+            // Nothing is left half done.
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    })
+}
+
+async fn lines(
+    socket: &Path,
+    path: &str,
+    line: &mut impl FnMut(&str) -> ControlFlow<()>,
+) -> Result<(), ClientError> {
+    let begun =
+        tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, (ACCEPT, "application/json"), Bytes::new()));
+    let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
+    if !response.status().is_success() {
+        return Err(refused(response).await?);
+    }
+    let mut body = response.into_body();
+    let mut begun = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        for part in data.split_inclusive(|byte| *byte == b'\n') {
+            begun.extend_from_slice(part);
+            if begun.last() != Some(&b'\n') {
+                continue;
+            }
+            let text = String::from_utf8_lossy(&begun);
+            if !text.trim().is_empty() && line(text.trim()).is_break() {
+                return Ok(());
+            }
+            begun.clear();
+        }
+    }
+    Err(ClientError::Ended)
 }

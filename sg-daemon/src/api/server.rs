@@ -18,11 +18,14 @@ pub(super) use super::extract::Failure;
 use super::listen::listen;
 use super::peer::{Access, Socket};
 use super::routes::{self, Doc, Routes};
-use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Status};
+use super::types::{ExplainAnswer, ExplainQuestion, Status};
 use crate::enforce::Enforcer;
+use crate::events::Events;
 use crate::explain::{ExplainError, explain};
+use crate::flowlog::FlowLog;
+use crate::live::Readers;
 use crate::supervise::inject;
-use crate::supervise::status::{flows, status};
+use crate::supervise::status::status;
 use crate::supervise::steward::{Changes, Orders};
 
 /// What the handlers share with the rest of the daemon.
@@ -39,6 +42,12 @@ pub struct Shared {
     pub policy: Arc<[PathBuf]>,
     /// Places for policies that were sent along.
     pub large: Arc<Large>,
+    /// Who reads the connection tables.
+    pub readers: Arc<Readers>,
+    /// What the programs tell of packets.
+    pub events: Events,
+    /// What is written of flows, if anything. Whoever takes the enforcer too takes this first.
+    pub flow_log: Arc<Mutex<Option<FlowLog>>>,
 }
 
 /// A policy that was sent along is in memory once at a time, and who only asks does not hold up who changes something.
@@ -58,6 +67,10 @@ impl Shared {
     /// the next policy sets them right.
     pub fn enforcer(&self) -> MutexGuard<'_, Enforcer> {
         self.enforcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn flow_log(&self) -> MutexGuard<'_, Option<FlowLog>> {
+        self.flow_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn refused(&self) -> MutexGuard<'_, Option<String>> {
@@ -113,7 +126,6 @@ pub fn router() -> (Router<Shared>, OpenApi) {
     routes::begin();
     let (router, document) = Routes::new()
         .get("/v1/status", get_status, Doc::new("getStatus", "What is enforced, and what was counted"))
-        .get("/v1/flows", get_flows, Doc::new("listFlows", "Connections that live").large_answer())
         .ask(
             "/v1/explain",
             post_explain,
@@ -122,10 +134,13 @@ pub fn router() -> (Router<Shared>, OpenApi) {
                 .refuses(409, "No policy is in force."),
         )
         .merge(super::edit::routes())
+        .merge(super::flows::routes())
         .merge(super::interface::routes())
+        .merge(super::monitor::routes())
         .merge(super::objects::routes())
         .merge(super::openapi::routes())
         .merge(super::policy::routes())
+        .merge(super::stats::routes())
         .merge(super::transfer::routes())
         .finish();
     let router = router
@@ -145,16 +160,14 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
     blocking(move || {
         let refused = shared.refused().clone();
         let changes = shared.changes().clone();
+        let flow_log = shared.flow_log().as_ref().map(FlowLog::status);
         let mut enforcer = shared.enforcer();
         inject::here("status");
-        status(&mut enforcer, refused, &changes).map_err(internal)
+        let status = status(&mut enforcer, refused, &changes).map_err(internal)?;
+        Ok(Status { flow_log, ..status })
     })
     .await
     .map(Json)
-}
-
-async fn get_flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowStatus>>, Failure> {
-    blocking(move || flows(&mut shared.enforcer()).map_err(internal)).await.map(Json)
 }
 
 async fn post_explain(

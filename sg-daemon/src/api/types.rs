@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sg_common::abi;
 
 use super::candidate::UnconfirmedStatus;
+use crate::flowlog::record::Format;
 
 /// Seen from the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
@@ -14,6 +15,15 @@ use super::candidate::UnconfirmedStatus;
 pub enum Direction {
     Inbound,
     Outbound,
+}
+
+impl Direction {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
 }
 
 impl From<Direction> for abi::Direction {
@@ -52,6 +62,26 @@ pub struct Status {
     pub notice: Option<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub tables: TableStatus,
+    /// Absent if none is written.
+    #[serde(default)]
+    pub flow_log: Option<FlowLogStatus>,
+}
+
+/// The flow log (`sgd --flow-log`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowLogStatus {
+    pub path: String,
+    pub format: Format,
+    /// Seconds.
+    pub interval: u32,
+    /// Lines written since the daemon was started.
+    pub records: u64,
+    /// Lines that could not be written.
+    pub lost_records: u64,
+    /// Packets that the kernel had no room to count flow by flow.
+    pub unrecorded_packets: u64,
+    /// Why the last lines were lost; absent once lines are written again.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +95,11 @@ pub struct InterfaceStatus {
     /// Empty for devices that only match a managed pattern.
     pub instance: String,
     pub role: String,
+    /// Absent for devices that only match a managed pattern.
+    #[serde(default)]
+    pub project: Option<String>,
+    #[serde(default)]
+    pub vpc: Option<String>,
     pub security_groups: Vec<String>,
     /// `xdp`, `tcx` or `clsact`.
     pub ingress: Option<String>,
@@ -133,13 +168,17 @@ impl InterfaceState {
 }
 
 /// Packets of one direction. `allowed + dropped` is every packet that the filter has seen (D24), and so is the sum of
-/// `reasons` and `would_drop_reasons`.
+/// `reasons` and `would_drop_reasons`, less `counted_twice`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counters {
     pub allowed: u64,
     pub dropped: u64,
     /// Those of `allowed` that passed only because the interface is, or was, in audit.
     pub would_drop: u64,
+    /// Packets that XDP has passed, and that are counted for that among `reasons`, and once more for what the program behind it
+    /// has found (`checksum_place`).
+    #[serde(default)]
+    pub counted_twice: u64,
     /// By reason, those that happened.
     pub reasons: Vec<ReasonCounter>,
     /// By the reason for which they would have been dropped.

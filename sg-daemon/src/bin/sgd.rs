@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum, value_parser};
 use sg_daemon::api::DEFAULT_SOCKET;
 use sg_daemon::api::peer::SocketOptions;
+use sg_daemon::flowlog::FlowLogOptions;
+use sg_daemon::flowlog::record::Format;
 use sg_daemon::kernel::{TableSizes, TcMode};
 use sg_daemon::metrics::serve::Place;
 use sg_daemon::supervise::{Options, panic, run};
@@ -78,9 +80,37 @@ struct Sgd {
     /// Take an address for --metrics that others can reach
     #[arg(long, requires = "metrics")]
     metrics_not_loopback: bool,
+    /// Write a record of every flow to this file: who, how much, and by which rule, or why not
+    ///
+    /// docs/flow-log.md says what the records are. SIGHUP makes sgd open the file anew.
+    #[arg(long, value_name = "PATH")]
+    flow_log: Option<PathBuf>,
+    /// The form of the records
+    #[arg(long, value_enum, default_value_t = Format::Json, requires = "flow_log")]
+    flow_log_format: Format,
+    /// Within how many seconds the packets of a flow that goes on have their record, from 5 to 600
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "flow_log",
+          value_parser = value_parser!(u32).range(5..=600))]
+    flow_log_interval: u32,
+    /// Rotate the file when it has this many bytes; 0: others do, as logrotate
+    #[arg(long, value_name = "BYTES", default_value_t = 100 << 20, requires = "flow_log",
+          value_parser = max_size)]
+    flow_log_max_size: u64,
+    /// How many rotated files are kept: PATH.1 is the newest
+    #[arg(long, value_name = "N", default_value_t = 9, requires = "flow_log",
+          value_parser = value_parser!(u32).range(0..=999))]
+    flow_log_keep: u32,
     /// The form of the log on standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// Bytes; a file of less would be rotated at every other line.
+fn max_size(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(bytes) if bytes == 0 || bytes >= 4096 => Ok(bytes),
+        _ => Err("a number of bytes, 4096 at least; or 0, so that sgd does not rotate the file".to_owned()),
+    }
 }
 
 const FLOWS: std::ops::RangeInclusive<i64> = TableSizes::MIN as i64..=TableSizes::MAX as i64;
@@ -136,6 +166,13 @@ pub(crate) fn main() -> ExitCode {
         detach_on_exit: arguments.detach_on_exit,
         replace_layout: arguments.replace_layout,
         metrics: arguments.metrics.map(|address| Place { address, anywhere: arguments.metrics_not_loopback }),
+        flow_log: arguments.flow_log.map(|path| FlowLogOptions {
+            path,
+            format: arguments.flow_log_format,
+            interval: arguments.flow_log_interval,
+            max_size: arguments.flow_log_max_size,
+            keep: arguments.flow_log_keep,
+        }),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

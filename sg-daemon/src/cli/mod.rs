@@ -10,18 +10,24 @@ mod diff;
 mod edit;
 mod explain;
 mod export;
+mod flow_list;
 mod flows;
 mod group;
 mod import;
 mod interface;
+mod monitor;
 mod openapi;
 pub mod output;
 mod peer;
 mod plan;
+mod rates;
 mod revoke;
 mod rule;
+mod rules;
 mod schema;
+mod stats;
 mod status;
+mod top;
 mod transfer;
 
 use std::path::PathBuf;
@@ -61,8 +67,12 @@ enum Verb {
     Rule(rule::Rule),
     Peer(peer::Peer),
     Status(status::Status),
+    Stats(stats::Stats),
+    Top(top::Top),
+    Rules(rules::Rules),
     Flows(flows::Flows),
     Explain(explain::Explain),
+    Monitor(monitor::Monitor),
     Interface(interface::Interface),
     Diff(diff::Diff),
     Plan(plan::Plan),
@@ -83,8 +93,12 @@ impl Sgctl {
             Verb::Rule(verb) => verb.run(&self.socket),
             Verb::Peer(verb) => verb.run(&self.socket),
             Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Stats(verb) => verb.run(&self.socket),
+            Verb::Top(verb) => verb.run(&self.socket),
+            Verb::Rules(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
+            Verb::Monitor(verb) => verb.run(&self.socket),
             Verb::Interface(verb) => verb.run(&self.socket),
             Verb::Diff(verb) => verb.run(&self.socket),
             Verb::Plan(verb) => verb.run(&self.socket),

@@ -10,7 +10,7 @@ use super::output::{print, table};
 use super::{NO, Outcome};
 use crate::api::candidate::UnconfirmedStatus;
 use crate::api::client::call;
-use crate::api::types::{InterfaceState, ReasonCounter, Status as Answer};
+use crate::api::types::{FlowLogStatus, InterfaceState, ReasonCounter, Status as Answer};
 
 /// Show what is enforced on which interface, and how many packets passed and were dropped.
 ///
@@ -116,6 +116,29 @@ fn text(status: &Answer) -> String {
             }
         }
     }
+    if let Some(log) = &status.flow_log {
+        text += &flow_log(log);
+    }
+    text
+}
+
+fn flow_log(log: &FlowLogStatus) -> String {
+    let mut text = format!("flow log {}: {} records written", log.path, log.records);
+    if log.lost_records > 0 {
+        text += &format!(", {} lost", log.lost_records);
+    }
+    if log.unrecorded_packets > 0 {
+        text += &format!(
+            ", {} packets not recorded, as there was no room for their flows",
+            log.unrecorded_packets
+        );
+    }
+    if let Some(error) = &log.error {
+        text += &format!(
+            "\nflow log: records are being lost: {error}; it goes on by itself when that has changed"
+        );
+    }
+    text.push('\n');
     text
 }
 

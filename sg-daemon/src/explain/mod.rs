@@ -14,7 +14,7 @@ use sg_common::packet::protocol;
 use sg_common::verdict::{Action, Reason};
 
 pub use self::frame::Probe;
-pub(crate) use self::text::words;
+pub(crate) use self::text::{rule as rule_text, words};
 use crate::api::types::{ExplainAnswer, ExplainQuestion, RuleText, Verdict};
 use crate::compile::rules::{self, Effective, METADATA_PORT, METADATA_RANGE, Origin};
 use crate::enforce::{Active, Enforcer};
@@ -174,6 +174,43 @@ impl Asked {
 
 fn icmp_of(address: IpAddr) -> u8 {
     if address.is_ipv6() { protocol::ICMPV6 } else { protocol::ICMP }
+}
+
+/// What rules are asked for when a flow begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FirstPacket {
+    pub direction: Direction,
+    pub protocol: u8,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    /// The destination's.
+    pub port: u16,
+    /// ICMP: the type, if it is known. The code is taken for 0, which queries have.
+    pub icmp_type: Option<u8>,
+}
+
+/// The rules in force on an interface that allow a flow's first packet, as `web/inbound[0]`, each once.
+pub(crate) fn rule_ids(active: &Active, interface: &Interface, packet: &FirstPacket) -> Vec<String> {
+    let FirstPacket { direction, protocol, local, remote, port, icmp_type } = *packet;
+    let asked = Asked {
+        direction,
+        protocol,
+        mac: SOME_MAC,
+        local,
+        remote,
+        source_port: 0,
+        port,
+        // Types and codes end before this; a rule that names one does not allow what has none.
+        icmp: (icmp_type.unwrap_or(u8::MAX), 0),
+    };
+    let model = &active.model;
+    let mut ids: Vec<String> = rules::of_interface(model, interface, direction)
+        .iter()
+        .filter(|rule| Fit::of(rule, &asked, active, interface).allows())
+        .map(|rule| text::id(model, rule, direction))
+        .collect();
+    ids.dedup();
+    ids
 }
 
 /// Which parts of a rule fit the packet.

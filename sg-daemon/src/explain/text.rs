@@ -50,6 +50,18 @@ pub fn rule(model: &Model, rule: &Effective, direction: Direction) -> RuleText {
     }
 }
 
+/// A rule in one word: `web/inbound[0]`.
+pub fn id(model: &Model, rule: &Effective, direction: Direction) -> String {
+    match rule.origin {
+        Origin::Written { group, index, .. } => {
+            format!("{}/{}[{index}]", group_name(model, group), list(direction))
+        }
+        Origin::Implied { group } => format!("{}/{}[standard]", group_name(model, group), list(direction)),
+        Origin::Failsafe => "settings.failsafe".to_owned(),
+        Origin::MetadataExempt => "settings.metadata".to_owned(),
+    }
+}
+
 fn sentence(model: &Model, rule: &Effective, direction: Direction) -> String {
     words(model, rule.protocol, rule.remote, &rule.matches, direction)
 }

@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use aya::programs::{RawTracePointRunOptions, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use sg_common::abi::{Hook, explain, program};
 use sg_common::conntrack::State;
 use sg_common::verdict::{Action, Reason};
@@ -127,27 +127,6 @@ impl Kernel {
             .map_err(|source| KernelError::Program { name, source })?;
         // XDP_DROP, include/uapi/linux/bpf.h.
         Ok(if result.return_value == 1 { Action::Drop } else { Action::Allow })
-    }
-
-    /// Deletes flows that have been over for a second. Returns how many.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses the test run.
-    pub fn collect(&mut self) -> Result<u32, KernelError> {
-        self.purge(0)
-    }
-
-    /// Deletes every flow of a zone too.
-    pub(super) fn purge(&mut self, zone: u32) -> Result<u32, KernelError> {
-        let mut options = RawTracePointRunOptions::new();
-        [options.args[0], options.args[1]] = [u64::from(self.hz()), u64::from(zone)];
-        let result = self
-            .programs
-            .tracepoint(program::COLLECT)?
-            .test_run(options)
-            .map_err(|source| KernelError::Program { name: program::COLLECT, source })?;
-        Ok(result.return_value)
     }
 
     pub(super) fn raw_jiffies(&mut self) -> Result<u64, KernelError> {

@@ -1,14 +1,17 @@
 //! The kernel side: the only module that talks to bpf(2).
 
+mod accounts;
 mod attach;
 mod btf;
 mod counters;
+mod events;
 mod explain;
 mod flows;
 mod layouts;
 mod mapped;
 mod pins;
 mod programs;
+mod reader;
 mod sizes;
 mod tables;
 mod transfer;
@@ -20,18 +23,20 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, SkBuff, interface_slot, map, program,
+    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf,
+    MAX_INTERFACES, MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
+pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
 pub use self::counters::{CounterReader, Retired, Sample};
+pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
 use self::layouts::Deferred;
@@ -39,10 +44,12 @@ pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
 use self::programs::Programs;
+pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
-pub use self::tables::words_of;
+pub use self::tables::{v6_of, words_of};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
+use crate::api::live::CollectorWork;
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 
@@ -111,8 +118,14 @@ pub struct Kernel {
     interfaces: Mapped<Interface>,
     member_sets: Mapped<MemberSets>,
     shares: Mapped<Share>,
+    watchers: Mapped<Watcher>,
+    /// Until somebody reads them.
+    events: Option<EventMaps>,
     tc_mode: TcMode,
     hz: u32,
+    /// What became of flows that were over.
+    pub collector: CollectorWork,
+    records: RingBuf<MapData>,
     /// While another layout's filter is being replaced.
     deferred: Option<Deferred>,
     /// Counters of zones that are gone, see [`Self::take_retired`].
@@ -148,7 +161,10 @@ impl Kernel {
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
         let shares = mapped(&ebpf, map::SHARES)?;
+        let watchers = mapped(&ebpf, map::WATCHERS)?;
+        let events = Some(events::take(&mut ebpf)?);
         let tables = TableMaps::new(&mut ebpf)?;
+        let records = accounts::ring(&mut ebpf)?;
         let mut programs = Programs::new(ebpf, &pins, &layout)?;
         // The others are loaded when a device needs them: the verifier takes its time over each.
         for name in [program::EXPLAIN, program::CLOCK] {
@@ -163,13 +179,18 @@ impl Kernel {
             interfaces,
             member_sets,
             shares,
+            watchers,
+            events,
             tc_mode,
             hz: 0,
+            collector: CollectorWork::default(),
+            records,
             deferred: None,
             retired: VecDeque::new(),
         };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
+        kernel.forget_watchers();
         Ok(kernel)
     }
 
@@ -208,8 +229,9 @@ impl Kernel {
             next_set: 1,
             next_vpc: 1,
             next_guard: 1,
-            padding: 0,
-            reserved: [0; 3],
+            watch_unknown: 0,
+            account: 0,
+            reserved: [0; 2],
         })
     }
 
@@ -356,10 +378,11 @@ impl Kernel {
             half_v4: 0,
             half_v6: 0,
             zone,
-            padding: 0,
+            account_limit: 0,
             datagrams_v4: 0,
             datagrams_v6: 0,
-            reserved: [0; 2],
+            accounts: 0,
+            unrecorded: 0,
         };
         self.shares.set(row, share);
         self.control.store(0, offset_of!(Control, next_zone), zone + 1);
@@ -374,7 +397,7 @@ impl Kernel {
             half_base_v6: 0,
             datagram_limit: 0,
             datagram_base: 0,
-            reserved: [0; 6],
+            watched: self.watched_of(ifindex),
             halves: [half; 2],
         };
         self.interfaces.set(index, entry);
@@ -392,8 +415,8 @@ impl Kernel {
         let highest = rows.iter().map(|(_, row)| *row).max().unwrap_or(0);
         let parts = highest.next_power_of_two().max(16);
         let TableSizes { live, half_open_v4, half_open_v6 } = self.tables.sizes;
-        let [live, half_v4, half_v6, datagrams] =
-            [live, half_open_v4, half_open_v6, DATAGRAMS].map(|room| room / parts);
+        let [live, half_v4, half_v6, datagrams, accounts] =
+            [live, half_open_v4, half_open_v6, DATAGRAMS, self.tables.account_room].map(|room| room / parts);
         for (slot, row) in rows {
             for (offset, value) in [
                 (offset_of!(Interface, live_limit), live),
@@ -406,6 +429,7 @@ impl Kernel {
             ] {
                 self.interfaces.store(slot.0, offset, value);
             }
+            self.shares.store(row, offset_of!(Share, account_limit), accounts);
         }
     }
 
@@ -425,6 +449,16 @@ impl Kernel {
     pub fn live_flows(&self, slot: Slot) -> (u64, u32) {
         let Some(interface) = self.interfaces.get(slot.0) else { return (0, 0) };
         (self.shares.get(interface.row).map_or(0, |share| share.live), interface.live_limit)
+    }
+
+    /// How many live flows there are on all interfaces together.
+    pub fn live_flows_of_all(&self) -> u64 {
+        self.entries().filter_map(|(_, interface)| Some(self.shares.get(interface.row)?.live)).sum()
+    }
+
+    /// How many zones were given out; each only once.
+    pub fn zones_used(&self) -> u64 {
+        u64::from(self.control().next_zone.saturating_sub(1))
     }
 
     /// Every device that has an entry: its index and its entry.
@@ -468,6 +502,17 @@ impl Kernel {
     pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
         let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
         self.tables.counters(row, false)
+    }
+
+    /// How many packets of a direction were counted twice: by XDP, which passed them, and by the program behind it, which found
+    /// something.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn counted_twice(&self, slot: Slot, direction: Direction) -> Result<u64, KernelError> {
+        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
+        Ok(self.tables.counter(row, direction, COUNTED_TWICE)?.packets)
     }
 
     /// The same of packets that have passed although there was a reason to drop them, as the interface is in audit.

@@ -43,7 +43,11 @@ pub struct TableMaps {
     pub(super) ring_v6: Array<MapData, FlowKeyV6>,
     /// The tables of flows again: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
     pub(super) flow_fds: [OwnedFd; 4],
+    /// Those of datagrams in pieces, likewise.
+    pub(super) fragment_fds: [OwnedFd; 2],
     pub(super) sizes: TableSizes,
+    /// How many accounts fit in the table of each family.
+    pub(super) account_room: u32,
     /// How many entries fit, in the order of `plan::Table`.
     pub(super) capacity: [u32; Table::COUNT],
     cpus: usize,
@@ -66,6 +70,7 @@ impl TableMaps {
             flow_fd(ebpf, map::FLOWS_V6)?,
             flow_fd(ebpf, map::HALF_V6)?,
         ];
+        let fragment_fds = [flow_fd(ebpf, map::FRAGMENTS_V4)?, flow_fd(ebpf, map::FRAGMENTS_V6)?];
         let sizes = TableSizes::from_maps(|name| max_entries(ebpf, name))?;
         let mut capacity = [0; Table::COUNT];
         for (table, name) in [
@@ -84,6 +89,8 @@ impl TableMaps {
         }
         Ok(Self {
             flow_fds,
+            fragment_fds,
+            account_room: max_entries(ebpf, map::ACCOUNTS_V4)?.min(max_entries(ebpf, map::ACCOUNTS_V6)?),
             sizes,
             capacity,
             classes_v4: take!(map::CLASSES_V4),
@@ -235,18 +242,25 @@ impl TableMaps {
         let apart = if audit { WOULD_DROP } else { 0 };
         for direction in [Direction::Inbound, Direction::Outbound] {
             for &reason in Reason::EVERY.iter().filter(|reason| !audit || reason.action() == Action::Drop) {
-                let index = counter_index(row, direction, reason as u32 + apart);
-                let values = self.counters.get(&index, 0).map_err(KernelError::map(map::COUNTERS))?;
-                let sum = values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
-                    packets: sum.packets + counter.packets,
-                    bytes: sum.bytes + counter.bytes,
-                });
+                let sum = self.counter(row, direction, reason as u32 + apart)?;
                 if sum.packets > 0 {
                     counters.push((direction, reason, sum));
                 }
             }
         }
         Ok(counters)
+    }
+
+    /// One counter, of all CPUs together.
+    pub fn counter(&self, row: u32, direction: Direction, slot: u32) -> Result<Counter, KernelError> {
+        let values = self
+            .counters
+            .get(&counter_index(row, direction, slot), 0)
+            .map_err(KernelError::map(map::COUNTERS))?;
+        Ok(values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
+            packets: sum.packets + counter.packets,
+            bytes: sum.bytes + counter.bytes,
+        }))
     }
 }
 

@@ -11,7 +11,7 @@ mod fields;
 pub mod find;
 mod lint;
 pub mod model;
-mod names;
+pub(crate) mod names;
 mod raw;
 mod read;
 pub mod render;

@@ -33,6 +33,8 @@ use crate::api::peer::{Access, SocketOptions};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::gate::Gate;
 use crate::enforce::{Applied, ApplyError, Enforcer};
+use crate::events::Events;
+use crate::flowlog::{FlowLog, FlowLogOptions};
 use crate::kernel::{TableSizes, TcMode};
 use crate::metrics::serve::{Place, bind as bind_metrics, serve as serve_metrics};
 use crate::metrics::tally::TALLY;
@@ -56,6 +58,8 @@ pub struct Options {
     pub replace_layout: bool,
     /// Where Prometheus may ask.
     pub metrics: Option<Place>,
+    /// Where and how flows are written down, if at all.
+    pub flow_log: Option<FlowLogOptions>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -87,6 +91,7 @@ async fn enforce(
 ) -> anyhow::Result<()> {
     // Everything that may fail without a trace first. The lock is held until this ends.
     let _lock = lock::lock(&options.pin_dir)?;
+    let flow_log = open_flow_log(options.flow_log.as_ref())?;
     let replacement = layout::find(options)?;
     let (unfinished, notice) = recover(&options.state_dir);
     // Watches begin before anything is read, so that no change falls in between.
@@ -109,18 +114,24 @@ async fn enforce(
         );
     }
     let (orders, mut ordered) = mpsc::channel(4);
+    let enforcer = Arc::new(Mutex::new(enforcer));
+    let events = Events::start(&enforcer, &options.state_dir).context("cannot listen to the programs")?;
     let shared = Shared {
-        enforcer: Arc::new(Mutex::new(enforcer)),
+        enforcer,
+        events,
         refused: Arc::new(Mutex::new(None)),
         changes: Arc::new(Mutex::new(Changes { notice, ..Changes::default() })),
         orders,
         policy: options.policy.clone().into(),
         large: Arc::default(),
+        readers: Arc::default(),
+        flow_log: Arc::new(Mutex::new(flow_log)),
     };
     replacement.begin(&shared);
     let started = start(options, &shared, unfinished.as_ref()).await;
     let by_device = started.inspect_err(|_| replacement.give_up(&shared))?;
     replacement.finish(&shared).await?;
+    begin_to_count(&shared)?;
     let retry = Retry::new(by_device);
     let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
     let mut server = tokio::spawn(serve(listener, shared.clone(), access));
@@ -135,7 +146,12 @@ async fn enforce(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => steward.files_changed().await,
+            _ = hangup.recv() => {
+                if let Some(flow_log) = &*shared.flow_log() {
+                    flow_log.reopen();
+                }
+                steward.files_changed().await;
+            }
             () = files.changed() => steward.files_changed().await,
             Some(request) = ordered.recv() => {
                 // Who does not wait any more has gone away; what was done is done.
@@ -148,7 +164,7 @@ async fn enforce(
                 steward.retry.devices_changed();
             }
             () = steward.retry.due() => steward.devices_changed().await,
-            _ = collect.tick() => on_enforcer(&shared, collect_flows).await?,
+            _ = collect.tick() => collect_flows(&shared).await?,
             () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
             ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
@@ -159,6 +175,9 @@ async fn enforce(
     if let Some(metrics) = metrics {
         metrics.abort();
     }
+    let events = shared.events.clone();
+    tokio::task::spawn_blocking(move || events.stop()).await?;
+    end_flow_log(&shared).await;
     if !options.detach_on_exit {
         steward.stop().await;
     }
@@ -346,14 +365,58 @@ fn reconcile(enforcer: &mut Enforcer) {
     }
 }
 
-fn collect_flows(enforcer: &mut Enforcer) {
-    let begun = Instant::now();
-    let collected = enforcer.kernel().collect();
-    TALLY.collected(collected.as_ref().ok().map(|flows| *flows as u64), begun.elapsed());
-    match collected {
-        Ok(0) => {}
-        Ok(flows) => tracing::debug!(flows, "collected"),
-        Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
+/// Deletes what is over, and writes down what is to be written.
+async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
+    let shared = shared.clone();
+    let collect = move || {
+        let begun = Instant::now();
+        let outcome = match &mut *shared.flow_log() {
+            Some(flow_log) => flow_log.collect(&shared),
+            None => shared.enforcer().kernel().collect(),
+        };
+        TALLY.collected(outcome.as_ref().ok().map(|flows| u64::from(*flows)), begun.elapsed());
+        match outcome {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, "collected"),
+            Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
+        }
+    };
+    tokio::task::spawn_blocking(collect).await.context("a task has failed")
+}
+
+fn open_flow_log(options: Option<&FlowLogOptions>) -> anyhow::Result<Option<FlowLog>> {
+    let Some(options) = options else { return Ok(None) };
+    let flow_log = FlowLog::open(options.clone()).with_context(|| {
+        let path = options.path.display();
+        format!("cannot write the flow log {path}; name another file with --flow-log, or start without one")
+    })?;
+    Ok(Some(flow_log))
+}
+
+/// Packets are counted flow by flow if that is written down, and not otherwise, whatever an earlier daemon did.
+fn begin_to_count(shared: &Shared) -> anyhow::Result<()> {
+    let mut flow_log = shared.flow_log();
+    let mut enforcer = shared.enforcer();
+    match &mut *flow_log {
+        Some(flow_log) => flow_log.begin(&mut enforcer),
+        None => enforcer.kernel().set_accounting(false),
+    }
+    .context("the kernel does not count packets flow by flow")
+}
+
+async fn end_flow_log(shared: &Shared) {
+    let shared = shared.clone();
+    let end = move || {
+        // In a statement of its own: the lock is not held while the log is written.
+        let flow_log = shared.flow_log().take();
+        if let Some(flow_log) = flow_log {
+            flow_log.end(&shared);
+        }
+    };
+    if tokio::task::spawn_blocking(end).await.is_err() {
+        tracing::warn!(
+            "the end of the flow log may be missing; the next sgd writes what the kernel has counted"
+        );
     }
 }
 
