@@ -57,7 +57,8 @@ fn names_that_sgd_knows_are_offered_and_none_without_it() {
             let mut words = offered(shell, &format!("sgctl --socket {socket} {line}"));
             words.retain(|word| !word.starts_with("--"));
             let mut expected: Vec<String> = expected.iter().map(|&word| word.to_owned()).collect();
-            (words.sort(), expected.sort());
+            words.sort();
+            expected.sort();
             assert_eq!(words, expected, "{shell}: {line}");
         }
     }
