@@ -2,7 +2,7 @@
 //!
 //! [`policy`] reads JSON into a checked model, [`compile`] turns the model into an image, [`plan`] compares the image
 //! with what is in the kernel, and [`kernel`] is the only module that talks to bpf(2). [`enforce`] carries a plan out,
-//! [`explain`] asks the kernel about packets, [`events`] hears what it tells of them, [`flowlog`] writes down what has passed, [`transfer`] moves connections between hosts, [`supervise`] runs all of it as a daemon, [`api`] is how [`cli`] reaches it.
+//! [`explain`] asks the kernel about packets, [`events`] hears what it tells of them, [`live`] looks at what goes on, [`flowlog`] writes down what has passed, [`transfer`] moves connections between hosts, [`supervise`] runs all of it as a daemon, [`api`] is how [`cli`] reaches it.
 
 pub mod api;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod events;
 pub mod explain;
 pub mod flowlog;
 pub mod kernel;
+pub mod live;
 pub mod plan;
 pub mod policy;
 pub mod supervise;

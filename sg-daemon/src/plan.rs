@@ -209,6 +209,11 @@ impl Resident {
         self.members.len()
     }
 
+    /// Of each [`Table`] but the port tables.
+    pub fn entries(&self) -> [u32; Table::COUNT] {
+        self.entries
+    }
+
     pub fn port_tables(&self) -> usize {
         self.port_tables.len()
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::transfer::NDJSON;
 use super::types::Problem;
 
 /// How long a daemon may take for an answer.
@@ -25,6 +26,10 @@ pub enum ClientError {
     Connect { path: PathBuf, why: io::Error },
     #[error("sgd did not answer")]
     Http(#[from] hyper::Error),
+    #[error("sgd ended its answer early: what came is not all; its log may say why")]
+    CutShort(#[source] hyper::Error),
+    #[error("the answer cannot be written")]
+    Output(#[source] io::Error),
     #[error("sgd did not answer within {} seconds", .0.as_secs())]
     Silence(Duration),
     #[error("sgd has ended, or does not send any more")]
@@ -91,6 +96,37 @@ pub fn call_raw(
     })
 }
 
+/// Sends a question and hands its answer to `each` in parts, as they come.
+///
+/// # Errors
+///
+/// If the daemon cannot be reached, refuses, falls silent or ends the answer early, or `each` fails.
+pub fn stream(
+    socket: &Path,
+    path: &str,
+    accept: &'static str,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), ClientError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+    let silence = |_| ClientError::Silence(PATIENCE);
+    runtime.block_on(async {
+        let asked = send(socket, Method::GET, path, (ACCEPT, accept), Vec::new());
+        let mut response = tokio::time::timeout(PATIENCE, asked).await.map_err(silence)??;
+        if !response.status().is_success() {
+            return Err(refused(&response.into_body().collect().await?.to_bytes()));
+        }
+        while let Some(frame) =
+            tokio::time::timeout(PATIENCE, response.body_mut().frame()).await.map_err(silence)?
+        {
+            if let Ok(data) = frame.map_err(ClientError::CutShort)?.into_data() {
+                each(&data).map_err(ClientError::Output)?;
+            }
+        }
+        Ok(())
+    })
+}
+
 async fn request(
     socket: &Path,
     method: Method,
@@ -98,18 +134,20 @@ async fn request(
     content_type: &str,
     body: Vec<u8>,
 ) -> Result<Bytes, ClientError> {
-    let response = begin(socket, method, path, content_type, body).await?;
+    let response = send(socket, method, path, (CONTENT_TYPE, content_type), body).await?;
     let ok = response.status().is_success();
     let bytes = response.into_body().collect().await?.to_bytes();
-    if ok { Ok(bytes) } else { Err(refusal(&bytes)) }
+    if ok {
+        return Ok(bytes);
+    }
+    Err(refused(&bytes))
 }
 
-/// Sends one request; the beginning of its answer.
-async fn begin(
+async fn send(
     socket: &Path,
     method: Method,
     path: &str,
-    content_type: &str,
+    header: (HeaderName, &str),
     body: Vec<u8>,
 ) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket)
@@ -121,15 +159,15 @@ async fn begin(
         .method(method)
         .uri(path)
         .header(HOST, "sgd")
-        .header(CONTENT_TYPE, content_type)
+        .header(header.0, header.1)
         .body(Full::new(Bytes::from(body)))?;
     Ok(sender.send_request(request).await?)
 }
 
-fn refusal(bytes: &Bytes) -> ClientError {
-    ClientError::Refused(match serde_json::from_slice::<Problem>(bytes) {
+fn refused(answer: &[u8]) -> ClientError {
+    ClientError::Refused(match serde_json::from_slice::<Problem>(answer) {
         Ok(problem) => problem.error,
-        Err(_) => String::from_utf8_lossy(bytes).trim().to_owned(),
+        Err(_) => String::from_utf8_lossy(answer).trim().to_owned(),
     })
 }
 
@@ -138,7 +176,7 @@ fn refusal(bytes: &Bytes) -> ClientError {
 /// # Errors
 ///
 /// If the daemon cannot be reached, refuses, or ends.
-pub fn stream(
+pub fn follow(
     socket: &Path,
     path: &str,
     mut line: impl FnMut(&str) -> ControlFlow<()>,
@@ -159,10 +197,10 @@ async fn lines(
     path: &str,
     line: &mut impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
-    let begun = tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, "application/json", Vec::new()));
+    let begun = tokio::time::timeout(PATIENCE, send(socket, Method::GET, path, (ACCEPT, NDJSON), Vec::new()));
     let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
     if !response.status().is_success() {
-        return Err(refusal(&response.into_body().collect().await?.to_bytes()));
+        return Err(refused(&response.into_body().collect().await?.to_bytes()));
     }
     let mut body = response.into_body();
     let mut begun = Vec::new();

@@ -3,14 +3,17 @@
 pub mod candidate;
 pub mod client;
 mod extract;
+mod flows;
 pub(crate) mod interface;
 mod listen;
+pub mod live;
 pub mod monitor;
 pub mod openapi;
 mod peer;
 mod policy;
 mod routes;
 pub mod server;
+pub mod stats;
 pub mod transfer;
 pub mod types;
 

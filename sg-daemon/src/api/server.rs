@@ -17,13 +17,14 @@ pub(super) use super::extract::Failure;
 use super::listen::listen;
 use super::peer::Writers;
 use super::routes::{self, Doc, Routes};
-use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Status};
+use super::types::{ExplainAnswer, ExplainQuestion, Status};
 use crate::enforce::Enforcer;
 use crate::events::Events;
 use crate::explain::{ExplainError, explain};
 use crate::flowlog::FlowLog;
+use crate::live::Readers;
 use crate::supervise::inject;
-use crate::supervise::status::{flows, status};
+use crate::supervise::status::status;
 use crate::supervise::steward::{Changes, Orders};
 
 /// What the handlers share with the rest of the daemon.
@@ -44,6 +45,8 @@ pub struct Shared {
     pub events: Events,
     /// What is written of flows, if anything. Whoever takes the enforcer too takes this first.
     pub flow_log: Arc<Mutex<Option<FlowLog>>>,
+    /// Who reads the connection tables.
+    pub readers: Arc<Readers>,
 }
 
 impl Shared {
@@ -104,7 +107,6 @@ pub fn router() -> (Router<Shared>, OpenApi) {
     routes::begin();
     let (router, document) = Routes::new()
         .get("/v1/status", get_status, Doc::new("getStatus", "What is enforced, and what was counted"))
-        .get("/v1/flows", get_flows, Doc::new("listFlows", "Connections that live"))
         .ask(
             "/v1/explain",
             post_explain,
@@ -112,10 +114,12 @@ pub fn router() -> (Router<Shared>, OpenApi) {
                 .refuses(404, "There is no such interface.")
                 .refuses(409, "No policy is in force."),
         )
+        .merge(super::flows::routes())
         .merge(super::interface::routes())
         .merge(super::monitor::routes())
         .merge(super::openapi::routes())
         .merge(super::policy::routes())
+        .merge(super::stats::routes())
         .merge(super::transfer::routes())
         .finish();
     let router = router
@@ -143,10 +147,6 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
     })
     .await
     .map(Json)
-}
-
-async fn get_flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowStatus>>, Failure> {
-    blocking(move || flows(&mut shared.enforcer()).map_err(internal)).await.map(Json)
 }
 
 async fn post_explain(

@@ -17,6 +17,15 @@ pub enum Direction {
     Outbound,
 }
 
+impl Direction {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
 impl From<Direction> for abi::Direction {
     fn from(direction: Direction) -> Self {
         match direction {
@@ -86,6 +95,11 @@ pub struct InterfaceStatus {
     /// Empty for devices that only match a managed pattern.
     pub instance: String,
     pub role: String,
+    /// Absent for devices that only match a managed pattern.
+    #[serde(default)]
+    pub project: Option<String>,
+    #[serde(default)]
+    pub vpc: Option<String>,
     pub security_groups: Vec<String>,
     /// `xdp`, `tcx` or `clsact`.
     pub ingress: Option<String>,

@@ -8,6 +8,7 @@ mod candidate;
 mod check;
 mod diff;
 mod explain;
+mod flow_list;
 mod flows;
 mod group;
 mod interface;
@@ -15,9 +16,13 @@ mod monitor;
 mod openapi;
 pub mod output;
 mod plan;
+mod rates;
 mod revoke;
+mod rules;
 mod schema;
+mod stats;
 mod status;
+mod top;
 mod transfer;
 
 use std::path::PathBuf;
@@ -55,6 +60,9 @@ enum Verb {
     OpenApi(openapi::OpenApi),
     Group(group::Group),
     Status(status::Status),
+    Stats(stats::Stats),
+    Top(top::Top),
+    Rules(rules::Rules),
     Flows(flows::Flows),
     Explain(explain::Explain),
     Monitor(monitor::Monitor),
@@ -74,6 +82,9 @@ impl Sgctl {
             Verb::OpenApi(verb) => verb.run(),
             Verb::Group(verb) => verb.run(),
             Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Stats(verb) => verb.run(&self.socket),
+            Verb::Top(verb) => verb.run(&self.socket),
+            Verb::Rules(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
             Verb::Monitor(verb) => verb.run(&self.socket),

@@ -2,7 +2,9 @@ use super::*;
 
 #[test]
 fn numbers_are_told_in_thousands() {
-    for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345, "12,345"), (1_234_567, "1,234,567")] {
+    for (number, text) in
+        [(0, "0"), (999, "999"), (1000, "1,000"), (12_345, "12,345"), (1_234_567, "1,234,567")]
+    {
         assert_eq!(thousands(number), text);
     }
 }

@@ -32,6 +32,7 @@ pub use self::preview::{Becomes, Preview};
 pub use self::revoke::FlowFilter;
 use self::targets::{Target, names, targets};
 pub use self::view::{View, Views};
+use crate::api::live::CollectorWork;
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::crash::{self, Point};
@@ -97,6 +98,10 @@ pub struct Enforcer {
     views: Arc<Views>,
     /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
     zones_seen: BTreeMap<u32, String>,
+    /// Policies put in force, since the daemon was started.
+    swaps: u64,
+    /// What became of connections that were over.
+    pub collector: CollectorWork,
 }
 
 impl Enforcer {
@@ -120,6 +125,8 @@ impl Enforcer {
             gate: Arc::default(),
             views: Arc::default(),
             zones_seen: BTreeMap::new(),
+            swaps: 0,
+            collector: CollectorWork::default(),
         };
         enforcer.find_devices()?;
         Ok(enforcer)
@@ -151,6 +158,10 @@ impl Enforcer {
 
     pub fn resident(&self) -> &Resident {
         &self.resident
+    }
+
+    pub fn swaps(&self) -> u64 {
+        self.swaps
     }
 
     pub fn devices(&self) -> &BTreeMap<String, Device> {
@@ -233,6 +244,7 @@ impl Enforcer {
         let image = Arc::new(image);
         self.views.add(self.view(self.kernel.generation() + 1, &model, &image));
         let generation = self.kernel.flip();
+        self.swaps += 1;
         crash::at(Point::Flipped);
         self.stage(&plan, &halves, Point::MembersStagedAgain);
         crash::at(Point::StagedAgain);

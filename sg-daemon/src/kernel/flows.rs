@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::Pod;
@@ -163,12 +164,27 @@ const LOOKUP_BATCH: libc::c_int = 24;
 /// Hands every element of a hash map to `each`. The kernel goes bucket by bucket, so an element that stays is seen once
 /// (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`; 5.6).
 pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
+    batches(map, |keys: &[K], values: &[V]| {
+        for (key, value) in keys.iter().zip(values) {
+            each(*key, *value);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+/// The same, some thousand elements at a time, until `each` has enough.
+pub(super) fn batches<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    mut each: impl FnMut(&[K], &[V]) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut room = 4096usize;
+    let mut keys: Vec<K> = Vec::with_capacity(room);
+    let mut values: Vec<V> = Vec::with_capacity(room);
     let mut position = 0u32;
     let mut started = false;
     loop {
-        let mut keys: Vec<K> = Vec::with_capacity(room);
-        let mut values: Vec<V> = Vec::with_capacity(room);
+        keys.clear();
+        values.clear();
         let mut next = 0u32;
         let mut attr = BatchAttr {
             in_batch: if started { &raw const position as u64 } else { 0 },
@@ -192,6 +208,8 @@ pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K,
                 // A bucket has more elements than there is room for.
                 Some(libc::ENOSPC) if room < 1 << 20 => {
                     room *= 2;
+                    keys.reserve(room);
+                    values.reserve(room);
                     continue;
                 }
                 Some(libc::EINTR) => continue,
@@ -204,10 +222,7 @@ pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K,
             keys.set_len(count);
             values.set_len(count);
         }
-        for (key, value) in keys.into_iter().zip(values) {
-            each(key, value);
-        }
-        if end {
+        if each(&keys, &values).is_break() || end {
             return Ok(());
         }
         (position, started) = (next, true);

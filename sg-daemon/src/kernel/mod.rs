@@ -10,6 +10,7 @@ mod layouts;
 mod mapped;
 mod pins;
 mod programs;
+mod reader;
 mod sizes;
 mod tables;
 mod transfer;
@@ -25,8 +26,8 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
+    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf,
+    MAX_INTERFACES, MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
 };
 use sg_common::verdict::Reason;
 
@@ -41,6 +42,7 @@ pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
 use self::programs::Programs;
+pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::{v6_of, words_of};
@@ -436,6 +438,16 @@ impl Kernel {
     pub fn live_flows(&self, slot: Slot) -> (u64, u32) {
         let Some(interface) = self.interfaces.get(slot.0) else { return (0, 0) };
         (self.shares.get(interface.row).map_or(0, |share| share.live), interface.live_limit)
+    }
+
+    /// How many live flows there are on all interfaces together.
+    pub fn live_flows_of_all(&self) -> u64 {
+        self.entries().filter_map(|(_, interface)| Some(self.shares.get(interface.row)?.live)).sum()
+    }
+
+    /// How many zones were given out; each only once.
+    pub fn zones_used(&self) -> u64 {
+        u64::from(self.control().next_zone.saturating_sub(1))
     }
 
     /// Every device that has an entry: its index and its entry.

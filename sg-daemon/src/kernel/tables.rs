@@ -43,6 +43,8 @@ pub struct TableMaps {
     pub(super) ring_v6: Array<MapData, FlowKeyV6>,
     /// The tables of flows again: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
     pub(super) flow_fds: [OwnedFd; 4],
+    /// Those of datagrams in pieces, likewise.
+    pub(super) fragment_fds: [OwnedFd; 2],
     pub(super) sizes: TableSizes,
     /// How many accounts fit in the table of each family.
     pub(super) account_room: u32,
@@ -68,6 +70,7 @@ impl TableMaps {
             flow_fd(ebpf, map::FLOWS_V6)?,
             flow_fd(ebpf, map::HALF_V6)?,
         ];
+        let fragment_fds = [flow_fd(ebpf, map::FRAGMENTS_V4)?, flow_fd(ebpf, map::FRAGMENTS_V6)?];
         let sizes = TableSizes::from_maps(|name| max_entries(ebpf, name))?;
         let mut capacity = [0; Table::COUNT];
         for (table, name) in [
@@ -86,6 +89,7 @@ impl TableMaps {
         }
         Ok(Self {
             flow_fds,
+            fragment_fds,
             account_room: max_entries(ebpf, map::ACCOUNTS_V4)?.min(max_entries(ebpf, map::ACCOUNTS_V6)?),
             sizes,
             capacity,

@@ -10,7 +10,7 @@ pub mod edit;
 mod fields;
 mod lint;
 pub mod model;
-mod names;
+pub(crate) mod names;
 mod raw;
 mod read;
 pub mod render;

@@ -109,6 +109,7 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
         policy: options.policy.clone().into(),
         large: Arc::default(),
         flow_log: Arc::new(Mutex::new(flow_log)),
+        readers: Arc::default(),
     };
     replacement.begin(&shared);
     let started = start(options, &shared, unfinished.as_ref()).await;
@@ -345,14 +346,17 @@ fn reconcile(enforcer: &mut Enforcer) {
 async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
     let shared = shared.clone();
     let collect = move || {
+        let began = std::time::Instant::now();
         let outcome = match &mut *shared.flow_log() {
-            Some(flow_log) => flow_log.collect(&shared),
-            None => shared.enforcer().kernel().collect().map(|flows| {
-                if flows > 0 {
-                    tracing::debug!(flows, "collected");
-                }
-            }),
+            Some(flow_log) => flow_log.collect(&shared).map(|()| 0),
+            None => shared.enforcer().kernel().collect(),
         };
+        shared.enforcer().collector.note(outcome.as_ref().ok().copied(), began.elapsed());
+        if let Ok(flows) = outcome
+            && flows > 0
+        {
+            tracing::debug!(flows, "collected");
+        }
         if let Err(error) = outcome {
             tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected");
         }

@@ -125,6 +125,7 @@ fn described(
         (_, Some(_)) => InterfaceState::Enforced,
         (_, None) => InterfaceState::Absent,
     };
+    let vpc = model.vpcs.get(interface.vpc.0);
     let groups = interface.groups.iter().filter_map(|id| model.groups.get(id.0));
     let (inbound, outbound) =
         device.map_or(Ok((Counters::default(), Counters::default())), |device| counters(kernel, device))?;
@@ -138,6 +139,8 @@ fn described(
             Role::Guest => "guest".to_owned(),
             Role::Host => "host".to_owned(),
         },
+        project: vpc.map(|vpc| vpc.project.clone()),
+        vpc: vpc.map(|vpc| vpc.name.clone()),
         security_groups: groups.map(|group| group.name.clone()).collect(),
         ingress: device.and_then(|device| device.attached).map(|attached| attached.ingress.to_owned()),
         egress: device.and_then(|device| device.attached).map(|attached| attached.egress.to_owned()),
@@ -167,6 +170,8 @@ fn managed(
         ifindex: device.map(|device| device.ifindex),
         instance: String::new(),
         role: "guest".to_owned(),
+        project: None,
+        vpc: None,
         security_groups: Vec::new(),
         ingress: attached.map(|attached| attached.ingress.to_owned()),
         egress: attached.map(|attached| attached.egress.to_owned()),
@@ -199,9 +204,7 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
         counters.would_drop += counter.packets;
         counters.would_drop_reasons.push(counted(reason, counter));
     }
-    for (direction, counters) in
-        [(Direction::Inbound, &mut inbound), (Direction::Outbound, &mut outbound)]
-    {
+    for (direction, counters) in [(Direction::Inbound, &mut inbound), (Direction::Outbound, &mut outbound)] {
         // What XDP has passed and counted, and the program behind it has counted again (D24).
         counters.counted_twice = kernel.counted_twice(device.slot, direction)?;
         counters.allowed = counters.allowed.saturating_sub(counters.counted_twice);
@@ -213,38 +216,12 @@ fn counted(reason: Reason, counter: Counter) -> ReasonCounter {
     ReasonCounter { reason: reason.name().to_owned(), packets: counter.packets, bytes: counter.bytes }
 }
 
-/// The live connections of every interface.
-///
-/// # Errors
-///
-/// If the tables cannot be read.
-pub fn flows(enforcer: &mut Enforcer) -> Result<Vec<FlowStatus>, KernelError> {
-    let zones = enforcer.zones();
-    let (kernel, active, _) = enforcer.parts();
-    let flows = kernel.flows()?;
-    let listed = flows.iter().filter_map(|flow| {
-        // A zone without an interface belongs to a device that is gone.
-        let name = zones.get(&flow.zone)?;
-        let admitted_now = active.is_some_and(|active| {
-            active.interface(name).is_some_and(|interface| active.admits(interface, flow))
-        });
-        Some(flow_status(name, flow, admitted_now))
-    });
-    Ok(listed.collect())
-}
-
 pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> FlowStatus {
     let has_ports = matches!(flow.protocol, 6 | 17);
     let has_id = has_ports || matches!(flow.protocol, 1 | 58);
     FlowStatus {
         interface: interface.to_owned(),
-        protocol: match flow.protocol {
-            1 => "icmp".to_owned(),
-            6 => "tcp".to_owned(),
-            17 => "udp".to_owned(),
-            58 => "icmpv6".to_owned(),
-            number => number.to_string(),
-        },
+        protocol: protocol_name(flow.protocol),
         local: flow.local,
         local_port: has_id.then_some(flow.local_port),
         remote: flow.remote,
@@ -255,5 +232,16 @@ pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> Flo
         age: flow.age,
         expires_in: flow.expires_in,
         admitted_now,
+    }
+}
+
+/// As connections are told of.
+pub fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        number => number.to_string(),
     }
 }

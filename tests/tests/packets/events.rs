@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use sg_common::abi::{
-    ANY, Be32, Direction, EVENT_AUDIT, EVENT_EGRESS, EVENTS_BYTES, Event, KIND_WORDS, WOULD_DROP, Watcher, packet_kind,
+    ANY, Be32, Direction, EVENT_AUDIT, EVENT_EGRESS, EVENTS_BYTES, Event, KIND_WORDS, WOULD_DROP, Watcher,
+    packet_kind,
 };
 use sg_common::verdict::Reason::{self, *};
 use sg_daemon::kernel::EventMaps;
@@ -106,7 +107,10 @@ fn each_packet_is_told_with_its_verdict_device_direction_and_beginning() {
         for ((way, frame, reason), event) in sent.iter().zip(&events) {
             assert_eq!(event.reason, *reason as u8);
             assert_eq!(event.direction, u8::from(*way == out), "{reason:?}");
-            assert_eq!(event.flags & (EVENT_EGRESS | EVENT_AUDIT), if *way == into { EVENT_EGRESS } else { 0 });
+            assert_eq!(
+                event.flags & (EVENT_EGRESS | EVENT_AUDIT),
+                if *way == into { EVENT_EGRESS } else { 0 }
+            );
             assert_eq!((event.ifindex, event.watchers), (bench.index("sg0"), 1 << 3));
             assert_eq!(event.generation, generation);
             assert_eq!(event.bytes as usize, frame.len());
@@ -209,7 +213,8 @@ fn what_is_told_and_what_is_lost_is_what_was_asked_for() {
     with_events(|bench, maps| {
         open(bench);
         // One in an hour, and three at once.
-        let slow = Watcher { interval: 3_600_000_000_000, burst: 2 * 3_600_000_000_000, ..everything_watched() };
+        let slow =
+            Watcher { interval: 3_600_000_000_000, burst: 2 * 3_600_000_000_000, ..everything_watched() };
         bench.enforcer().kernel().watch(1, slow).unwrap();
         // Not of the kind: nothing is told of, nothing lost.
         let others = Watcher { kinds: only(Direction::Outbound, &[Arp as u32]), ..slow };

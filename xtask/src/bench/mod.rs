@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what the filter costs. Figures, no verdicts: those would be the machine's.
 
 mod collect;
+mod flows;
 mod start;
 
 use anyhow::Result;
@@ -10,6 +11,8 @@ use clap::Subcommand;
 pub enum Bench {
     /// Measure what collecting connections that are over costs, and how long packets wait meanwhile
     Collect(collect::Collect),
+    /// Measure how long listing, filtering and counting connections takes, and what traffic notices of it
+    Flows(flows::Flows),
     /// Measure how long sgd takes to be ready: cold, and after it was killed
     Start(start::Start),
 }
@@ -18,6 +21,7 @@ impl Bench {
     pub fn run(&self) -> Result<()> {
         match self {
             Self::Collect(collect) => collect.run(),
+            Self::Flows(flows) => flows.run(),
             Self::Start(start) => start.run(),
         }
     }

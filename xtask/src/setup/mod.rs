@@ -45,6 +45,7 @@ fn go(only_check: bool) -> Result<()> {
     report.tool("nsenter", || version("nsenter", "--version"), || install::apt(&["util-linux"]));
     let tcpdump = || version("tcpdump", "--version");
     report.tool("tcpdump", tcpdump, || install::apt(&["tcpdump"]));
+    report.tool("tmux", || version("tmux", "-V"), || install::apt(&["tmux"]));
     report.tool("nftables", || version("nft", "--version"), || install::apt(&["nftables"]));
     report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
     report.tool("bpf-linker", bpf_linker, install::bpf_linker);
