@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::transfer::NDJSON;
 use super::types::Problem;
 
 /// How long a daemon may take for an answer.
@@ -221,7 +222,7 @@ async fn refused(response: Response<Incoming>) -> Result<ClientError, ClientErro
 /// # Errors
 ///
 /// If the daemon cannot be reached, refuses, or ends.
-pub fn stream(
+pub fn follow(
     socket: &Path,
     path: &str,
     mut line: impl FnMut(&str) -> ControlFlow<()>,
@@ -242,10 +243,8 @@ async fn lines(
     path: &str,
     line: &mut impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
-    let begun = tokio::time::timeout(
-        PATIENCE,
-        begin(socket, Method::GET, path, (ACCEPT, "application/json"), Bytes::new()),
-    );
+    let begun =
+        tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, (ACCEPT, NDJSON), Bytes::new()));
     let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
     if !response.status().is_success() {
         return Err(refused(response).await?);

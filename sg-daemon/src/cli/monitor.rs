@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::output::{color, complain};
 use super::{NO, Outcome};
-use crate::api::client::{ClientError, stream};
+use crate::api::client::{ClientError, follow};
 use crate::api::monitor::{MonitorLine, MonitorLost, MonitorPacket, MonitorQuestion};
 use crate::api::types::{Direction, Verdict};
 
@@ -76,7 +76,7 @@ impl Monitor {
         if self.count == Some(0) {
             return Ok(ExitCode::SUCCESS);
         }
-        let ended = stream(socket, &format!("/v1/monitor?{query}"), |line| self.show(line, &mut seen));
+        let ended = follow(socket, &format!("/v1/monitor?{query}"), |line| self.show(line, &mut seen));
         if !self.json && seen.failed.is_none() {
             let lost = if seen.lost > 0 { format!(", {} lost", thousands(seen.lost)) } else { String::new() };
             // Beside the output, which may be read by a program.

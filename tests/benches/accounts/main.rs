@@ -8,6 +8,8 @@
     reason = "a bench that cannot go on stops where it is"
 )]
 
+#[path = "../fill.rs"]
+mod fill;
 #[path = "../collect/table.rs"]
 #[expect(dead_code, reason = "of the table, this bench only wants a filtered device")]
 mod table;

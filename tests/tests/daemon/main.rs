@@ -35,6 +35,8 @@ mod life;
 mod live;
 mod metadata;
 mod metrics;
+mod mixed;
+mod monitor;
 mod notify;
 mod packets;
 mod revoke;
