@@ -166,7 +166,7 @@ fn spec_8_the_rule_that_explain_adds_lets_the_packet_pass_and_no_other() {
             let ingress = (Direction::Outbound == asked.direction) != host;
             let judge = |files: &[Value]| Host::new(files, ROOM).judge(&question.interface, ingress, &frame);
             let before = judge(&files);
-            let outbound = before.direction == Outbound;
+            let outbound = before.direction() == Outbound;
             prop_assert_eq!(outbound, asked.direction == Direction::Outbound);
             if before.verdict.reason() == Some(Reason::NoRule) {
                 seen.borrow_mut().judged += 1;
