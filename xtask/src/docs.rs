@@ -73,13 +73,20 @@ fn drop_reasons() -> String {
         let mut reasons: Vec<Reason> =
             Reason::EVERY.iter().copied().filter(|reason| reason.action() == action).collect();
         reasons.sort_by_key(|reason| *reason as u8);
-        let _ = write!(page, "\n## {heading}\n\n| number | name | |\n|--:|---|---|\n");
+        let drops = action == Action::Drop;
+        let (more, line) = if drops { (" what to do |", "---|") } else { ("", "") };
+        let _ = write!(page, "\n## {heading}\n\n| number | name | |{more}\n|--:|---|---|{line}\n");
         for reason in reasons {
-            let text = reason.text().replace('|', "\\|");
-            let _ = writeln!(page, "| {} | `{}` | {text} |", reason as u8, reason.name());
+            page += &row(reason);
         }
     }
     page
+}
+
+fn row(reason: Reason) -> String {
+    let escaped = |text: &str| text.replace('|', "\\|");
+    let remedy = reason.remedy().map_or_else(String::new, |remedy| format!(" {} |", escaped(remedy)));
+    format!("| {} | `{}` | {} |{remedy}\n", reason as u8, reason.name(), escaped(reason.text()))
 }
 
 #[cfg(test)]
@@ -113,7 +120,11 @@ mod tests {
         let page = drop_reasons();
         let (passed, dropped) = page.split_once("## Dropped").unwrap();
         for reason in Reason::EVERY {
-            let line = format!("| {} | `{}` | {} |\n", *reason as u8, reason.name(), reason.text());
+            let line = row(*reason);
+            assert!(
+                line.contains(reason.text()) && line.contains(reason.remedy().unwrap_or_default()),
+                "{line}"
+            );
             let (here, there) = match reason.action() {
                 Action::Allow => (passed, dropped),
                 Action::Drop => (dropped, passed),

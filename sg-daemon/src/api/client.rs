@@ -23,13 +23,13 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub enum ClientError {
     #[error("cannot reach sgd at {path}: {why}; is it running, and is --socket right?")]
     Connect { path: PathBuf, why: io::Error },
-    #[error("sgd did not answer")]
+    #[error("sgd has hung up without an answer; see its log, and ask again")]
     Http(#[from] hyper::Error),
     #[error("sgd ended its answer early: what came is not all; its log may say why")]
     CutShort(#[source] hyper::Error),
     #[error("the answer cannot be written")]
     Output(#[source] io::Error),
-    #[error("sgd did not answer within {} seconds", .0.as_secs())]
+    #[error("sgd did not answer within {} seconds; it may be busy with a large policy: see its log, and ask again", .0.as_secs())]
     Silence(Duration),
     #[error("sgd has ended, or does not send any more")]
     Ended,
@@ -38,11 +38,11 @@ pub enum ClientError {
     /// The answer is not no: it was not asked for, as this user may not, or sgd is busy.
     #[error("{0}")]
     NotAsked(String),
-    #[error("sgd's answer is not what this version of sgctl expects")]
+    #[error("sgd's answer is not what this sgctl expects; use both of one version (`sgctl --version`)")]
     Answer(#[from] serde_json::Error),
-    #[error("the request cannot be made")]
+    #[error("the request cannot be made; look for letters in it that no URL has")]
     Request(#[from] hyper::http::Error),
-    #[error("the runtime cannot be started")]
+    #[error("the runtime cannot be started; look at the limits of processes and memory (ulimit -a)")]
     Runtime(#[source] io::Error),
 }
 
@@ -93,7 +93,7 @@ pub fn call_raw(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
     runtime.block_on(async {
-        let asked = async {
+        let asked = async move {
             let mut times = 1;
             loop {
                 let answer = request(socket, method.clone(), path, content_type, body.clone()).await?;
@@ -242,8 +242,10 @@ async fn lines(
     path: &str,
     line: &mut impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
-    let begun =
-        tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, (ACCEPT, "application/json"), Bytes::new()));
+    let begun = tokio::time::timeout(
+        PATIENCE,
+        begin(socket, Method::GET, path, (ACCEPT, "application/json"), Bytes::new()),
+    );
     let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
     if !response.status().is_success() {
         return Err(refused(response).await?);

@@ -3,6 +3,7 @@
 pub mod candidate;
 pub mod client;
 pub mod edit;
+pub mod explain;
 mod extract;
 mod flows;
 pub(crate) mod interface;
@@ -10,6 +11,7 @@ mod limits;
 mod listen;
 pub mod live;
 pub mod monitor;
+pub mod names;
 mod objects;
 pub mod openapi;
 mod paced;

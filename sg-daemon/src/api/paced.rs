@@ -223,11 +223,10 @@ mod tests {
                 let (here, mut there) = UnixStream::pair().unwrap();
                 let mut paced = Paced::new(here, SHORT);
                 let reading = async {
-                    while bites {
-                        let mut bite = [0; 512];
-                        if there.read(&mut bite).await.unwrap() == 0 {
-                            break;
-                        }
+                    let mut bite = [0; 512];
+                    let mut taken = 1;
+                    while bites && taken > 0 {
+                        taken = there.read(&mut bite).await.unwrap();
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                     std::future::pending::<()>().await;

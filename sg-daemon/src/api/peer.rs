@@ -135,7 +135,6 @@ pub async fn writers_only(request: Request, next: Next) -> Result<Response, Fail
         return Ok(next.run(request).await);
     }
     let who = peer.map_or_else(|| "somebody unknown".to_owned(), |peer| format!("user {}", peer.uid));
-    let why =
-        format!("{who} may only read here; root and the members of sgd's --write-group may change something");
+    let why = format!("{who} may only read here; this is for root and the members of sgd's --write-group");
     Err(Failure(StatusCode::FORBIDDEN, why))
 }

@@ -26,6 +26,7 @@ use crate::diff::diff;
 use crate::enforce::{Becomes, FlowFilter};
 use crate::policy::model::{Model, OnRuleChange};
 use crate::policy::{self, Loaded};
+use crate::protocols;
 use crate::supervise::status::flow_status;
 use crate::supervise::steward::{self, Order, Refusal};
 
@@ -252,7 +253,7 @@ async fn post_revoke(
 ) -> Result<Json<RevokeAnswer>, Failure> {
     let protocols = match question.protocol.as_deref() {
         None => Vec::new(),
-        Some(name) => protocols(name)?,
+        Some(name) => numbers(name)?,
     };
     let filter = FlowFilter {
         interface: question.interface,
@@ -298,9 +299,8 @@ fn network(text: &str) -> Result<IpNet, Failure> {
     })
 }
 
-fn protocols(name: &str) -> Result<Vec<u8>, Failure> {
-    let of = super::types::protocol_number;
-    match (of(name, false), of(name, true)) {
+fn numbers(name: &str) -> Result<Vec<u8>, Failure> {
+    match (protocols::number(name, false), protocols::number(name, true)) {
         (Some(v4), Some(v6)) => Ok(vec![v4, v6]),
         _ => {
             let why = format!(

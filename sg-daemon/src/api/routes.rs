@@ -129,6 +129,17 @@ impl Routes {
         self.add(path, Access::Read, doc, |describe| get_with(handler, describe))
     }
 
+    /// A question whose answer others could do harm with: for root and the write group.
+    pub fn get_for_writers<H, I, O, T>(self, path: &str, handler: H, doc: Doc) -> Self
+    where
+        H: Handler<T, Shared> + OperationHandler<I, O>,
+        I: OperationInput,
+        O: OperationOutput,
+        T: 'static,
+    {
+        self.add(path, Access::Write, doc, |describe| get_with(handler, describe))
+    }
+
     /// A question with a body, which changes nothing. Whoever can open the socket may ask.
     pub fn ask<H, I, O, T>(self, path: &str, handler: H, doc: Doc) -> Self
     where

@@ -13,15 +13,13 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use super::extract::Body;
 pub(super) use super::extract::Failure;
 use super::listen::listen;
 use super::peer::{Access, Socket};
 use super::routes::{self, Doc, Routes};
-use super::types::{ExplainAnswer, ExplainQuestion, Status};
+use super::types::Status;
 use crate::enforce::Enforcer;
 use crate::events::Events;
-use crate::explain::{ExplainError, explain};
 use crate::flowlog::FlowLog;
 use crate::live::Readers;
 use crate::supervise::inject;
@@ -126,17 +124,12 @@ pub fn router() -> (Router<Shared>, OpenApi) {
     routes::begin();
     let (router, document) = Routes::new()
         .get("/v1/status", get_status, Doc::new("getStatus", "What is enforced, and what was counted"))
-        .ask(
-            "/v1/explain",
-            post_explain,
-            Doc::new("explain", "Whether a packet would pass, and which rule decides")
-                .refuses(404, "There is no such interface.")
-                .refuses(409, "No policy is in force."),
-        )
         .merge(super::edit::routes())
+        .merge(super::explain::routes())
         .merge(super::flows::routes())
         .merge(super::interface::routes())
         .merge(super::monitor::routes())
+        .merge(super::names::routes())
         .merge(super::objects::routes())
         .merge(super::openapi::routes())
         .merge(super::policy::routes())
@@ -165,24 +158,6 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
         inject::here("status");
         let status = status(&mut enforcer, refused, &changes).map_err(internal)?;
         Ok(Status { flow_log, ..status })
-    })
-    .await
-    .map(Json)
-}
-
-async fn post_explain(
-    State(shared): State<Shared>,
-    Body(question): Body<ExplainQuestion>,
-) -> Result<Json<ExplainAnswer>, Failure> {
-    blocking(move || {
-        explain(&mut shared.enforcer(), &question).map_err(|error| match error {
-            ExplainError::Kernel(error) => internal(error),
-            ExplainError::NoPolicy => Failure(StatusCode::CONFLICT, error.to_string()),
-            ExplainError::UnknownInterface { .. } => Failure(StatusCode::NOT_FOUND, error.to_string()),
-            ExplainError::Families { .. } | ExplainError::Question(_) => {
-                Failure(StatusCode::BAD_REQUEST, error.to_string())
-            }
-        })
     })
     .await
     .map(Json)

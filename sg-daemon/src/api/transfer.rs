@@ -37,8 +37,9 @@ struct ImportedTo {
 }
 
 pub(super) fn routes() -> Routes {
+    // Whoever has the sequence numbers of a connection can forge its packets.
     Routes::new()
-        .get(
+        .get_for_writers(
             "/v1/flows/export",
             get_export,
             Doc::new("exportFlows", "The connections of an interface, for another host; a line each")

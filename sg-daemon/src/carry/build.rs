@@ -260,7 +260,9 @@ impl<'o> Builder<'o> {
             }
         }
         let Some(scope) = self.scopes.get_mut(at) else { return };
-        for (allowed, addresses) in [(false, &member.addresses), (true, &member.allowed_addresses)] {
+        // Elsewhere all of them are peers, and no flag is needed.
+        let apart = device.is_some();
+        for (allowed, addresses) in [(false, &member.addresses), (apart, &member.allowed_addresses)] {
             for address in addresses {
                 for group in &groups {
                     scope.members.entry(*group).or_default().push((allowed, *address));
@@ -412,6 +414,12 @@ impl<'o> Builder<'o> {
             };
             file.ipv6 = has_ipv6(&file);
             files.push(file);
+        }
+        let none_here = files.iter().all(|file| file.interfaces.is_empty());
+        if none_here && files.iter().any(|file| !file.peers.is_empty()) {
+            self.report.note(
+                "no interface of this host is named (--interface-map, or --host for Neutron): all of them are peers",
+            );
         }
         one_default(&mut files, &mut self.report);
         quotas(&mut files, &mut self.report);

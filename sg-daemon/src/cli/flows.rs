@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, Subcommand};
 use hyper::Method;
 
-use super::Outcome;
 use super::flow_list::{Brief, Form, HEAD, List};
 use super::output::{print, table};
+use super::{Outcome, names};
 use crate::api::client::{ClientError, call, receive};
 use crate::api::live::{FlowCount, FlowCounts, FlowQuestion};
 use crate::api::transfer::NDJSON;
@@ -27,7 +27,7 @@ pub struct Flows {
     #[command(subcommand)]
     verb: Option<FlowsVerb>,
     /// Only those of these interfaces
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', add = names::interfaces())]
     interface: Vec<String>,
     /// Only those that this side began, seen from the instance
     #[arg(long)]

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::edit::{How, Scope, Which, list, place};
 use super::interface::escaped;
 use super::output::{color, complain, print, table};
-use super::{NO, Outcome, TROUBLE};
+use super::{NO, Outcome, TROUBLE, names};
 use crate::policy::edit::{self, CopyError, CopyRequest, Edit};
 use crate::policy::render::render;
 use crate::policy::view::{self, EnforcementView, GroupView, RuleView};
@@ -71,7 +71,7 @@ struct Delete {
 #[derive(Debug, Args)]
 struct Copy {
     /// The group to copy; "default" too
-    #[arg(value_name = "SRC")]
+    #[arg(value_name = "SRC", add = names::groups())]
     source: String,
     /// Names of the copies
     #[arg(required = true, value_name = "NEW")]

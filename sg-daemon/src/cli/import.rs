@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ use super::output::{color, complain, counted, print};
 use super::{NO, Outcome, TROUBLE};
 use crate::carry::{self, File, Input, Options, Progress, ReadError, Report, aws, kakao, neutron};
 use crate::policy;
+use crate::policy::diagnostic::printable;
 use crate::policy::render::render;
 
 /// Make policy files of a cloud's security groups.
@@ -101,7 +103,8 @@ impl Import {
                     let (id, path) = given
                         .split_once('=')
                         .ok_or("--prefix-list is written pl-ID=FILE, such as pl-63a5400a=s3.json")?;
-                    let entries = aws::prefix_list(&input(Path::new(path))?)?;
+                    let entries = aws::prefix_list(&input(Path::new(path))?);
+                    let entries = entries.map_err(|error| printable(&error.to_string()))?;
                     options.prefix_lists.insert(id.to_owned(), entries);
                 }
                 common.run(aws::import, &options)
@@ -144,7 +147,7 @@ impl Common {
             Ok(carried) => carried,
             Err(error) => {
                 bar.finish_and_clear();
-                return Err(error.into());
+                return Err(printable(&error.to_string()).into());
             }
         };
         let texts: Vec<(PathBuf, String)> =
@@ -207,12 +210,12 @@ impl Common {
 /// Losses and notes on standard error, one line each.
 pub(super) fn tell(report: &Report) {
     for note in &report.notes {
-        eprint_text(&format!("note: {note}\n"));
+        eprint_text(&format!("note: {}\n", printable(note)));
     }
     for loss in &report.losses {
         let place: Vec<&str> =
             [loss.file.as_str(), loss.path.as_str()].into_iter().filter(|part| !part.is_empty()).collect();
-        eprint_text(&format!("loss: {}: {}\n", place.join(": "), loss.why));
+        eprint_text(&format!("loss: {}\n", printable(&format!("{}: {}", place.join(": "), loss.why))));
     }
 }
 
@@ -312,7 +315,11 @@ pub(super) fn write(files: &[(PathBuf, String)], force: bool) -> Result<(), Stri
             _ => Path::new("."),
         };
         fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(|error| failed(path, &error))?;
+        // As every new file; tempfile's own are the owner's alone.
+        let mut file = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(directory)
+            .map_err(|error| failed(path, &error))?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.as_file().sync_all())
             .map_err(|error| failed(path, &error))?;

@@ -11,7 +11,8 @@ use hyper::Method;
 
 use super::edit::{How, Scope, Which, list, place};
 use super::output::{complain, print, table};
-use super::{NO, Outcome};
+use super::times::duration;
+use super::{NO, Outcome, names};
 use crate::api::client::{ClientError, call};
 use crate::api::types::{InterfaceState, Readiness};
 use crate::policy::edit::Edit;
@@ -185,7 +186,7 @@ fn lines(interfaces: &[InterfaceView]) -> String {
 #[derive(Debug, Args)]
 struct Wait {
     /// The interface's name on this host
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::interfaces())]
     name: String,
     /// How long to wait: 30s, 500ms, 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
@@ -274,34 +275,4 @@ pub fn escaped(name: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect()
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let number = text.trim_end_matches(char::is_alphabetic);
-    let unit = match text.get(number.len()..) {
-        Some("ms") => 1,
-        Some("s" | "") => 1000,
-        Some("m") => 60_000,
-        _ => return Err("expected a number of ms, s or m, such as 30s".to_owned()),
-    };
-    let number: u64 =
-        number.parse().map_err(|_| "expected a whole number with a unit, such as 30s".to_owned())?;
-    number.checked_mul(unit).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_units() {
-        let of = |text| duration(text).ok().map(|time| time.as_millis());
-        assert_eq!(["30s", "30", "500ms", "2m", "0s"].map(of), [30_000, 30_000, 500, 120_000, 0].map(Some));
-        assert!(
-            ["", "s", "-1s", "1.5s", "1h", "99999999999999999999s", "9999999999999999999m"]
-                .map(of)
-                .iter()
-                .all(Option::is_none)
-        );
-    }
 }

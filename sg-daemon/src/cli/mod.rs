@@ -6,20 +6,24 @@
 mod apply;
 mod candidate;
 mod check;
+mod completions;
 mod diff;
 mod edit;
 mod explain;
 mod export;
 mod flow_list;
 mod flows;
+mod frames;
 mod group;
 mod import;
 mod interface;
 mod monitor;
+pub mod names;
 mod openapi;
 pub mod output;
 mod peer;
 mod plan;
+mod progress;
 mod rates;
 mod revoke;
 mod rule;
@@ -27,13 +31,15 @@ mod rules;
 mod schema;
 mod stats;
 mod status;
+mod times;
 mod top;
 mod transfer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::CompleteEnv;
 
 use crate::api::DEFAULT_SOCKET;
 use crate::api::client::ClientError;
@@ -60,6 +66,7 @@ pub struct Sgctl {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Check(check::Check),
+    Completions(completions::Completions),
     Schema(schema::Schema),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -70,7 +77,7 @@ enum Verb {
     Stats(stats::Stats),
     Top(top::Top),
     Rules(rules::Rules),
-    Flows(flows::Flows),
+    Flows(Box<flows::Flows>),
     Explain(explain::Explain),
     Monitor(monitor::Monitor),
     Interface(interface::Interface),
@@ -84,9 +91,15 @@ enum Verb {
 }
 
 impl Sgctl {
+    /// Answers a shell that completes words, and ends; returns if no shell asks. Nothing may have been printed before.
+    pub fn complete() {
+        CompleteEnv::with_factory(Self::command).var(completions::VARIABLE).complete();
+    }
+
     pub fn run(self) -> ExitCode {
         let outcome = match self.verb {
             Verb::Check(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::OpenApi(verb) => verb.run(),
             Verb::Group(verb) => verb.run(&self.socket),

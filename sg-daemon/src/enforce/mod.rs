@@ -46,9 +46,13 @@ pub enum ApplyError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("the network devices cannot be listed")]
+    #[error(
+        "the network devices cannot be listed; sgd needs a netlink socket (AF_NETLINK in the unit's RestrictAddressFamilies)"
+    )]
     Devices(#[source] io::Error),
-    #[error("interface {name} carries no Ethernet frames; only Ethernet devices can be filtered")]
+    #[error(
+        "interface {name} carries no Ethernet frames, and only Ethernet devices can be filtered; take it out of the policy"
+    )]
     NotEthernet { name: String },
 }
 

@@ -8,10 +8,9 @@ use sg_common::packet::protocol;
 use sg_common::verdict;
 
 use super::record::{Action, LogStatus, Record};
-use crate::compile::fit::{Tuple, allows};
-use crate::compile::rules::of_interface;
+use crate::compile::fit::{Policy, Tuple};
 use crate::enforce::{Active, Enforcer};
-use crate::explain::rule_id;
+use crate::explain::rule_ids;
 use crate::kernel::Collected;
 use crate::policy::model::{Interface, Model};
 
@@ -67,7 +66,10 @@ impl Owners {
         let dropped = collected.reason.filter(|reason| reason.action() == verdict::Action::Drop);
         let interface = active.and_then(|active| Some((active, named(&active.model, &owner.interface)?)));
         let rules = match interface {
-            Some((active, interface)) if dropped.is_none() => rules(active, interface, &first(collected)),
+            Some((active, interface)) if dropped.is_none() => {
+                let policy = Policy { model: &active.model, image: &active.image };
+                rule_ids(policy, interface, &first(collected))
+            }
             _ => Vec::new(),
         };
         let mut records = Vec::with_capacity(2);
@@ -118,34 +120,19 @@ impl Owners {
     }
 }
 
-/// The rules in force on an interface that allow a packet, as `web/inbound[0]`, each once.
-fn rules(active: &Active, interface: &Interface, packet: &Tuple) -> Vec<String> {
-    let model = &active.model;
-    let mut ids: Vec<String> = of_interface(model, interface, packet.direction)
-        .iter()
-        .filter(|rule| allows(rule, packet, model, &active.image, interface))
-        .map(|rule| rule_id(model, rule, packet.direction))
-        .collect();
-    // Several rules that a group has by itself are one to whoever reads of them.
-    ids.dedup();
-    ids
-}
-
-/// What began the flow.
+/// What began the flow. Of a query the code is taken for 0, as all have it.
 fn first(collected: &Collected) -> Tuple {
-    let Collected { origin, protocol, remote, local_port, remote_port, .. } = *collected;
+    let Collected { origin, protocol, local, remote, local_port, remote_port, .. } = *collected;
+    let is_icmp = protocol == if local.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
     let has_ports = matches!(protocol, protocol::TCP | protocol::UDP);
+    let port = if origin == Direction::Inbound { local_port } else { remote_port };
     Tuple {
         direction: origin,
         protocol,
         remote,
-        port: match origin {
-            _ if !has_ports => 0,
-            Direction::Inbound => local_port,
-            Direction::Outbound => remote_port,
-        },
-        // The key of a query's flow has its type; queries have code 0. Of other ICMP nothing is known: no rule names that type.
-        icmp: (if remote_port == 0 { u8::MAX } else { (remote_port >> 8) as u8 }, 0),
+        port: has_ports.then_some(port),
+        // As in the key of a query's flow.
+        icmp: (is_icmp && remote_port != 0).then_some(((remote_port >> 8) as u8, 0)),
     }
 }
 

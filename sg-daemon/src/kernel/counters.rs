@@ -68,19 +68,19 @@ impl Kernel {
     pub(super) fn retire(&mut self, zone: u32, row: u32) {
         let mut samples = Vec::new();
         for would_drop in [false, true] {
-            match self.tables.counters(row, would_drop) {
-                Ok(counters) => {
-                    samples.extend(counters.into_iter().map(|(direction, reason, counter)| Sample {
-                        direction,
-                        reason,
-                        would_drop,
-                        counter,
-                    }))
-                }
+            let counters = match self.tables.counters(row, would_drop) {
+                Ok(counters) => counters,
                 Err(error) => {
-                    return tracing::warn!(%error, "what a device that is gone has counted is not known");
+                    tracing::warn!(%error, "what a device that is gone has counted is not known");
+                    return;
                 }
-            }
+            };
+            samples.extend(counters.into_iter().map(|(direction, reason, counter)| Sample {
+                direction,
+                reason,
+                would_drop,
+                counter,
+            }));
         }
         while self.retired.len() >= MOST_RETIRED {
             self.retired.pop_front();

@@ -169,7 +169,7 @@ pub(super) fn look_up<V: Pod>(
     cpus: usize,
 ) -> io::Result<Vec<V>> {
     // Every CPU's value takes a multiple of eight bytes.
-    if size_of::<V>() % 8 != 0 {
+    if !size_of::<V>().is_multiple_of(8) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut keys: Vec<u32> = Vec::with_capacity(count);

@@ -61,15 +61,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SGD_BPF_OBJECT"));
 pub enum KernelError {
     #[error("the eBPF object cannot be loaded (root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is needed)")]
     Load(#[source] aya::EbpfError),
-    #[error("the kernel refuses the program {name}")]
+    #[error("the kernel refuses the program {name}; Linux 5.18 or later with BTF is needed")]
     Program { name: &'static str, source: ProgramError },
-    #[error("the object has no {name}; it was not built from this source")]
+    #[error("the object has no {name}, as it was not built from this source; build and install sgd anew")]
     Missing { name: &'static str },
-    #[error("map {name}")]
+    #[error(
+        "the map {name} cannot be used; the filter goes on as it is: restart sgd, and report it if it happens again"
+    )]
     Map { name: &'static str, source: MapError },
-    #[error("map {name} is full; the policy is too large")]
+    #[error("map {name} is full, as the policy is too large; apply one with fewer rules or members")]
     Full { name: &'static str },
-    #[error("cannot {what} {path}")]
+    #[error(
+        "cannot {what} {path}; sgd has to be root, and the path on a BPF file system that it may write to"
+    )]
     Pin {
         path: PathBuf,
         what: &'static str,
@@ -82,11 +86,15 @@ pub enum KernelError {
         "{path} is {found}, expected {expected}; stop whatever else uses this pin directory, or pass another --pin-dir"
     )]
     Foreign { path: PathBuf, found: String, expected: String },
-    #[error("map {name} cannot be read or mapped into memory")]
+    #[error(
+        "map {name} cannot be read or mapped into memory; look at the limit of locked memory (ulimit -l)"
+    )]
     Io { name: &'static str, source: io::Error },
     #[error("cannot attach to {interface} with hook {hook}: {why}")]
     Attach { interface: String, hook: &'static str, why: String },
-    #[error("at most {limit} interfaces can be filtered")]
+    #[error(
+        "at most {limit} interfaces can be filtered; name fewer, or narrow the patterns in settings.managed"
+    )]
     TooManyInterfaces { limit: u32 },
     #[error("no zone is left; detach the filter and start it anew")]
     ZonesUsedUp,
@@ -99,7 +107,9 @@ pub enum KernelError {
         #[source]
         error: io::Error,
     },
-    #[error("the kernel's clock does not tick at a known rate ({0} Hz)")]
+    #[error(
+        "the kernel's clock does not tick at a known rate ({0} Hz); report it, with the kernel's version"
+    )]
     Clock(u64),
 }
 
@@ -454,11 +464,6 @@ impl Kernel {
     /// How many live flows there are on all interfaces together.
     pub fn live_flows_of_all(&self) -> u64 {
         self.entries().filter_map(|(_, interface)| Some(self.shares.get(interface.row)?.live)).sum()
-    }
-
-    /// How many zones were given out; each only once.
-    pub fn zones_used(&self) -> u64 {
-        u64::from(self.control().next_zone.saturating_sub(1))
     }
 
     /// Every device that has an entry: its index and its entry.

@@ -15,7 +15,7 @@ pub fn tables(enforcer: &mut Enforcer, summary: &Summary) -> Vec<TableFill> {
         (enforcer.resident().port_tables() as u64, enforcer.resident().members() as u64);
     let devices = enforcer.devices().len() as u64;
     let kernel = enforcer.kernel();
-    let (sizes, capacity, zones) = (kernel.sizes(), kernel.capacity(), kernel.zones_used());
+    let (sizes, capacity, zones) = (kernel.sizes(), kernel.capacity(), kernel.zones_used().into());
     let live = kernel.live_flows_of_all();
     let (accounts, account_room) = kernel.accounts_of_all();
     let seen = &summary.entries;

@@ -26,12 +26,14 @@ pub enum PlaceError {
     #[error("sgd reads its policy from one file, {}, and the candidate has {found}; put all into one file", .path.display())]
     OneFile { path: PathBuf, found: usize },
     #[error(
-        "{name:?} cannot be a file of the policy directory: names end in \".json\" and begin with no dot"
+        "{name:?} cannot be a file of the policy directory: names end in \".json\" and begin with no dot; rename it"
     )]
     Name { name: String },
-    #[error("two files of the candidate are called {name:?}; in the policy directory there can be only one")]
+    #[error(
+        "two files of the candidate are called {name:?}; in the policy directory there can be only one; rename it"
+    )]
     NameTwice { name: String },
-    #[error("{} is a symbolic link; sgd replaces no links in its policy directory", .path.display())]
+    #[error("{} is a symbolic link, and sgd replaces no links in its policy directory; put the file itself there", .path.display())]
     Link { path: PathBuf },
     #[error(
         "the edits are of files in several directories, and cannot be made at once ({} is in another one than the first); \
@@ -256,6 +258,38 @@ mod tests {
             assert_eq!(names(dir.path()), [".hidden.json", "b.json", "c.json", "notes.txt"]);
             assert_eq!(fs::read_to_string(dir.path().join("b.json")).unwrap(), "B");
         }
+    }
+
+    #[test]
+    fn an_edit_replaces_its_file_alone_behind_its_link_and_wherever_the_others_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        for directory in [&here, &there] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("p.json"), "old").unwrap();
+        }
+        let link = here.join("link.json");
+        symlink("../there/p.json", &link).unwrap();
+        let files = [here.join("p.json"), link.clone()];
+        let place = Place::of_edit(&files, &[1]).unwrap();
+        assert_eq!(place.names, ["p.json", "p.json"]);
+        // Twice, as after a crash.
+        for _ in 0..2 {
+            place.stage(&["not this".to_owned(), "new".to_owned()]).unwrap();
+            place.replace().unwrap();
+            assert!(link.is_symlink());
+            assert_eq!(fs::read_to_string(there.join("p.json")).unwrap(), "new");
+            assert_eq!(fs::read_to_string(here.join("p.json")).unwrap(), "old");
+            assert_eq!(
+                (names(&here), names(&there)),
+                (vec!["link.json".to_owned(), "p.json".to_owned()], vec!["p.json".to_owned()])
+            );
+        }
+        place.stage(&["not this".to_owned(), "newer".to_owned()]).unwrap();
+        place.unstage();
+        assert_eq!(names(&there), ["p.json"]);
+        let both = Place::of_edit(&files, &[0, 1]).unwrap_err().to_string();
+        assert!(both.contains("in several directories") && both.contains("link.json"), "{both}");
     }
 
     #[test]

@@ -69,9 +69,15 @@ pub struct Options {
 /// If there is no policy to begin with, or the kernel or the socket cannot be used. What an earlier daemon left in force
 /// stays in force.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.state_dir)
-        .with_context(|| format!("cannot make the state directory {}", options.state_dir.display()))?;
-    let cannot = || format!("cannot listen on {}", options.socket.display());
+    std::fs::create_dir_all(&options.state_dir).with_context(|| {
+        format!(
+            "cannot make the state directory {}; pass one that sgd may write to (--state-dir)",
+            options.state_dir.display()
+        )
+    })?;
+    let cannot = || {
+        format!("cannot listen on {}; stop whatever does, or pass another --socket", options.socket.display())
+    };
     let socket = options.socket_options.resolve().with_context(cannot)?;
     let listener = bind(&options.socket, socket).with_context(cannot)?;
     let metrics = match options.metrics {
@@ -95,9 +101,12 @@ async fn enforce(
     let replacement = layout::find(options)?;
     let (unfinished, notice) = recover(&options.state_dir);
     // Watches begin before anything is read, so that no change falls in between.
-    let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
+    let mut files = FileWatch::new(&options.policy).context(
+        "cannot watch the policy files; look at fs.inotify.max_user_watches and max_user_instances",
+    )?;
     let gate = Arc::new(Gate::default());
-    let mut links = LinkWatch::new(Arc::clone(&gate)).context("cannot watch the network devices")?;
+    let mut links = LinkWatch::new(Arc::clone(&gate))
+        .context("cannot watch the network devices; sgd needs a netlink socket (AF_NETLINK)")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -167,7 +176,7 @@ async fn enforce(
             _ = collect.tick() => collect_flows(&shared).await?,
             () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
-            ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
+            ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}; restart sgd"),
         }
     }
     notify::stopping();
@@ -355,7 +364,9 @@ fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
 /// Does a piece of work that may block. Its failures are its own; if it does not come to its end, neither does the daemon.
 async fn on_enforcer(shared: &Shared, work: fn(&mut Enforcer)) -> anyhow::Result<()> {
     let shared = shared.clone();
-    tokio::task::spawn_blocking(move || work(&mut shared.enforcer())).await.context("a task has failed")
+    tokio::task::spawn_blocking(move || work(&mut shared.enforcer()))
+        .await
+        .context("a task has failed; restart sgd, and report what its log says")
 }
 
 fn reconcile(enforcer: &mut Enforcer) {

@@ -200,7 +200,10 @@ impl Steward {
             Order::Confirm => self.confirm().await,
             Order::Rollback => {
                 if self.unconfirmed.is_none() {
-                    return Err(Refusal::Conflict("no policy waits to be confirmed".to_owned()));
+                    return Err(Refusal::Conflict(
+                        "no policy waits to be confirmed; `sgctl apply --confirm TIME` applies one that does"
+                            .to_owned(),
+                    ));
                 }
                 self.roll_back("rolled back as asked").await.map(answer)
             }
@@ -345,7 +348,10 @@ impl Steward {
     /// Puts the policy before the unconfirmed one in force again.
     async fn roll_back(&mut self, why: &str) -> Result<Applied, Refusal> {
         let Some(unconfirmed) = self.unconfirmed.take() else {
-            return Err(Refusal::Conflict("no policy waits to be confirmed".to_owned()));
+            return Err(Refusal::Conflict(
+                "no policy waits to be confirmed; `sgctl apply --confirm TIME` applies one that does"
+                    .to_owned(),
+            ));
         };
         crash::at(Point::RollbackBegun);
         let applied = match self.back_to(Arc::clone(&unconfirmed.before)).await {
@@ -458,7 +464,9 @@ fn put_in_force(
     let own = policy::fingerprint(&options.policy);
     let mut enforcer = shared.enforcer();
     let Some(before) = enforcer.active().map(|active| Arc::clone(&active.model)) else {
-        return Err(Refusal::Conflict("no policy is in force yet".to_owned()));
+        return Err(Refusal::Conflict(
+            "no policy is in force yet; ask again when sgd is ready (`sgctl status`)".to_owned(),
+        ));
     };
     let seconds = confirm.map(|confirm| confirm.as_secs());
     candidate.is_current()?;
@@ -496,5 +504,7 @@ fn answer(applied: Applied) -> ApplyAnswer {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    spawn_blocking(work).await.map_err(|error| Refusal::Failed(format!("a task has failed: {error}")))
+    spawn_blocking(work).await.map_err(|error| {
+        Refusal::Failed(format!("a task has failed: {error}; restart sgd, and report what its log says"))
+    })
 }

@@ -88,6 +88,28 @@ fn with_a_loss_nothing_is_written_until_it_is_allowed() {
 }
 
 #[test]
+fn a_document_cannot_send_commands_to_the_terminal() {
+    let mut hostile = group(
+        "sg-\u{1b}[31m\n1",
+        "vpc-1",
+        &json!([{ "IpProtocol": "\u{1b}]0;x\u{7}", "IpRanges": [{ "CidrIp": "\u{1b}c" }] }]),
+    );
+    hostile["GroupName"] = json!("\u{1b}[2J web");
+    let site = site(&json!([hostile]));
+    fs::write(site.path().join("keys.json"), "{ \"\\u001b[31m\": 1 }").unwrap();
+    for file in ["groups.json", "keys.json"] {
+        let (code, out, told) = said(&sgctl(site.path(), &["import", "aws", file]));
+        assert!(code != Some(0) && out.is_empty(), "{told}");
+        assert!(!told.contains('\u{1b}') && !told.contains('\u{7}'), "{told:?}");
+        assert!(
+            told.lines()
+                .all(|line| ["note: ", "loss: ", "error: "].iter().any(|word| line.starts_with(word))),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn several_vpcs_need_a_directory_and_have_a_file_each() {
     let site = site(&json!([group("sg-1", "vpc-1", &json!([])), group("sg-2", "vpc-2", &json!([]))]));
     let (code, out, told) = said(&sgctl(site.path(), &["import", "aws", "groups.json"]));

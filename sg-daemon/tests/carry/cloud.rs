@@ -155,12 +155,11 @@ pub fn kakao(document: &Value, interface: &Value, question: &Question) -> bool {
     list(document, "security_groups").iter().filter(|group| has(interface, &group["id"])).any(|group| {
         list(group, "rules").iter().filter(|rule| rule["direction"] == way).any(|rule| {
             let fits = match (text(&rule["protocol"]), question.transport) {
-                ("ALL", _) => true,
+                ("ALL", _) | ("ICMP", Transport::Icmp { .. }) => true,
                 ("TCP", Transport::Tcp { port: asked }) | ("UDP", Transport::Udp { port: asked }) => {
                     let asked = i64::from(asked);
                     port(&rule["port_range_min"], 0) <= asked && asked <= port(&rule["port_range_max"], 65535)
                 }
-                ("ICMP", Transport::Icmp { .. }) => true,
                 _ => false,
             };
             let remote = match &rule["remote_group_id"] {

@@ -1,7 +1,6 @@
 //! Security groups of clouds in and out, without a daemon.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that cannot go on has failed"

@@ -5,6 +5,7 @@ use sg_daemon::carry::{Options, neutron};
 
 use crate::{imported, loaded, losses, parsed};
 
+#[expect(clippy::needless_pass_by_value, reason = "called with json!(…)")]
 fn rule(fields: Value) -> Value {
     let mut rule = json!({
         "id": "c0ffee00-0000-4000-8000-000000000001", "security_group_id": "g1", "project_id": "p1", "tenant_id": "p1",

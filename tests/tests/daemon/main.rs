@@ -9,6 +9,7 @@
 )]
 
 mod adopt;
+mod agreement;
 mod api;
 mod appear;
 mod apply;
@@ -16,6 +17,7 @@ mod audit;
 mod bounds;
 mod chaos;
 mod checksums;
+mod completion;
 mod counters;
 mod crash;
 mod ctl;
@@ -38,6 +40,7 @@ mod packets;
 mod revoke;
 mod rules;
 mod sizes;
+mod terminal;
 mod top;
 mod transfer;
 mod watch;

@@ -53,6 +53,10 @@ fn go(only_check: bool) -> Result<()> {
         || version("promtool", "--version"),
         || install::without_services(&["prometheus"]),
     );
+    report.tool("terminal", || version("script", "--version"), || install::apt(&["bsdutils"]));
+    for shell in ["bash", "zsh", "fish"] {
+        report.tool(shell, || version(shell, "--version"), || install::apt(&[shell]));
+    }
     report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
     report.tool("bpf-linker", bpf_linker, install::bpf_linker);
     if Uid::effective().is_root() {

@@ -112,7 +112,7 @@ pub(super) fn remove(
             };
             (source.file.0, change)
         }
-        Home::NotYet(file) => (file, written_anew(policy, file, group, direction, left(rules))?),
+        Home::NotYet(file) => (file, written_anew(policy, file, group, direction, &left(rules))?),
     };
     Ok(Planned::Change { file, change, what })
 }
@@ -151,7 +151,7 @@ fn with(policy: &Policy<'_>, id: GroupId, direction: RuleDirection, rule: &Value
         }
         Home::NotYet(file) => {
             let rules = all(listed(policy, id, direction)?);
-            (file, written_anew(policy, file, &group.name, direction, rules)?)
+            (file, written_anew(policy, file, &group.name, direction, &rules)?)
         }
     };
     let model = policy.with(file, &change)?;
@@ -191,7 +191,7 @@ fn written_anew(
     file: usize,
     group: &str,
     direction: RuleDirection,
-    rules: Vec<Value>,
+    rules: &[Value],
 ) -> Result<Change, EditError> {
     let mut fields = Map::new();
     fields.insert("name".to_owned(), json!(group));

@@ -79,7 +79,7 @@ fn spec_k2_k23_d3_what_may_not_be_is_refused_and_changes_nothing() {
         (&["group", "delete", "default"][..], "never be deleted"),
         (&["group", "delete", "webs"], "attached to interface \"tap0\""),
         (&["group", "delete", "admins"], "named by inbound[1] of group \"webs\""),
-        (&["group", "delete", "admni"], "did you mean \"admins\"?"),
+        (&["group", "delete", "admns"], "did you mean \"admins\"?"),
         (&["group", "show", "wbes"], "did you mean \"webs\"?"),
         (&["interface", "detach", device, "webs"], "attach another one first"),
         (
