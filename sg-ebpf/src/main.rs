@@ -19,6 +19,7 @@ mod events;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
 mod record;
 
 #[cfg(not(target_arch = "bpf"))]

@@ -1,12 +1,12 @@
 use super::*;
 
-fn asked(question: MonitorQuestion) -> Result<Filter, String> {
+fn asked(question: &MonitorQuestion) -> Result<Filter, String> {
     question.filter()
 }
 
 #[test]
 fn rules_are_named_as_they_are_shown() {
-    let rule = |text: &str| asked(MonitorQuestion { rule: Some(text.to_owned()), ..Default::default() });
+    let rule = |text: &str| asked(&MonitorQuestion { rule: Some(text.to_owned()), ..Default::default() });
     let of = |group: &str, direction, rule: Option<&str>| {
         Some(RuleFilter { group: group.to_owned(), direction, rule: rule.map(str::to_owned) })
     };
@@ -33,7 +33,7 @@ fn what_cannot_be_read_is_named_with_what_was_expected() {
         (MonitorQuestion { protocol: Some("tpc".into()), ..none() }, ["tcp", "number"]),
         (MonitorQuestion { rate: Some(0), ..none() }, ["rate", "100000"]),
     ] {
-        let error = asked(question.clone()).unwrap_err();
+        let error = asked(&question).unwrap_err();
         assert!(words.iter().all(|word| error.contains(word)), "{question:?}: {error}");
     }
     let icmp = |remote: &str| MonitorQuestion {
@@ -41,8 +41,8 @@ fn what_cannot_be_read_is_named_with_what_was_expected() {
         remote: Some(remote.into()),
         ..none()
     };
-    assert_eq!(asked(icmp("10.0.0.1")).map(|filter| filter.protocol), Ok(Some(1)));
-    assert_eq!(asked(icmp("fd00::/8")).map(|filter| filter.protocol), Ok(Some(58)));
+    assert_eq!(asked(&icmp("10.0.0.1")).map(|filter| filter.protocol), Ok(Some(1)));
+    assert_eq!(asked(&icmp("fd00::/8")).map(|filter| filter.protocol), Ok(Some(58)));
 }
 
 #[test]

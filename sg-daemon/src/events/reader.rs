@@ -44,7 +44,7 @@ impl Reader {
             self.wait();
             self.clocks = Clocks::now();
             for _ in 0..AT_ONCE {
-                let Some(event) = self.maps.events.next() else { break };
+                let Some(event) = self.maps.events.read() else { break };
                 self.pass_on(event);
             }
             if ticked.elapsed() < TICK {
@@ -114,7 +114,7 @@ impl Reader {
     fn count_new_flows(&mut self) {
         let lost = self.maps.counts.of(NEW_FLOW_WATCHER).map_or(0, |counts| counts.limited + counts.full);
         let mut counted = 0;
-        while let Some(event) = self.maps.new_flows.next() {
+        while let Some(event) = self.maps.new_flows.read() {
             let time = self.clocks.wall(event.time);
             let direction = if event.direction == 0 { Direction::Inbound } else { Direction::Outbound };
             let packet = read(&event, direction);

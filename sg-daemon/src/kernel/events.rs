@@ -19,7 +19,7 @@ pub struct EventRing(RingBuf<MapData>);
 
 impl EventRing {
     /// The oldest event that nobody has read, if there is any.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn read(&mut self) -> Option<Event> {
         loop {
             let item = self.0.next()?;
             // Records have one size; what else there could be is no event.

@@ -49,10 +49,9 @@ fn main() {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!(
-        "Linux {}, {cpus} CPUs, load {}; {} of release: {}",
+        "Linux {}, {cpus} CPUs, load {}; sgd and sgctl of release: {}",
         uname.release().display(),
         load.split(' ').next().unwrap_or_default(),
-        "sgd and sgctl",
         !cfg!(debug_assertions) || binary("sgd").unwrap().to_string_lossy().contains("/release/"),
     );
     println!("{flows} live flows, {ROUNDS} rounds, interleaved\n");

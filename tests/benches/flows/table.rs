@@ -36,7 +36,7 @@ pub fn fill(daemon: &Daemon, flows: u32) {
     let known = Map::HashMap(MapData::from_pin(pinned(daemon.pin_dir(), map::FLOWS_V4)).unwrap());
     let known: HashMap<_, FlowKeyV4, Flow> = known.try_into().unwrap();
     // The traffic's own flow says what the time is, and which zone is the first guest's; the other's is the next.
-    let (key, like) = known.iter().next().expect("there is traffic").unwrap();
+    let (key, like) = known.iter().next().unwrap().unwrap();
     let zone = key.zone_protocol >> 8;
     let numbers: Vec<u32> = (0..flows).collect();
     for numbers in numbers.chunks(BATCH) {

@@ -72,7 +72,7 @@ fn fill(world: &World, daemon: &Daemon) -> Filled {
     };
     let local = |number: u32| Be32::from_host(0x0a00_0005 + number % 2);
     let v4 = |number: u32| {
-        let tcp = number % 3 != 0;
+        let tcp = !number.is_multiple_of(3);
         let ports = if tcp {
             FlowPorts { local: 442 + (number / 2 % 4) as u16, remote: 1024 + (number >> 3) as u16 }
         } else {
@@ -111,13 +111,13 @@ fn fill(world: &World, daemon: &Daemon) -> Filled {
         };
         (key, flow(number, State::Icmp, FLOW_REPLIED))
     };
-    write(&live_v4, (0..LIVE_V4).map(v4).collect());
-    write(&table::<FlowKeyV4>(daemon, map::HALF_V4).0, (0..HALF_V4).map(half).collect());
-    write(&table::<FlowKeyV6>(daemon, map::FLOWS_V6).0, (0..LIVE_V6).map(v6).collect());
+    write(&live_v4, &(0..LIVE_V4).map(v4).collect::<Vec<_>>());
+    write(&table::<FlowKeyV4>(daemon, map::HALF_V4).0, &(0..HALF_V4).map(half).collect::<Vec<_>>());
+    write(&table::<FlowKeyV6>(daemon, map::FLOWS_V6).0, &(0..LIVE_V6).map(v6).collect::<Vec<_>>());
     // The tables as they are now, by other means than the daemon's.
     let mut flows = Vec::new();
     for name in [map::FLOWS_V4, map::HALF_V4] {
-        for entry in table::<FlowKeyV4>(daemon, name).1.iter() {
+        for entry in &table::<FlowKeyV4>(daemon, name).1 {
             let (key, flow) = entry.unwrap();
             let address = |address: Be32| Ipv4Addr::from_bits(address.to_host()).into();
             let ends = (address(key.local), address(key.remote));
@@ -125,7 +125,7 @@ fn fill(world: &World, daemon: &Daemon) -> Filled {
         }
     }
     for name in [map::FLOWS_V6, map::HALF_V6] {
-        for entry in table::<FlowKeyV6>(daemon, name).1.iter() {
+        for entry in &table::<FlowKeyV6>(daemon, name).1 {
             let (key, flow) = entry.unwrap();
             let address = |words: [Be32; 4]| {
                 let bits = words.iter().fold(0, |bits, word| bits << 32 | u128::from(word.to_host()));
@@ -160,7 +160,7 @@ fn fill(world: &World, daemon: &Daemon) -> Filled {
     Filled { flows, like }
 }
 
-fn write<K: aya::Pod>(map: &MapData, flows: Vec<(K, Flow)>) {
+fn write<K: aya::Pod>(map: &MapData, flows: &[(K, Flow)]) {
     for part in flows.chunks(BATCH) {
         let (keys, values): (Vec<K>, Vec<Flow>) = part.iter().copied().unzip();
         update_batch(map, &keys, &values).unwrap();

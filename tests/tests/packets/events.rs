@@ -55,13 +55,13 @@ fn with_events(test: impl Fn(&mut Bench, &mut EventMaps) + Sync) {
         for place in 0..sg_common::abi::WATCHERS {
             bench.enforcer().kernel().unwatch(place);
         }
-        while maps.events.next().is_some() {}
-        while maps.new_flows.next().is_some() {}
+        while maps.events.read().is_some() {}
+        while maps.new_flows.read().is_some() {}
     });
 }
 
 fn told(maps: &mut EventMaps) -> Vec<Event> {
-    std::iter::from_fn(|| maps.events.next()).collect()
+    std::iter::from_fn(|| maps.events.read()).collect()
 }
 
 fn open(bench: &mut Bench) {
@@ -277,9 +277,9 @@ fn new_flows_have_a_ring_of_their_own_that_nobody_who_watches_can_fill() {
         let tcp = Packet::tcp(at(GUEST[0], 40_000), at(OTHER[0], 443), SYN);
         assert_eq!(bench.run_at("sg0", Way::Ingress, &tcp.frame()), NewFlow);
         assert_eq!(bench.run_at("sg0", Way::Egress, &tcp.answer(SYN | ACK).frame()), Established);
-        let event = maps.new_flows.next().unwrap();
+        let event = maps.new_flows.read().unwrap();
         assert_eq!((event.reason, event.watchers), (NewFlow as u8, 1));
-        assert!(maps.new_flows.next().is_none(), "what goes on is no new flow");
+        assert!(maps.new_flows.read().is_none(), "what goes on is no new flow");
         assert!(maps.counts.of(1).unwrap().full > 0);
         assert_eq!(maps.counts.of(0).unwrap().told, 1);
         bench.forget();
