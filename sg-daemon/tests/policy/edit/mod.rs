@@ -195,7 +195,7 @@ fn a_rule_that_has_moved_is_not_mistaken_for_another() {
     // What it says finds it, however it is written.
     let rule = json!({ "port": "22-22", "source": "@bastion", "protocol": "tcp", "description": "any" });
     let by_content = json!({ "edit": "rule_remove", "group": "webs", "direction": "inbound", "rule": rule });
-    let left = edited(&[POLICY], &[by_content.clone()]).unwrap().after;
+    let left = edited(&[POLICY], std::slice::from_ref(&by_content)).unwrap().after;
     assert_eq!(written(&left, "webs", RuleDirection::Inbound), Some(1));
     let error = edited(&[POLICY], &[by_content.clone(), by_content]).unwrap_err();
     assert!(matches!(error, EditError::NotFound(_) | EditError::After(_)), "{error}");
