@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::interface::escaped;
 use super::output::{color, complain, counted, print};
-use super::{NO, Outcome, TROUBLE, diff, refused};
+use super::{NO, Outcome, TROUBLE, diff, names, refused};
 use crate::api::client::{call, call_within};
 use crate::api::edit::{EditAnswer, Edits};
 use crate::policy::edit::{Edit, EditError, apply_to};
@@ -38,10 +38,10 @@ pub struct Which {
 #[derive(Debug, Args)]
 pub struct Scope {
     /// The VPC, where several have what is named
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::vpcs())]
     pub vpc: Option<String>,
     /// The project, where several have what is named
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::projects())]
     pub project: Option<String>,
 }
 

@@ -33,13 +33,13 @@ pub struct Flows {
     #[arg(long)]
     direction: Option<Direction>,
     /// Only these: tcp, udp, icmp (of either family), gre, … or a number
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', add = names::protocols())]
     protocol: Vec<String>,
     /// Only those of this address or network of instances
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", add = names::addresses())]
     local: Option<String>,
     /// Only those with this address or network
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", add = names::addresses())]
     remote: Option<String>,
     /// Only those to this destination port, or range such as 1000-2000
     #[arg(long, value_name = "PORT")]

@@ -55,6 +55,7 @@ struct Create {
 /// Exit code: 0 done, 1 refused, 2 trouble (files, sgd cannot be reached).
 #[derive(Debug, Args)]
 struct Delete {
+    #[arg(add = names::groups())]
     name: String,
     #[command(flatten)]
     scope: Scope,
@@ -90,6 +91,7 @@ struct Copy {
 /// Exit code: 0 done, 1 there is no such group, 2 trouble (files, sgd cannot be reached).
 #[derive(Debug, Args)]
 struct Show {
+    #[arg(add = names::groups())]
     name: String,
     #[command(flatten)]
     scope: Scope,

@@ -44,9 +44,9 @@ enum Verb {
 #[derive(Debug, Args)]
 struct Attachment {
     /// The interface's name on this host
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::interfaces())]
     name: String,
-    #[arg(required = true, value_name = "GROUP")]
+    #[arg(required = true, value_name = "GROUP", add = names::groups())]
     groups: Vec<String>,
     #[command(flatten)]
     how: How,
@@ -58,9 +58,9 @@ struct Attachment {
 #[derive(Debug, Args)]
 struct Detachment {
     /// The interface's name on this host
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::interfaces())]
     name: String,
-    #[arg(required = true, value_name = "GROUP")]
+    #[arg(required = true, value_name = "GROUP", add = names::groups())]
     groups: Vec<String>,
     #[command(flatten)]
     how: How,
@@ -72,7 +72,7 @@ struct Detachment {
 #[derive(Debug, Args)]
 struct Show {
     /// The interface's name on this host
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::interfaces())]
     name: String,
     #[command(flatten)]
     which: Which,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{color, complain};
-use super::{NO, Outcome};
+use super::{NO, Outcome, names};
 use crate::api::client::{ClientError, follow};
 use crate::api::monitor::{MonitorLine, MonitorLost, MonitorPacket, MonitorQuestion};
 use crate::api::types::{Direction, Verdict};
@@ -24,7 +24,7 @@ use crate::api::types::{Direction, Verdict};
 #[derive(Debug, Args)]
 pub struct Monitor {
     /// Only packets of this interface
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: Option<String>,
     /// Only packets of this direction, seen from the instance
     #[arg(long)]
@@ -33,10 +33,10 @@ pub struct Monitor {
     #[arg(long, value_name = "VERDICT", value_delimiter = ',')]
     verdict: Vec<String>,
     /// Only packets that passed or were dropped for one of these reasons, such as no_rule
-    #[arg(long, value_name = "REASON", value_delimiter = ',')]
+    #[arg(long, value_name = "REASON", value_delimiter = ',', add = names::reasons())]
     reason: Vec<String>,
     /// Only packets of this protocol: tcp, udp, icmp, icmpv6 or a number
-    #[arg(long)]
+    #[arg(long, add = names::protocols())]
     protocol: Option<String>,
     /// Only TCP and UDP packets with this port, on either side
     #[arg(long)]

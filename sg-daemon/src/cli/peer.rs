@@ -4,9 +4,9 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::Outcome;
 use super::edit::{How, Scope, Which, list, place};
 use super::output::table;
+use super::{Outcome, names};
 use crate::policy::edit::Edit;
 use crate::policy::model::Model;
 use crate::policy::view::{self, PeerView};
@@ -31,7 +31,7 @@ enum PeerVerb {
 #[derive(Debug, Args)]
 struct Add {
     address: String,
-    #[arg(required = true, value_name = "GROUP")]
+    #[arg(required = true, value_name = "GROUP", add = names::groups())]
     groups: Vec<String>,
     #[command(flatten)]
     scope: Scope,
@@ -45,7 +45,7 @@ struct Add {
 #[derive(Debug, Args)]
 struct Remove {
     address: String,
-    #[arg(value_name = "GROUP")]
+    #[arg(value_name = "GROUP", add = names::groups())]
     groups: Vec<String>,
     #[command(flatten)]
     scope: Scope,

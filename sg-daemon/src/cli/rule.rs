@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::edit::{How, Scope, Which};
 use super::group::{groups, rule_row};
 use super::output::{complain, table};
-use super::{NO, Outcome, TROUBLE};
+use super::{NO, Outcome, TROUBLE, names};
 use crate::policy::edit::{Edit, RuleDirection};
 use crate::policy::find;
 use crate::policy::view::GroupView;
@@ -37,6 +37,7 @@ enum RuleVerb {
 /// Exit code: 0 done, 1 refused (a faulty rule, no such group, a quota), 2 trouble (usage, files, sgd cannot be reached).
 #[derive(Debug, Args)]
 struct Add {
+    #[arg(add = names::groups())]
     group: String,
     direction: RuleDirection,
     /// The rule as in a policy file: '{"protocol":"TCP","source":"10.0.0.0/8","port":"80"}'
@@ -58,6 +59,7 @@ struct Add {
 /// Exit code: 0 done, 1 refused (no such rule, another one is there by now), 2 trouble (usage, files, sgd cannot be reached).
 #[derive(Debug, Args)]
 struct Remove {
+    #[arg(add = names::groups())]
     group: String,
     direction: RuleDirection,
     /// Its index, its tag, or the rule as in a policy file
@@ -79,13 +81,13 @@ struct Remove {
 #[group(id = "Flags", multiple = true)]
 struct Flags {
     /// TCP, UDP, ICMP, ALL, another protocol's name or its number
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::protocols())]
     protocol: Option<String>,
     /// Of an inbound rule: a network (10.0.0.0/8) or a group (@web)
-    #[arg(long, value_name = "CIDR|@GROUP")]
+    #[arg(long, value_name = "CIDR|@GROUP", add = names::remotes())]
     source: Option<String>,
     /// Of an outbound rule
-    #[arg(long, value_name = "CIDR|@GROUP")]
+    #[arg(long, value_name = "CIDR|@GROUP", add = names::remotes())]
     destination: Option<String>,
     /// Destination port: 80, 1000-2000 or ALL
     #[arg(long, value_name = "PORT")]
@@ -127,6 +129,7 @@ impl Flags {
 /// Exit code: 0 done, 1 there is no such group, 2 trouble (files, sgd cannot be reached).
 #[derive(Debug, Args)]
 struct List {
+    #[arg(add = names::groups())]
     group: Option<String>,
     #[command(flatten)]
     scope: Scope,

@@ -9,9 +9,9 @@ use clap::Args;
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
 use super::output::{counted, print, table};
 use super::rates::span;
+use super::{Outcome, names};
 use crate::api::client::call;
 use crate::api::types::{Direction, InterfaceStatus, Status};
 use crate::policy::names::did_you_mean;
@@ -26,10 +26,10 @@ use crate::policy::names::did_you_mean;
 #[derive(Debug, Args)]
 pub struct Rules {
     /// Only those of this group
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::groups())]
     group: Option<String>,
     /// Only those that hold on this interface
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: Option<String>,
     /// Only those that stand in the policy and have never had a hit
     #[arg(long)]

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use hyper::Method;
 
-use super::Outcome;
 use super::output::{print, table};
 use super::rates::{AUDIT, Between, drops, reason_totals, short, span};
+use super::{Outcome, names};
 use crate::api::client::call;
 use crate::api::live::{Stats as Answer, TableFill};
 use crate::policy::names::did_you_mean;
@@ -22,6 +22,7 @@ use crate::policy::names::did_you_mean;
 #[derive(Debug, Args)]
 pub struct Stats {
     /// Only those of these interfaces
+    #[arg(add = names::interfaces())]
     interfaces: Vec<String>,
     /// Show rates, over so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_interval)]
