@@ -9,9 +9,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sg_tests::{Daemon, Netns, Screen, binary, outside};
 
-use crate::world::{
-    DEADLINE, World, allowed, ask, denied, interface, policy, tcp_from, udp_from, wait, with,
-};
+use crate::world::{DEADLINE, World, allowed, denied, interface, policy, tcp_from, udp_from, wait};
 
 fn site(world: &World) -> String {
     policy(json!({
@@ -83,7 +81,9 @@ fn watchers(daemon: &Daemon) -> usize {
 
 fn datagrams(from: &Netns, source: std::net::Ipv4Addr, to: std::net::IpAddr, port: u16, count: usize) {
     let socket = from.run(|| UdpSocket::bind((source, 0))).unwrap().unwrap();
-    (0..count).for_each(|_| drop(socket.send_to(b"!", (to, port)).unwrap()));
+    for _ in 0..count {
+        socket.send_to(b"!", (to, port)).unwrap();
+    }
 }
 
 #[test]
