@@ -20,6 +20,7 @@ pub mod family;
 pub mod fragment;
 pub mod headers;
 pub mod judge;
+pub mod metrics;
 pub mod packet;
 pub mod tcp;
 pub mod verdict;

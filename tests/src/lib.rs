@@ -30,7 +30,9 @@ mod registry;
 mod screen;
 mod serve;
 mod socket;
+mod terminal;
 mod topology;
+mod wire;
 
 pub use count::{Counter, Way};
 pub use daemon::{Daemon, binary};
@@ -41,4 +43,6 @@ pub use process::{Finished, Process, write as write_file};
 pub use screen::Screen;
 pub use serve::Servers;
 pub use socket::Transport;
+pub use terminal::on_terminal;
 pub use topology::{Guest, Topology, outside};
+pub use wire::End;

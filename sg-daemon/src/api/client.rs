@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName};
-use hyper::{Method, Request, Response};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,23 +24,26 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub enum ClientError {
     #[error("cannot reach sgd at {path}: {why}; is it running, and is --socket right?")]
     Connect { path: PathBuf, why: io::Error },
-    #[error("sgd did not answer")]
+    #[error("sgd has hung up without an answer; see its log, and ask again")]
     Http(#[from] hyper::Error),
     #[error("sgd ended its answer early: what came is not all; its log may say why")]
     CutShort(#[source] hyper::Error),
     #[error("the answer cannot be written")]
     Output(#[source] io::Error),
-    #[error("sgd did not answer within {} seconds", .0.as_secs())]
+    #[error("sgd did not answer within {} seconds; it may be busy with a large policy: see its log, and ask again", .0.as_secs())]
     Silence(Duration),
     #[error("sgd has ended, or does not send any more")]
     Ended,
     #[error("{0}")]
     Refused(String),
-    #[error("sgd's answer is not what this version of sgctl expects")]
+    /// The answer is not no: it was not asked for, as this user may not, or sgd is busy.
+    #[error("{0}")]
+    NotAsked(String),
+    #[error("sgd's answer is not what this sgctl expects; use both of one version (`sgctl --version`)")]
     Answer(#[from] serde_json::Error),
-    #[error("the request cannot be made")]
+    #[error("the request cannot be made; look for letters in it that no URL has")]
     Request(#[from] hyper::http::Error),
-    #[error("the runtime cannot be started")]
+    #[error("the runtime cannot be started; look at the limits of processes and memory (ulimit -a)")]
     Runtime(#[source] io::Error),
 }
 
@@ -87,13 +90,39 @@ pub fn call_raw(
     content_type: &str,
     body: Vec<u8>,
 ) -> Result<Bytes, ClientError> {
+    let body = Bytes::from(body);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
     runtime.block_on(async {
-        tokio::time::timeout(patience, request(socket, method, path, content_type, body))
-            .await
-            .unwrap_or(Err(ClientError::Silence(patience)))
+        let asked = async move {
+            let mut times = 1;
+            loop {
+                let answer = request(socket, method.clone(), path, content_type, body.clone()).await?;
+                match answer {
+                    Answer::Done(bytes) => return Ok(bytes),
+                    Answer::No(error) => return Err(error),
+                    // Nothing was done.
+                    Answer::Busy(why) if times == TIMES => return Err(ClientError::NotAsked(why)),
+                    Answer::Busy(_) => {
+                        times += 1;
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(patience, asked).await.unwrap_or(Err(ClientError::Silence(patience)))
     })
+}
+
+/// How often a busy daemon is asked, and how long it is left in peace.
+const TIMES: u32 = 5;
+const AGAIN: Duration = Duration::from_secs(1);
+
+enum Answer {
+    Done(Bytes),
+    No(ClientError),
+    /// Come again.
+    Busy(String),
 }
 
 /// Sends a question and hands its answer to `each` in parts, as they come.
@@ -101,7 +130,7 @@ pub fn call_raw(
 /// # Errors
 ///
 /// If the daemon cannot be reached, refuses, falls silent or ends the answer early, or `each` fails.
-pub fn stream(
+pub fn receive(
     socket: &Path,
     path: &str,
     accept: &'static str,
@@ -111,10 +140,10 @@ pub fn stream(
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
     let silence = |_| ClientError::Silence(PATIENCE);
     runtime.block_on(async {
-        let asked = send(socket, Method::GET, path, (ACCEPT, accept), Vec::new());
+        let asked = begin(socket, Method::GET, path, (ACCEPT, accept), Bytes::new());
         let mut response = tokio::time::timeout(PATIENCE, asked).await.map_err(silence)??;
         if !response.status().is_success() {
-            return Err(refused(&response.into_body().collect().await?.to_bytes()));
+            return Err(refused(response).await?);
         }
         while let Some(frame) =
             tokio::time::timeout(PATIENCE, response.body_mut().frame()).await.map_err(silence)?
@@ -132,23 +161,24 @@ async fn request(
     method: Method,
     path: &str,
     content_type: &str,
-    body: Vec<u8>,
-) -> Result<Bytes, ClientError> {
-    let response = send(socket, method, path, (CONTENT_TYPE, content_type), body).await?;
-    let ok = response.status().is_success();
-    let bytes = response.into_body().collect().await?.to_bytes();
-    if ok {
-        return Ok(bytes);
+    body: Bytes,
+) -> Result<Answer, ClientError> {
+    let response = begin(socket, method, path, (CONTENT_TYPE, content_type), body).await?;
+    let (head, body) = response.into_parts();
+    let bytes = body.collect().await?.to_bytes();
+    if head.status.is_success() {
+        return Ok(Answer::Done(bytes));
     }
-    Err(refused(&bytes))
+    Ok(refusal(head.status, head.headers.contains_key(RETRY_AFTER), &bytes))
 }
 
-async fn send(
+/// Sends one request; the beginning of its answer.
+async fn begin(
     socket: &Path,
     method: Method,
     path: &str,
     header: (HeaderName, &str),
-    body: Vec<u8>,
+    body: Bytes,
 ) -> Result<Response<Incoming>, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
@@ -160,14 +190,30 @@ async fn send(
         .uri(path)
         .header(HOST, "sgd")
         .header(header.0, header.1)
-        .body(Full::new(Bytes::from(body)))?;
+        .body(Full::new(body))?;
     Ok(sender.send_request(request).await?)
 }
 
-fn refused(answer: &[u8]) -> ClientError {
-    ClientError::Refused(match serde_json::from_slice::<Problem>(answer) {
+fn refusal(status: StatusCode, again: bool, bytes: &Bytes) -> Answer {
+    let why = match serde_json::from_slice::<Problem>(bytes) {
         Ok(problem) => problem.error,
-        Err(_) => String::from_utf8_lossy(answer).trim().to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).trim().to_owned(),
+    };
+    match status {
+        _ if again => Answer::Busy(why),
+        StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => Answer::No(ClientError::NotAsked(why)),
+        _ => Answer::No(ClientError::Refused(why)),
+    }
+}
+
+/// Why there is no answer to be read in parts.
+async fn refused(response: Response<Incoming>) -> Result<ClientError, ClientError> {
+    let (head, body) = response.into_parts();
+    let bytes = body.collect().await?.to_bytes();
+    Ok(match refusal(head.status, head.headers.contains_key(RETRY_AFTER), &bytes) {
+        Answer::Busy(why) => ClientError::NotAsked(why),
+        Answer::No(error) => error,
+        Answer::Done(_) => ClientError::Ended,
     })
 }
 
@@ -197,10 +243,11 @@ async fn lines(
     path: &str,
     line: &mut impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
-    let begun = tokio::time::timeout(PATIENCE, send(socket, Method::GET, path, (ACCEPT, NDJSON), Vec::new()));
+    let begun =
+        tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, (ACCEPT, NDJSON), Bytes::new()));
     let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
     if !response.status().is_success() {
-        return Err(refused(&response.into_body().collect().await?.to_bytes()));
+        return Err(refused(response).await?);
     }
     let mut body = response.into_body();
     let mut begun = Vec::new();

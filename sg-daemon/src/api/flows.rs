@@ -49,12 +49,14 @@ pub(super) fn routes() -> Routes {
         )
 }
 
-fn wrong(wrong: Wrong) -> Failure {
-    let status = match wrong {
-        Wrong::Interface { .. } => Status::NOT_FOUND,
-        Wrong::Field(_) => Status::BAD_REQUEST,
-    };
-    Failure(status, wrong.to_string())
+impl From<Wrong> for Failure {
+    fn from(wrong: Wrong) -> Self {
+        let status = match &wrong {
+            Wrong::Interface { .. } => Status::NOT_FOUND,
+            Wrong::Field(_) => Status::BAD_REQUEST,
+        };
+        Self(status, wrong.to_string())
+    }
 }
 
 /// What may be read now, and by what.
@@ -81,9 +83,9 @@ async fn get_count(
         let why = "a limit is of counts: say what to count by, or leave it out".to_owned();
         return Err(Failure(Status::BAD_REQUEST, why));
     }
-    let group = Group::new(question.by.as_deref()).map_err(wrong)?;
+    let group = Group::new(question.by.as_deref())?;
     let (view, turn) = view(&shared).await?;
-    let filter = Filter::new(&question, &view).map_err(wrong)?;
+    let filter = Filter::new(&question, &view)?;
     blocking(move || {
         let counts = count(&view, &filter, group, question.limit).map_err(internal);
         drop(turn);
@@ -104,9 +106,9 @@ async fn get_flows(
         let why = "what to count by is a question to /v1/flows/count".to_owned();
         return Err(Failure(Status::BAD_REQUEST, why));
     }
-    let order = Order::new(&question).map_err(wrong)?;
+    let order = Order::new(&question)?;
     let (view, turn) = view(&shared).await?;
-    let filter = Filter::new(&question, &view).map_err(wrong)?;
+    let filter = Filter::new(&question, &view)?;
     let lines = headers.get(ACCEPT).is_some_and(|accept| accept == NDJSON);
     let (sender, body) = Channel::new(4);
     let mut outlet = Outlet {

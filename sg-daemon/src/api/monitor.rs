@@ -22,9 +22,10 @@ use super::extract::{Failure, Params, Raw};
 use super::routes::{Doc, Routes};
 use super::server::{Shared, blocking, internal};
 use super::transfer::NDJSON;
-use super::types::{Direction, RuleText, Verdict, protocol_number};
+use super::types::{Direction, RuleText, Verdict};
 use crate::events::hits::RuleHitsAnswer;
 use crate::events::{Filter, FilterError, Lost, Message, Rate, RuleFilter, Told, Watch, WatchError};
+use crate::protocols;
 
 /// An empty line is sent after this long without anything else, so that either side notices that the other is gone.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -73,7 +74,7 @@ impl MonitorQuestion {
             None => None,
             Some(name) => {
                 let ipv6 = self.remote.as_ref().or(self.local.as_ref()).is_some_and(|net| net.contains(':'));
-                let number = protocol_number(name, ipv6);
+                let number = protocols::number(name, ipv6);
                 Some(
                     number.ok_or(
                         "the protocol is tcp, udp, icmp, icmpv6, gre, esp, ah, sctp, ipip or a number",

@@ -41,7 +41,7 @@ async fn get_stats(
             swaps: enforcer.swaps(),
             status,
             tables: tables(&mut enforcer, &summary),
-            collector: enforcer.collector,
+            collector: enforcer.kernel().collector,
             talkers: talkers.map(|limit| summary.talkers(limit)),
         })
     })

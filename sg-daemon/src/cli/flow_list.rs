@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     fn flows() -> Vec<FlowStatus> {
-        let flow = |interface: &str, remote: &str, port: Option<u16>, admitted_now| FlowStatus {
+        let flow = |interface: &str, remote: &str, port: Option<u16>, admitted_now: bool| FlowStatus {
             interface: interface.to_owned(),
             protocol: "tcp".to_owned(),
             local: "10.0.0.5".parse().unwrap(),

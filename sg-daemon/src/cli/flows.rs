@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, Subcommand};
 use hyper::Method;
 
-use super::Outcome;
 use super::flow_list::{Brief, Form, HEAD, List};
 use super::output::{print, table};
-use crate::api::client::{ClientError, call, stream};
+use super::{Outcome, names};
+use crate::api::client::{ClientError, call, receive};
 use crate::api::live::{FlowCount, FlowCounts, FlowQuestion};
 use crate::api::transfer::NDJSON;
 use crate::api::types::{Direction, FlowStatus};
@@ -27,7 +27,7 @@ pub struct Flows {
     #[command(subcommand)]
     verb: Option<FlowsVerb>,
     /// Only those of these interfaces
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', add = names::interfaces())]
     interface: Vec<String>,
     /// Only those that this side began, seen from the instance
     #[arg(long)]
@@ -123,7 +123,7 @@ impl Flows {
         };
         let mut list = List::new(form, io::BufWriter::with_capacity(64 << 10, io::stdout()));
         let path = format!("/v1/flows?{query}");
-        let streamed = stream(socket, &path, NDJSON, |part| list.part(part));
+        let streamed = receive(socket, &path, NDJSON, |part| list.part(part));
         match streamed.and_then(|()| list.end().map_err(ClientError::Output)) {
             // A reader that has gone away (`| head`) has what it wanted.
             Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}

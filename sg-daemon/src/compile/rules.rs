@@ -119,7 +119,7 @@ fn of_group(model: &Model, id: GroupId, vpc: VpcId, direction: Direction, out: &
 }
 
 /// K21 and K22 for `default`, K25 and K26 for the others.
-fn implied(group: &Group, id: GroupId, direction: Direction, ipv6: bool) -> Vec<(Protocol, Remote)> {
+pub fn implied(group: &Group, id: GroupId, direction: Direction, ipv6: bool) -> Vec<(Protocol, Remote)> {
     match direction {
         Direction::Inbound if group.is_default() => vec![(Protocol::Tcp, Remote::Group(id))],
         Direction::Inbound => Vec::new(),

@@ -32,7 +32,6 @@ pub use self::preview::{Becomes, Preview};
 pub use self::revoke::FlowFilter;
 use self::targets::{Target, names, targets};
 pub use self::view::{View, Views};
-use crate::api::live::CollectorWork;
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::crash::{self, Point};
@@ -47,9 +46,13 @@ pub enum ApplyError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("the network devices cannot be listed")]
+    #[error(
+        "the network devices cannot be listed; sgd needs a netlink socket (AF_NETLINK in the unit's RestrictAddressFamilies)"
+    )]
     Devices(#[source] io::Error),
-    #[error("interface {name} carries no Ethernet frames; only Ethernet devices can be filtered")]
+    #[error(
+        "interface {name} carries no Ethernet frames, and only Ethernet devices can be filtered; take it out of the policy"
+    )]
     NotEthernet { name: String },
 }
 
@@ -95,13 +98,11 @@ pub struct Enforcer {
     failures: BTreeMap<String, Failure>,
     active: Option<Active>,
     gate: Arc<Gate>,
+    /// Policies put in force, since the daemon was started.
+    swaps: u64,
     views: Arc<Views>,
     /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
     zones_seen: BTreeMap<u32, String>,
-    /// Policies put in force, since the daemon was started.
-    swaps: u64,
-    /// What became of connections that were over.
-    pub collector: CollectorWork,
 }
 
 impl Enforcer {
@@ -123,10 +124,9 @@ impl Enforcer {
             failures: BTreeMap::new(),
             active: None,
             gate: Arc::default(),
+            swaps: 0,
             views: Arc::default(),
             zones_seen: BTreeMap::new(),
-            swaps: 0,
-            collector: CollectorWork::default(),
         };
         enforcer.find_devices()?;
         Ok(enforcer)

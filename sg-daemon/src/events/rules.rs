@@ -8,7 +8,7 @@ use sg_common::abi::Direction;
 
 use super::decode::Seen;
 use crate::api::types::RuleText;
-use crate::compile::fit::{Tuple, allows};
+use crate::compile::fit::{Fit, Policy, Tuple};
 use crate::compile::rules::{self, Effective, Origin};
 use crate::enforce::View;
 use crate::explain::{rule_text, words};
@@ -91,10 +91,8 @@ impl RulesOf {
             .rules
             .entry((ifindex, direction == Direction::Outbound))
             .or_insert_with(|| of_interface(&view.model, interface, direction));
-        rules
-            .iter()
-            .filter(|known| allows(&known.rule, &tuple, &view.model, &view.image, interface))
-            .collect()
+        let policy = Policy { model: &view.model, image: &view.image };
+        rules.iter().filter(|known| Fit::of(&known.rule, &tuple, policy, interface).allows()).collect()
     }
 }
 
@@ -109,8 +107,8 @@ fn tuple_of(direction: Direction, seen: &Seen) -> Option<Tuple> {
         direction,
         protocol: seen.protocol?,
         remote: remote?,
-        port: seen.ports.map_or(0, |(_, destination)| destination),
-        icmp: seen.icmp.unwrap_or_default(),
+        port: seen.ports.map(|(_, destination)| destination),
+        icmp: seen.icmp,
     })
 }
 

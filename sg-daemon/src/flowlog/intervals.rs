@@ -95,3 +95,70 @@ impl Intervals {
         Some(said)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Told = (String, (u64, u64), LogStatus, Option<u64>);
+
+    fn said(said: Option<Vec<Said>>) -> Option<Vec<Told>> {
+        said.map(|said| {
+            said.iter()
+                .map(|said| (said.interface.to_string(), said.interval, said.status, said.skipped))
+                .collect()
+        })
+    }
+
+    fn name(index: u32) -> Arc<str> {
+        format!("tap{index}").into()
+    }
+
+    #[test]
+    fn silence_is_told_when_it_is_sure() {
+        let owners = [Owner::of("tap0"), Owner::of("tap1"), Owner::absent("tap2")];
+        let mut intervals = Intervals::new(60, 1000);
+        let close = |intervals: &mut Intervals, now| said(intervals.close(now, owners.iter()));
+        assert_eq!(close(&mut intervals, 1059), None);
+        // A record of this interval may still come.
+        assert_eq!(close(&mut intervals, 1060), Some(Vec::new()));
+        intervals.note(&name(0), (1010, 1050));
+        let silent = |index: u32, from, to| (format!("tap{index}"), (from, to), LogStatus::NoData, None);
+        assert_eq!(close(&mut intervals, 1121), Some(vec![silent(1, 1000, 1060)]));
+        // It was told of one interval, and it is silent in the next.
+        intervals.note(&name(1), (1121, 1125));
+        assert_eq!(close(&mut intervals, 1181), Some(vec![silent(0, 1060, 1121), silent(1, 1060, 1121)]));
+        // A record that covers several.
+        intervals.note(&name(0), (1115, 1200));
+        assert_eq!(close(&mut intervals, 1241), Some(Vec::new()));
+        assert_eq!(close(&mut intervals, 1301), Some(vec![silent(1, 1181, 1241)]));
+        assert_eq!(close(&mut intervals, 1361), Some(vec![silent(0, 1241, 1301), silent(1, 1241, 1301)]));
+        // The clock is turned back.
+        assert_eq!(close(&mut intervals, 500), None);
+        assert_eq!(close(&mut intervals, 560), Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_is_not_in_the_log_is_told_once() {
+        let mut intervals = Intervals::new(60, 0);
+        intervals.lose(&name(0), 3);
+        intervals.lose(&name(0), 4);
+        intervals.lose(&name(7), 1);
+        let owners = [Owner::of("tap0")];
+        let skipped = |index: u32, count| (format!("tap{index}"), (0, 60), LogStatus::SkipData, Some(count));
+        assert_eq!(said(intervals.close(60, owners.iter())), Some(vec![skipped(0, 7), skipped(7, 1)]));
+        let again = said(intervals.close(120, owners.iter())).unwrap();
+        assert!(again.iter().all(|(_, _, status, _)| *status == LogStatus::NoData), "{again:?}");
+    }
+
+    #[test]
+    fn spans_join() {
+        let mut intervals = Intervals::new(60, 0);
+        for span in [(10, 20), (40, 50), (15, 30), (60, 60), (30, 40)] {
+            intervals.note(&name(0), span);
+        }
+        let mut spans = intervals.spans[&name(0)].clone();
+        spans.sort_unstable();
+        assert_eq!(spans, [(10, 50), (60, 60)]);
+    }
+}

@@ -73,7 +73,7 @@ impl FlowLog {
     /// # Errors
     ///
     /// If the kernel refuses; nothing is lost, the next call finds it.
-    pub fn collect(&mut self, shared: &Shared) -> Result<(), KernelError> {
+    pub fn collect(&mut self, shared: &Shared) -> Result<u32, KernelError> {
         self.collect_due(shared, Due::After(self.options.interval))
     }
 
@@ -88,12 +88,12 @@ impl FlowLog {
         self.writer.stop();
     }
 
-    fn collect_due(&mut self, shared: &Shared, due: Due) -> Result<(), KernelError> {
+    /// Returns how many flows were over.
+    fn collect_due(&mut self, shared: &Shared, due: Due) -> Result<u32, KernelError> {
+        let mut over = 0;
         loop {
             let (flows, more) = shared.enforcer().kernel().collect_records(due)?;
-            if flows > 0 {
-                tracing::debug!(flows, "collected");
-            }
+            over += flows;
             // Batch by batch, so that nobody waits long for the enforcer.
             while self.take(&mut shared.enforcer())? == TAKEN_AT_ONCE {}
             if !more {
@@ -101,7 +101,7 @@ impl FlowLog {
             }
         }
         self.close_intervals(&mut shared.enforcer());
-        Ok(())
+        Ok(over)
     }
 
     /// Takes records out of the ring and hands their lines to the writer; returns how many there were.

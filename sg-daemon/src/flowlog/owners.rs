@@ -8,8 +8,9 @@ use sg_common::packet::protocol;
 use sg_common::verdict;
 
 use super::record::{Action, LogStatus, Record};
+use crate::compile::fit::{Policy, Tuple};
 use crate::enforce::{Active, Enforcer};
-use crate::explain::{FirstPacket, rule_ids};
+use crate::explain::rule_ids;
 use crate::kernel::Collected;
 use crate::policy::model::{Interface, Model};
 
@@ -65,7 +66,10 @@ impl Owners {
         let dropped = collected.reason.filter(|reason| reason.action() == verdict::Action::Drop);
         let interface = active.and_then(|active| Some((active, named(&active.model, &owner.interface)?)));
         let rules = match interface {
-            Some((active, interface)) if dropped.is_none() => rule_ids(active, interface, &first(collected)),
+            Some((active, interface)) if dropped.is_none() => {
+                let policy = Policy { model: &active.model, image: &active.image };
+                rule_ids(policy, interface, &first(collected))
+            }
             _ => Vec::new(),
         };
         let mut records = Vec::with_capacity(2);
@@ -116,19 +120,19 @@ impl Owners {
     }
 }
 
-/// What began the flow.
-fn first(collected: &Collected) -> FirstPacket {
+/// What began the flow. Of a query the code is taken for 0, as all have it.
+fn first(collected: &Collected) -> Tuple {
     let Collected { origin, protocol, local, remote, local_port, remote_port, .. } = *collected;
-    let is_query =
-        protocol == if local.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 } && remote_port != 0;
-    FirstPacket {
+    let is_icmp = protocol == if local.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+    let has_ports = matches!(protocol, protocol::TCP | protocol::UDP);
+    let port = if origin == Direction::Inbound { local_port } else { remote_port };
+    Tuple {
         direction: origin,
         protocol,
-        local,
         remote,
-        port: if origin == Direction::Inbound { local_port } else { remote_port },
+        port: has_ports.then_some(port),
         // As in the key of a query's flow.
-        icmp_type: is_query.then_some((remote_port >> 8) as u8),
+        icmp: (is_icmp && remote_port != 0).then_some(((remote_port >> 8) as u8, 0)),
     }
 }
 
@@ -151,6 +155,10 @@ fn owner(model: Option<&Model>, name: &str, present: bool) -> Owner {
 #[cfg(test)]
 impl Owner {
     pub fn of(interface: &str) -> Self {
-        Self { present: true, ..owner(None, interface, true) }
+        owner(None, interface, true)
+    }
+
+    pub fn absent(interface: &str) -> Self {
+        owner(None, interface, false)
     }
 }

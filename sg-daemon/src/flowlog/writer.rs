@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -148,7 +148,7 @@ fn bytes_of(lines: &[Line]) -> usize {
     lines.iter().map(|line| line.text.len() + 1).sum()
 }
 
-fn write_all(mut file: LogFile, path: &PathBuf, shared: &Shared) {
+fn write_all(mut file: LogFile, path: &Path, shared: &Shared) {
     loop {
         let mut state = shared.state();
         while state.batches.is_empty() && !state.stop && !state.reopen {

@@ -1,5 +1,6 @@
 //! Test runs of the loaded programs: questions that change nothing.
 
+use std::borrow::Cow;
 use std::mem::offset_of;
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -75,7 +76,8 @@ impl Kernel {
             Hook::Ingress => explain::HOOK_INGRESS,
             Hook::Egress => explain::HOOK_EGRESS,
         };
-        let (_, cb) = self.test_run(program::EXPLAIN, ifindex, frame, [hook, 0, 0, 0, 0])?;
+        let frame = runnable(frame);
+        let (_, cb) = self.test_run(program::EXPLAIN, ifindex, &frame, [hook, 0, 0, 0, 0])?;
         let reason = Reason::from_number(cb[explain::CB_HOOK_REASON])
             .ok_or(KernelError::Missing { name: program::EXPLAIN })?;
         Ok(Answer {
@@ -143,6 +145,24 @@ impl Kernel {
     ) -> Result<(u32, [u32; 5]), KernelError> {
         run(self.programs.classifier(name)?, name, ifindex, frame, cb)
     }
+}
+
+/// The kernel refuses a test run of a frame that ends before its IP header does (net/bpf/test_run.c, `bpf_prog_test_run_skb`).
+/// Instead, one with a whole header of no version: that is malformed too, for the next thing that is looked at.
+fn runnable(frame: &[u8]) -> Cow<'_, [u8]> {
+    const IP: usize = 14;
+    let header = match frame.get(12..IP) {
+        Some([0x08, 0x00]) => 20,
+        Some([0x86, 0xdd]) => 40,
+        _ => return Cow::Borrowed(frame),
+    };
+    if frame.len() >= IP + header {
+        return Cow::Borrowed(frame);
+    }
+    let mut frame = frame.to_vec();
+    frame.truncate(IP);
+    frame.resize(IP + header, 0);
+    Cow::Owned(frame)
 }
 
 fn run(

@@ -161,6 +161,45 @@ struct BatchAttr {
 /// `BPF_MAP_LOOKUP_BATCH`.
 const LOOKUP_BATCH: libc::c_int = 24;
 
+/// So many elements of a per-CPU array, from one index on: for each the values of all CPUs (kernel/bpf/arraymap.c; 5.13).
+pub(super) fn look_up<V: Pod>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: usize,
+    cpus: usize,
+) -> io::Result<Vec<V>> {
+    // Every CPU's value takes a multiple of eight bytes.
+    if !size_of::<V>().is_multiple_of(8) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut keys: Vec<u32> = Vec::with_capacity(count);
+    let mut values: Vec<V> = Vec::with_capacity(count * cpus);
+    let before = first.wrapping_sub(1);
+    let mut next = 0u32;
+    let mut attr = BatchAttr {
+        in_batch: if first > 0 { &raw const before as u64 } else { 0 },
+        out_batch: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: count as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the attribute's pointers are to live buffers with room for `count` elements of `cpus` values.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        // The end of the array; what was found is valid.
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            return Err(error);
+        }
+    }
+    // SAFETY: the kernel has written `attr.count` elements of `cpus` values each, and not more than there is room for.
+    unsafe { values.set_len((attr.count as usize).min(count) * cpus) };
+    Ok(values)
+}
+
 /// Hands every element of a hash map to `each`. The kernel goes bucket by bucket, so an element that stays is seen once
 /// (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`; 5.6).
 pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {

@@ -3,6 +3,7 @@
 mod accounts;
 mod attach;
 mod btf;
+mod counters;
 mod events;
 mod explain;
 mod flows;
@@ -15,7 +16,7 @@ mod sizes;
 mod tables;
 mod transfer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
@@ -34,6 +35,7 @@ use sg_common::verdict::Reason;
 pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
+pub use self::counters::{CounterReader, Retired, Sample};
 pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
@@ -47,6 +49,7 @@ pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::{v6_of, words_of};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
+use crate::api::live::CollectorWork;
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 
@@ -58,15 +61,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SGD_BPF_OBJECT"));
 pub enum KernelError {
     #[error("the eBPF object cannot be loaded (root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is needed)")]
     Load(#[source] aya::EbpfError),
-    #[error("the kernel refuses the program {name}")]
+    #[error("the kernel refuses the program {name}; Linux 5.18 or later with BTF is needed")]
     Program { name: &'static str, source: ProgramError },
-    #[error("the object has no {name}; it was not built from this source")]
+    #[error("the object has no {name}, as it was not built from this source; build and install sgd anew")]
     Missing { name: &'static str },
-    #[error("map {name}")]
+    #[error(
+        "the map {name} cannot be used; the filter goes on as it is: restart sgd, and report it if it happens again"
+    )]
     Map { name: &'static str, source: MapError },
-    #[error("map {name} is full; the policy is too large")]
+    #[error("map {name} is full, as the policy is too large; apply one with fewer rules or members")]
     Full { name: &'static str },
-    #[error("cannot {what} {path}")]
+    #[error(
+        "cannot {what} {path}; sgd has to be root, and the path on a BPF file system that it may write to"
+    )]
     Pin {
         path: PathBuf,
         what: &'static str,
@@ -79,11 +86,15 @@ pub enum KernelError {
         "{path} is {found}, expected {expected}; stop whatever else uses this pin directory, or pass another --pin-dir"
     )]
     Foreign { path: PathBuf, found: String, expected: String },
-    #[error("map {name} cannot be read or mapped into memory")]
+    #[error(
+        "map {name} cannot be read or mapped into memory; look at the limit of locked memory (ulimit -l)"
+    )]
     Io { name: &'static str, source: io::Error },
     #[error("cannot attach to {interface} with hook {hook}: {why}")]
     Attach { interface: String, hook: &'static str, why: String },
-    #[error("at most {limit} interfaces can be filtered")]
+    #[error(
+        "at most {limit} interfaces can be filtered; name fewer, or narrow the patterns in settings.managed"
+    )]
     TooManyInterfaces { limit: u32 },
     #[error("no zone is left; detach the filter and start it anew")]
     ZonesUsedUp,
@@ -96,7 +107,9 @@ pub enum KernelError {
         #[source]
         error: io::Error,
     },
-    #[error("the kernel's clock does not tick at a known rate ({0} Hz)")]
+    #[error(
+        "the kernel's clock does not tick at a known rate ({0} Hz); report it, with the kernel's version"
+    )]
     Clock(u64),
 }
 
@@ -120,9 +133,13 @@ pub struct Kernel {
     events: Option<EventMaps>,
     tc_mode: TcMode,
     hz: u32,
+    /// What became of flows that were over.
+    pub collector: CollectorWork,
     records: RingBuf<MapData>,
     /// While another layout's filter is being replaced.
     deferred: Option<Deferred>,
+    /// Counters of zones that are gone, see [`Self::take_retired`].
+    retired: VecDeque<Retired>,
 }
 
 /// The entry of an interface in the kernel, by its index in `INTERFACES`.
@@ -176,8 +193,10 @@ impl Kernel {
             events,
             tc_mode,
             hz: 0,
+            collector: CollectorWork::default(),
             records,
             deferred: None,
+            retired: VecDeque::new(),
         };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
@@ -426,9 +445,11 @@ impl Kernel {
 
     /// Frees the entry of a device that no program is attached to any more, and its flows. Its zone is never used again.
     pub fn release(&mut self, slot: Slot) {
-        let zone = self.zone(slot).unwrap_or(0);
+        let (zone, row) =
+            self.interfaces.get(slot.0).map_or((0, 0), |interface| (interface.zone, interface.row));
         self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
         grace();
+        self.retire(zone, row);
         if let Err(error) = self.purge(zone) {
             tracing::warn!(%error, "flows of a device that is gone stay until they are over");
         }
@@ -443,11 +464,6 @@ impl Kernel {
     /// How many live flows there are on all interfaces together.
     pub fn live_flows_of_all(&self) -> u64 {
         self.entries().filter_map(|(_, interface)| Some(self.shares.get(interface.row)?.live)).sum()
-    }
-
-    /// How many zones were given out; each only once.
-    pub fn zones_used(&self) -> u64 {
-        u64::from(self.control().next_zone.saturating_sub(1))
     }
 
     /// Every device that has an entry: its index and its entry.
@@ -465,6 +481,16 @@ impl Kernel {
     /// The zone of an interface.
     pub fn zone(&self, slot: Slot) -> Option<u32> {
         self.interfaces.get(slot.0).map(|interface| interface.zone)
+    }
+
+    /// The interface's row in the counters.
+    pub fn row(&self, slot: Slot) -> Option<u32> {
+        self.interfaces.get(slot.0).map(|interface| interface.row)
+    }
+
+    /// How many zones were ever given away; none is used twice.
+    pub fn zones_used(&self) -> u32 {
+        self.control().next_zone.saturating_sub(1)
     }
 
     /// What is in force on an interface now.

@@ -9,9 +9,9 @@ use sg_common::conntrack::State;
 
 use super::{Row, View};
 use crate::api::live::FlowQuestion;
-use crate::api::types::protocol_number;
 use crate::kernel::RawFlow;
 use crate::policy::names::{did_you_mean, nearest};
+use crate::protocols::number;
 
 /// What a connection must be like.
 #[derive(Debug, Clone, Default)]
@@ -139,7 +139,7 @@ fn interface(name: &str, view: &View) -> Result<u32, Wrong> {
 }
 
 fn protocols(name: &str) -> Result<Vec<u8>, Wrong> {
-    match (protocol_number(name, false), protocol_number(name, true)) {
+    match (number(name, false), number(name, true)) {
         (Some(v4), Some(v6)) => Ok(vec![v4, v6]),
         _ => Err(Wrong::Field(format!(
             "the protocol is tcp, udp, icmp, icmpv6, gre, esp, ah, sctp, ipip or a number, not {name:?}"

@@ -15,8 +15,9 @@ pub fn tables(enforcer: &mut Enforcer, summary: &Summary) -> Vec<TableFill> {
         (enforcer.resident().port_tables() as u64, enforcer.resident().members() as u64);
     let devices = enforcer.devices().len() as u64;
     let kernel = enforcer.kernel();
-    let (sizes, capacity, zones) = (kernel.sizes(), kernel.capacity(), kernel.zones_used());
+    let (sizes, capacity, zones) = (kernel.sizes(), kernel.capacity(), kernel.zones_used().into());
     let live = kernel.live_flows_of_all();
+    let (accounts, account_room) = kernel.accounts_of_all();
     let seen = &summary.entries;
     let old = millis(summary.age());
     let now = 0;
@@ -28,6 +29,7 @@ pub fn tables(enforcer: &mut Enforcer, summary: &Summary) -> Vec<TableFill> {
         fill("flows_half_open_v6", "half-open connections of IPv6", seen.half_v6, sizes.half_open_v6, old),
         fill("fragments_v4", "datagrams in pieces, of IPv4", summary.fragments.0, DATAGRAMS, old),
         fill("fragments_v6", "datagrams in pieces, of IPv6", summary.fragments.1, DATAGRAMS, old),
+        fill("accounts", "connections whose packets are counted", accounts, account_room, now),
         fill("interfaces", "filtered interfaces", devices, MAX_INTERFACES, now),
         fill("member_sets", "places of members, for their sets of groups", slots, capacity.member_slots, now),
     ];

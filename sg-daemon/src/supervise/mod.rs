@@ -16,10 +16,10 @@ mod watch;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -29,12 +29,15 @@ use self::notify::Watchdog;
 use self::retry::Retry;
 use self::steward::{Changes, Steward};
 use self::watch::{FileWatch, LinkWatch};
+use crate::api::peer::{Access, SocketOptions};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::gate::Gate;
 use crate::enforce::{Applied, ApplyError, Enforcer};
 use crate::events::Events;
 use crate::flowlog::{FlowLog, FlowLogOptions};
 use crate::kernel::{TableSizes, TcMode};
+use crate::metrics::serve::{Place, bind as bind_metrics, serve as serve_metrics};
+use crate::metrics::tally::TALLY;
 use crate::policy::{self, LoadError, Loaded};
 
 /// How often flows that are over are collected.
@@ -46,12 +49,15 @@ pub struct Options {
     pub policy: Vec<PathBuf>,
     pub state_dir: PathBuf,
     pub socket: PathBuf,
+    pub socket_options: SocketOptions,
     pub pin_dir: PathBuf,
     pub tc_mode: TcMode,
     pub sizes: TableSizes,
     pub detach_on_exit: bool,
     /// A filter whose maps have another layout may be replaced.
     pub replace_layout: bool,
+    /// Where Prometheus may ask.
+    pub metrics: Option<Place>,
     /// Where and how flows are written down, if at all.
     pub flow_log: Option<FlowLogOptions>,
 }
@@ -63,25 +69,44 @@ pub struct Options {
 /// If there is no policy to begin with, or the kernel or the socket cannot be used. What an earlier daemon left in force
 /// stays in force.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.state_dir)
-        .with_context(|| format!("cannot make the state directory {}", options.state_dir.display()))?;
-    let listener =
-        bind(&options.socket).with_context(|| format!("cannot listen on {}", options.socket.display()))?;
-    let outcome = enforce(&options, listener).await;
+    std::fs::create_dir_all(&options.state_dir).with_context(|| {
+        format!(
+            "cannot make the state directory {}; pass one that sgd may write to (--state-dir)",
+            options.state_dir.display()
+        )
+    })?;
+    let cannot = || {
+        format!("cannot listen on {}; stop whatever does, or pass another --socket", options.socket.display())
+    };
+    let socket = options.socket_options.resolve().with_context(cannot)?;
+    let listener = bind(&options.socket, socket).with_context(cannot)?;
+    let metrics = match options.metrics {
+        Some(place) => Some(bind_metrics(place).await?),
+        None => None,
+    };
+    let outcome = enforce(&options, listener, socket.access, metrics).await;
     let _ = std::fs::remove_file(&options.socket);
     outcome
 }
 
-async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()> {
+async fn enforce(
+    options: &Options,
+    listener: UnixListener,
+    access: Access,
+    metrics: Option<TcpListener>,
+) -> anyhow::Result<()> {
     // Everything that may fail without a trace first. The lock is held until this ends.
     let _lock = lock::lock(&options.pin_dir)?;
     let flow_log = open_flow_log(options.flow_log.as_ref())?;
     let replacement = layout::find(options)?;
     let (unfinished, notice) = recover(&options.state_dir);
     // Watches begin before anything is read, so that no change falls in between.
-    let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
+    let mut files = FileWatch::new(&options.policy).context(
+        "cannot watch the policy files; look at fs.inotify.max_user_watches and max_user_instances",
+    )?;
     let gate = Arc::new(Gate::default());
-    let mut links = LinkWatch::new(Arc::clone(&gate)).context("cannot watch the network devices")?;
+    let mut links = LinkWatch::new(Arc::clone(&gate))
+        .context("cannot watch the network devices; sgd needs a netlink socket (AF_NETLINK)")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -108,8 +133,8 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
         orders,
         policy: options.policy.clone().into(),
         large: Arc::default(),
-        flow_log: Arc::new(Mutex::new(flow_log)),
         readers: Arc::default(),
+        flow_log: Arc::new(Mutex::new(flow_log)),
     };
     replacement.begin(&shared);
     let started = start(options, &shared, unfinished.as_ref()).await;
@@ -118,7 +143,8 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
     begin_to_count(&shared)?;
     let retry = Retry::new(by_device);
     let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
-    let mut server = tokio::spawn(serve(listener, shared.clone()));
+    let mut server = tokio::spawn(serve(listener, shared.clone(), access));
+    let metrics = metrics.map(|listener| tokio::spawn(serve_metrics(listener, shared.clone())));
     let mut watchdog = Watchdog::new();
     notify::ready(&shared);
     tracing::info!("ready");
@@ -150,11 +176,14 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
             _ = collect.tick() => collect_flows(&shared).await?,
             () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
-            ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
+            ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}; restart sgd"),
         }
     }
     notify::stopping();
     server.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
     let events = shared.events.clone();
     tokio::task::spawn_blocking(move || events.stop()).await?;
     end_flow_log(&shared).await;
@@ -212,6 +241,7 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
         }
         Err(error) => error,
     };
+    TALLY.failed();
     let copy = state::last_good(&options.state_dir);
     if !copy.exists() {
         let why =
@@ -253,6 +283,7 @@ async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> anyhow:
         }
         Err(error) => error,
     };
+    TALLY.failed();
     let text = format!("{error:#}");
     let before = shared.refused().replace(text.clone());
     if cause == Cause::Operator || before.as_ref() != Some(&text) {
@@ -268,6 +299,7 @@ fn by_device(error: &anyhow::Error) -> bool {
 
 fn report(applied: Applied) {
     let Applied { generation, changed, written, deleted, revoked } = applied;
+    TALLY.accepted(changed);
     if changed {
         tracing::info!(generation, written, deleted, revoked, "policy applied");
     } else {
@@ -332,7 +364,9 @@ fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
 /// Does a piece of work that may block. Its failures are its own; if it does not come to its end, neither does the daemon.
 async fn on_enforcer(shared: &Shared, work: fn(&mut Enforcer)) -> anyhow::Result<()> {
     let shared = shared.clone();
-    tokio::task::spawn_blocking(move || work(&mut shared.enforcer())).await.context("a task has failed")
+    tokio::task::spawn_blocking(move || work(&mut shared.enforcer()))
+        .await
+        .context("a task has failed; restart sgd, and report what its log says")
 }
 
 fn reconcile(enforcer: &mut Enforcer) {
@@ -346,19 +380,16 @@ fn reconcile(enforcer: &mut Enforcer) {
 async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
     let shared = shared.clone();
     let collect = move || {
-        let began = std::time::Instant::now();
+        let begun = Instant::now();
         let outcome = match &mut *shared.flow_log() {
-            Some(flow_log) => flow_log.collect(&shared).map(|()| 0),
+            Some(flow_log) => flow_log.collect(&shared),
             None => shared.enforcer().kernel().collect(),
         };
-        shared.enforcer().collector.note(outcome.as_ref().ok().copied(), began.elapsed());
-        if let Ok(flows) = outcome
-            && flows > 0
-        {
-            tracing::debug!(flows, "collected");
-        }
-        if let Err(error) = outcome {
-            tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected");
+        TALLY.collected(outcome.as_ref().ok().map(|flows| u64::from(*flows)), begun.elapsed());
+        match outcome {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, "collected"),
+            Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
         }
     };
     tokio::task::spawn_blocking(collect).await.context("a task has failed")

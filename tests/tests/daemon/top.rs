@@ -90,9 +90,9 @@ fn on_screen(world: &World, daemon: &mut Daemon) {
     assert!(painted.contains("\u{1b}[38;5;1m"), "drops are red: {painted:?}");
 
     // More room, more to see.
-    assert!(!text.contains("own v6"), "{text}");
+    assert!(!text.contains("port tables"), "{text}");
     screen.resize(120, 50).unwrap();
-    let text = see("more tables", &|text| text.contains("own v6") && text.contains("zones"));
+    let text = see("more tables", &|text| text.contains("port tables") && text.contains("zones"));
     assert_eq!(text.lines().count(), 50);
     screen.resize(80, 24).unwrap();
     see("as before", &|text| text.lines().count() == 24 && text.contains("q quit"));

@@ -9,6 +9,7 @@
     reason = "a test program: a panic is how it says what is wrong"
 )]
 
+mod accounts;
 mod audit;
 mod baseline;
 mod bench;

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what the filter costs. Figures, no verdicts: those would be the machine's.
 
+mod accounts;
 mod collect;
 mod flows;
 mod start;
@@ -9,6 +10,8 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub enum Bench {
+    /// Measure what it costs a packet to be counted in the account of its flow, for the flow log
+    Accounts(accounts::Accounts),
     /// Measure what collecting connections that are over costs, and how long packets wait meanwhile
     Collect(collect::Collect),
     /// Measure how long listing, filtering and counting connections takes, and what traffic notices of it
@@ -20,6 +23,7 @@ pub enum Bench {
 impl Bench {
     pub fn run(&self) -> Result<()> {
         match self {
+            Self::Accounts(accounts) => accounts.run(),
             Self::Collect(collect) => collect.run(),
             Self::Flows(flows) => flows.run(),
             Self::Start(start) => start.run(),

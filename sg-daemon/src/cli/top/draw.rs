@@ -63,7 +63,7 @@ impl State {
         self.paint(Color::Red).add_modifier(Modifier::BOLD)
     }
 
-    fn title(&self, text: String, width: u16) -> Text<'static> {
+    fn title(&self, text: &str, width: u16) -> Text<'static> {
         let width = usize::from(width);
         let style = self.paint(Color::Cyan).add_modifier(Modifier::BOLD);
         Text::styled(format!("{text:<width$}"), style)
@@ -157,7 +157,7 @@ fn interface_lines(state: &mut State, lines: &[Line], area: Rect) -> Vec<Text<'s
         (filter, _) => format!("  /{filter}"),
     };
     let mut text = vec![
-        state.title(format!("INTERFACES ({}{more}){filter}", lines.len()), area.width),
+        state.title(&format!("INTERFACES ({}{more}){filter}", lines.len()), area.width),
         columns(state, area),
     ];
     text.extend(lines.iter().skip(state.top).take(room).map(|line| {
@@ -214,9 +214,8 @@ fn columns(state: &State, area: Rect) -> Text<'static> {
             Column::Name => format!("{:<width$}", "NAME"),
             Column::State => format!("{:<9}", "STATE"),
             Column::InPackets => format!("{:>7}", "IN p/s"),
-            Column::InBits => format!("{:>7}", "bit/s"),
             Column::OutPackets => format!("{:>7}", "OUT p/s"),
-            Column::OutBits => format!("{:>7}", "bit/s"),
+            Column::InBits | Column::OutBits => format!("{:>7}", "bit/s"),
             Column::Drops => format!("{:>7}", "DROP/s"),
             Column::Connections => format!("{:>7}  of", "CONNS"),
         };
@@ -259,7 +258,7 @@ fn drop_lines(state: &State, lines: &[Line], area: Rect) -> Vec<Text<'static>> {
     let drops = state.drops(lines);
     let title =
         format!("{:<width$.width$} {:>7} {:>7}", format!("DROPS{}", of_selected(state)), "/s", "total");
-    let mut text = vec![state.title(title, area.width)];
+    let mut text = vec![state.title(&title, area.width)];
     if drops.is_empty() {
         text.push(Text::raw("nothing was dropped"));
     }
@@ -276,7 +275,7 @@ fn talker_lines(state: &State, lines: &[Line], area: Rect) -> Vec<Text<'static>>
     let talkers = state.talkers(lines);
     let name = format!("TOP REMOTES{}", of_selected(state));
     let title = format!("{name:<width$.width$} {:<15} {:>7}", "INTERFACE", "CONNS");
-    let mut text = vec![state.title(title, area.width)];
+    let mut text = vec![state.title(&title, area.width)];
     if talkers.is_empty() {
         text.push(Text::raw("no connection lives"));
     }
@@ -294,7 +293,7 @@ fn talker_lines(state: &State, lines: &[Line], area: Rect) -> Vec<Text<'static>>
 
 /// The fullest first, in as many columns as fit.
 fn table_lines(state: &State, area: Rect) -> Vec<Text<'static>> {
-    let mut text = vec![state.title("TABLES".to_owned(), area.width)];
+    let mut text = vec![state.title("TABLES", area.width)];
     let Some(stats) = state.stats() else { return text };
     let mut tables: Vec<&TableFill> = stats.tables.iter().collect();
     tables.sort_by(|a, b| percent(b).total_cmp(&percent(a)).then_with(|| b.used.cmp(&a.used)));
