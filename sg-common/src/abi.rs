@@ -91,7 +91,9 @@ map_types! {
         pub watch_unknown: u32,
         /// 1: what passes is counted flow by flow, in `ACCOUNTS_*`; 0: it is not.
         pub account: u64,
-        pub reserved: [u64; 2],
+        /// How many places of `WATCHERS` to look at: behind them nobody watches.
+        pub watch_places: u64,
+        pub reserved: u64,
     }
 
     /// `INTERFACES`, an array that is probed as [`interface_slot`] says.

@@ -15,7 +15,9 @@ use sg_common::judge::{Judgement, Outcome};
 use sg_common::packet::{load, rolled, store};
 use sg_common::watch::{Tuple, of_v4, of_v6, wants};
 
-use crate::maps::{Telling, event_ring, generation, scratch_v4, scratch_v6, telling, watched, watcher};
+use crate::maps::{
+    Telling, event_ring, generation, scratch_v4, scratch_v6, telling, watch_places, watched, watcher,
+};
 
 /// The context of a program.
 pub trait Source {
@@ -101,7 +103,8 @@ fn emit<C: Source>(context: &C, verdict: u64, outcome: Outcome, flags: u32) -> u
     let now = unsafe { bpf_ktime_get_ns() };
     let (kind, ifindex) = (outcome.kind(), context.ifindex());
     let mut index = 0;
-    while rolled(index) < WATCHERS {
+    let places = watch_places();
+    while rolled(index) < WATCHERS && index < places {
         ask(index, kind, ifindex, now, telling);
         index += 1;
     }

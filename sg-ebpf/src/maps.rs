@@ -595,6 +595,15 @@ pub fn event_ring(new_flows: bool) -> (*mut core::ffi::c_void, u64) {
     }
 }
 
+/// How many places of `WATCHERS` to look at.
+#[inline(always)]
+pub fn watch_places() -> u32 {
+    // SAFETY: as in `Kernel::moment`.
+    CONTROL
+        .get_ptr(0)
+        .map_or(0, |control| unsafe { (&raw const (*control).watch_places).read_volatile() as u32 })
+}
+
 /// The generation that is in force now.
 #[inline(always)]
 pub fn generation() -> u64 {

@@ -158,6 +158,9 @@ impl Kernel {
     }
 
     fn store_watched(&mut self) {
+        let active = |place: &u32| self.watchers.get(*place).is_some_and(|watcher| watcher.active != 0);
+        let places = (0..self.watchers.len()).rev().find(active).map_or(0, |last| u64::from(last) + 1);
+        self.control.store(0, offset_of!(Control, watch_places), places);
         for (ifindex, Slot(index)) in self.devices() {
             for (number, word) in self.watched_of(ifindex).into_iter().enumerate() {
                 let offset = offset_of!(Interface, watched) + number * size_of::<u32>();

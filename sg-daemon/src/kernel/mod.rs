@@ -241,7 +241,8 @@ impl Kernel {
             next_guard: 1,
             watch_unknown: 0,
             account: 0,
-            reserved: [0; 2],
+            watch_places: 0,
+            reserved: 0,
         })
     }
 

@@ -99,15 +99,17 @@ fn spec_d24_a_million_mixed_packets_are_counted_once_each_over_swaps_and_changes
             "interfaces": [with(with(interface(guest, &["senders"]), "hook", hook), "enforcement", enforcement)],
         }))
     };
-    let daemon = Daemon::start(&world.site, &text("xdp", 53, "enforce")).unwrap();
+    let daemon = Daemon::start(&world.site, &text("tc", 55, "enforce")).unwrap();
     // Nothing of the kernel's own, and nobody answers.
     guest.netns.ip("link set eth0 arp off multicast off").unwrap();
+    let silence = || std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
+    guest.netns.run(silence).unwrap().unwrap();
     let (raw, virtio) = (RawEthernet::new(&guest.netns, "eth0"), VirtioEthernet::new(&guest.netns, "eth0"));
     let frames = frames(own);
     // A checksum over the destination port, which only the program behind XDP sees.
     let mut spoiled = vec![0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 5, 8, 0];
     spoiled.extend(&frames[0].1);
-    spoiled.resize(60, 0);
+    assert!(spoiled.len() >= 60);
 
     let start = sent(&guest.netns) - counted(&status_of(&daemon, "tap0"));
     let (first, device) = quiet(&daemon, &guest.netns, start);

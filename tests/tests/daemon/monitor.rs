@@ -81,7 +81,9 @@ fn watchers(daemon: &Daemon) -> usize {
 
 fn datagrams(from: &Netns, source: std::net::Ipv4Addr, to: std::net::IpAddr, port: u16, count: usize) {
     let socket = from.run(|| UdpSocket::bind((source, 0))).unwrap().unwrap();
-    (0..count).for_each(|_| assert_eq!(socket.send_to(b"!", (to, port)).unwrap(), 1));
+    for _ in 0..count {
+        socket.send_to(b"!", (to, port)).unwrap();
+    }
 }
 
 #[test]
