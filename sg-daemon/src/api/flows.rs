@@ -27,8 +27,8 @@ use super::transfer::NDJSON;
 use super::types::FlowStatus;
 use crate::live::{Filter, Group, Order, Readers, Turn, View, Wrong, count, list};
 
-/// How long a question waits for others that are being answered.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a question waits for others that are being answered. `sgctl` asks several times, and must hear why before it gives up.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A reader that takes nothing for so long is left alone if others wait.
 const STALLED: u32 = 30;
 /// Bytes that are sent at once.
