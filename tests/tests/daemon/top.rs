@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use sg_tests::{Daemon, Screen, binary, outside};
 
-use crate::world::{DEADLINE, World, ask, denied, interface, must_refuse, policy, tcp_from};
+use crate::world::{DEADLINE, World, ask, denied, interface, must_refuse, policy, tcp_from, wait};
 
 fn web_policy(world: &World) -> String {
     policy(json!({
@@ -278,4 +278,17 @@ fn stats_with_an_interval_are_rates_of_that_time() {
     let seconds = rates["seconds"].as_f64().unwrap();
     let dropped = tap0["outbound"]["packets_by_reason"]["no_rule"].as_f64().unwrap() * seconds;
     assert!(seconds >= 3.0 && (dropped - 200.0).abs() < 1.0, "{dropped} in {seconds} s: {rates:#}");
+}
+
+#[test]
+fn top_ends_with_its_terminal() {
+    let world = World::new(2);
+    let daemon = Daemon::start(&world.site, &web_policy(&world)).unwrap();
+    let screen = Screen::new(&world.site.lab, 80, 24).unwrap();
+    screen.type_text(&format!("{}\n", top(&daemon))).unwrap();
+    screen.wait("the policy", DEADLINE, |text| text.contains("policy in force")).unwrap();
+    let [pid] = screen.children().unwrap()[..] else { panic!("one program") };
+    drop(screen);
+    let runs = || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    wait("sgctl top is gone", || !runs());
 }

@@ -55,7 +55,9 @@ impl Top {
             );
         }
         let stop = Arc::new(AtomicBool::new(false));
-        for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT] {
+        // SIGHUP ends it as it ends others: there is no terminal any more that could be restored, and reading from it, which
+        // says at once that there is nothing, would never come to an end.
+        for signal in [libc::SIGTERM, libc::SIGINT] {
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
         let poll = Poll::start(socket, self.interval)?;
