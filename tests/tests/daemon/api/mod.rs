@@ -65,7 +65,23 @@ fn read(stream: &mut UnixStream) -> Option<Answer> {
     let end = all.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&all[..end]).to_ascii_lowercase();
     let status = head.split(' ').nth(1)?.parse().unwrap();
-    Some(Answer { status, head, body: all[end + 4..].to_vec() })
+    let body = &all[end + 4..];
+    let body = if head.contains("transfer-encoding: chunked") { whole(body) } else { body.to_vec() };
+    Some(Answer { status, head, body })
+}
+
+/// A body that came in chunks (RFC 9112, section 7.1).
+fn whole(mut chunks: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let line = chunks.windows(2).position(|window| window == b"\r\n").expect("the length of a chunk");
+        let length = usize::from_str_radix(std::str::from_utf8(&chunks[..line]).unwrap(), 16).unwrap();
+        if length == 0 {
+            return body;
+        }
+        body.extend_from_slice(&chunks[line + 2..][..length]);
+        chunks = &chunks[line + 2 + length + 2..];
+    }
 }
 
 /// One request on a connection of its own.
