@@ -236,7 +236,7 @@ fn stats_add_up_with_status_and_say_how_full_tables_are() {
         interfaces.map(|interface| interface["name"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(names(&stats), ["tap1"]);
-    crate::world::wait("the collector has run", || {
+    wait("the collector has run", || {
         ask(&daemon, &["stats", "--json"], &[0])["collector"]["runs"].as_u64().unwrap() > 1
     });
 
