@@ -19,7 +19,7 @@ fn slow_daemon(directory: &std::path::Path) -> std::path::PathBuf {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let _ = stream.read(&mut [0; 65_536]);
-            sleep(Duration::from_millis(1500));
+            sleep(Duration::from_secs(4));
             let body = json!({ "old_files": [], "new_files": [], "changes": [] }).to_string();
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",

@@ -153,7 +153,7 @@ fn on_screen(world: &World, daemon: &mut Daemon) {
     assert!(colour.is_none() && !painted.contains("[38;5;"), "{painted:?}");
     screen.type_text("q").unwrap();
     see("the shell in the end", &|text| !text.contains("q quit"));
-    crate::world::wait("it has ended", || screen.children().unwrap().is_empty());
+    wait("it has ended", || screen.children().unwrap().is_empty());
 }
 
 #[test]
