@@ -1,6 +1,6 @@
 //! How a route comes to be: path, handler, who may use it and its documentation in one step.
 //!
-//! ```ignore
+//! ```text
 //! Routes::new().get("/v1/flows", get_flows, Doc::new("listFlows", "Connections that live"))
 //! ```
 //!
