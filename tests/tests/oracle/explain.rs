@@ -150,7 +150,10 @@ fn spec_8_the_rule_that_explain_adds_lets_the_packet_pass_and_no_other() {
             for other in questions.iter().filter(|other| !is_bare(&files, &other.interface)) {
                 let (before, now) = (rules::allows(&files, other), rules::allows(&after, other));
                 prop_assert!(now || !before, "{other:?} is lost by {}", told());
-                let alike = other.remote == question.remote && other.transport == question.transport;
+                let alike = other.remote == question.remote
+                    && (other.transport == question.transport
+                        || addition.rule.get("icmp_code").is_none()
+                            && is_of_type(other.transport, question.transport));
                 let metadata = rules::in_cidr(question.remote, "169.254.169.0/24");
                 prop_assert!(
                     before || !now || alike || metadata || widened,
@@ -200,5 +203,13 @@ fn kind(question: &Question) -> &'static str {
         (Transport::Udp { .. }, true) => "udp6",
         (Transport::Icmp { .. }, true) => "icmp6",
         (Transport::Other(_), true) => "other6",
+    }
+}
+
+/// Both are ICMP of one type: a rule for a query names no code.
+fn is_of_type(one: Transport, other: Transport) -> bool {
+    match (one, other) {
+        (Transport::Icmp { kind, .. }, Transport::Icmp { kind: of_other, .. }) => kind == of_other,
+        _ => false,
     }
 }
