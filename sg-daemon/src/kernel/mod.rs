@@ -27,15 +27,14 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    COUNTED_TWICE, Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf,
-    MAX_INTERFACES, MAX_ZONES, MemberSets, Share, SkBuff, Watcher, interface_slot, map, program,
+    Control, DATAGRAMS, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, MAX_ZONES, MemberSets,
+    Share, SkBuff, Watcher, interface_slot, map, program,
 };
-use sg_common::verdict::Reason;
 
 pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
-pub use self::counters::{CounterReader, Retired, Sample};
+pub use self::counters::{Counted, CounterReader, Retired, Sample};
 pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
@@ -500,37 +499,6 @@ impl Kernel {
         self.interfaces.get(slot.0).and_then(|interface| interface.halves.get(parity).copied())
     }
 
-    /// An interface's counters, summed over the CPUs; reasons that never happened are left out.
-    ///
-    /// # Errors
-    ///
-    /// If the map cannot be read.
-    pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
-        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
-        self.tables.counters(row, false)
-    }
-
-    /// How many packets of a direction were counted twice: by XDP, which passed them, and by the program behind it, which found
-    /// something.
-    ///
-    /// # Errors
-    ///
-    /// If the map cannot be read.
-    pub fn counted_twice(&self, slot: Slot, direction: Direction) -> Result<u64, KernelError> {
-        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
-        Ok(self.tables.counter(row, direction, COUNTED_TWICE)?.packets)
-    }
-
-    /// The same of packets that have passed although there was a reason to drop them, as the interface is in audit.
-    ///
-    /// # Errors
-    ///
-    /// If the map cannot be read.
-    pub fn would_drop(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
-        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
-        self.tables.counters(row, true)
-    }
-
     /// Jiffies, from seconds.
     pub fn jiffies(&self, seconds: u32) -> u64 {
         u64::from(seconds) * u64::from(self.hz)
@@ -609,7 +577,7 @@ fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
 /// An array, hash map or trie of the object.
 fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, KernelError> {
     match ebpf.map(name) {
-        Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) => Ok(data),
+        Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) => Ok(data),
         _ => Err(KernelError::Missing { name }),
     }
 }

@@ -10,10 +10,8 @@ use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
     Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, MemberKeyV4, MemberKeyV6,
-    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, WOULD_DROP,
-    counter_index, map,
+    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, counter_index, map,
 };
-use sg_common::verdict::{Action, Reason};
 
 use super::{KernelError, TableSizes, map_data, max_entries};
 use crate::plan::{Entry, Table, table_indexes};
@@ -45,12 +43,14 @@ pub struct TableMaps {
     pub(super) flow_fds: [OwnedFd; 4],
     /// Those of datagrams in pieces, likewise.
     pub(super) fragment_fds: [OwnedFd; 2],
+    /// The counters again.
+    pub(super) counters_fd: OwnedFd,
     pub(super) sizes: TableSizes,
     /// How many accounts fit in the table of each family.
     pub(super) account_room: u32,
     /// How many entries fit, in the order of `plan::Table`.
     pub(super) capacity: [u32; Table::COUNT],
-    cpus: usize,
+    pub(super) cpus: usize,
 }
 
 impl TableMaps {
@@ -65,12 +65,12 @@ impl TableMaps {
             };
         }
         let flow_fds = [
-            flow_fd(ebpf, map::FLOWS_V4)?,
-            flow_fd(ebpf, map::HALF_V4)?,
-            flow_fd(ebpf, map::FLOWS_V6)?,
-            flow_fd(ebpf, map::HALF_V6)?,
+            map_fd(ebpf, map::FLOWS_V4)?,
+            map_fd(ebpf, map::HALF_V4)?,
+            map_fd(ebpf, map::FLOWS_V6)?,
+            map_fd(ebpf, map::HALF_V6)?,
         ];
-        let fragment_fds = [flow_fd(ebpf, map::FRAGMENTS_V4)?, flow_fd(ebpf, map::FRAGMENTS_V6)?];
+        let fragment_fds = [map_fd(ebpf, map::FRAGMENTS_V4)?, map_fd(ebpf, map::FRAGMENTS_V6)?];
         let sizes = TableSizes::from_maps(|name| max_entries(ebpf, name))?;
         let mut capacity = [0; Table::COUNT];
         for (table, name) in [
@@ -90,6 +90,7 @@ impl TableMaps {
         Ok(Self {
             flow_fds,
             fragment_fds,
+            counters_fd: map_fd(ebpf, map::COUNTERS)?,
             account_room: max_entries(ebpf, map::ACCOUNTS_V4)?.min(max_entries(ebpf, map::ACCOUNTS_V6)?),
             sizes,
             capacity,
@@ -235,36 +236,9 @@ impl TableMaps {
         }
         Ok(())
     }
-
-    /// Counters that are not zero: of packets that passed or were dropped, or (`audit`) that would have been dropped.
-    pub fn counters(&self, row: u32, audit: bool) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
-        let mut counters = Vec::new();
-        let apart = if audit { WOULD_DROP } else { 0 };
-        for direction in [Direction::Inbound, Direction::Outbound] {
-            for &reason in Reason::EVERY.iter().filter(|reason| !audit || reason.action() == Action::Drop) {
-                let sum = self.counter(row, direction, reason as u32 + apart)?;
-                if sum.packets > 0 {
-                    counters.push((direction, reason, sum));
-                }
-            }
-        }
-        Ok(counters)
-    }
-
-    /// One counter, of all CPUs together.
-    pub fn counter(&self, row: u32, direction: Direction, slot: u32) -> Result<Counter, KernelError> {
-        let values = self
-            .counters
-            .get(&counter_index(row, direction, slot), 0)
-            .map_err(KernelError::map(map::COUNTERS))?;
-        Ok(values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
-            packets: sum.packets + counter.packets,
-            bytes: sum.bytes + counter.bytes,
-        }))
-    }
 }
 
-fn flow_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+fn map_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
     let fd = map_data(ebpf, name)?.fd().as_fd().try_clone_to_owned();
     fd.map_err(|source| KernelError::Io { name, source })
 }

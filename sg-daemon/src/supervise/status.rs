@@ -12,7 +12,7 @@ use crate::api::types::{
     TableStatus,
 };
 use crate::enforce::{Device, Enforcer, Failure};
-use crate::kernel::{FlowEntry, Kernel, KernelError};
+use crate::kernel::{FlowEntry, Kernel, KernelError, Sample};
 use crate::policy::model::{Interface, Kind, Model, Role};
 
 /// # Errors
@@ -184,30 +184,27 @@ fn managed(
 /// Inbound and outbound.
 fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), KernelError> {
     let (mut inbound, mut outbound) = (Counters::default(), Counters::default());
-    for (direction, reason, counter) in kernel.counters(device.slot)? {
+    let read = kernel.counters(device.slot)?;
+    for Sample { direction, reason, would_drop, counter } in read.samples {
         let counters = match direction {
             Direction::Inbound => &mut inbound,
             Direction::Outbound => &mut outbound,
         };
         match reason.action() {
-            Action::Allow => counters.allowed += counter.packets,
-            Action::Drop => counters.dropped += counter.packets,
+            Action::Drop if !would_drop => counters.dropped += counter.packets,
+            _ => counters.allowed += counter.packets,
         }
-        counters.reasons.push(counted(reason, counter));
+        if would_drop {
+            counters.would_drop += counter.packets;
+            counters.would_drop_reasons.push(counted(reason, counter));
+        } else {
+            counters.reasons.push(counted(reason, counter));
+        }
     }
-    for (direction, reason, counter) in kernel.would_drop(device.slot)? {
-        let counters = match direction {
-            Direction::Inbound => &mut inbound,
-            Direction::Outbound => &mut outbound,
-        };
-        counters.allowed += counter.packets;
-        counters.would_drop += counter.packets;
-        counters.would_drop_reasons.push(counted(reason, counter));
-    }
-    for (direction, counters) in [(Direction::Inbound, &mut inbound), (Direction::Outbound, &mut outbound)] {
+    for (twice, counters) in read.twice.into_iter().zip([&mut inbound, &mut outbound]) {
         // What XDP has passed and counted, and the program behind it has counted again (D24).
-        counters.counted_twice = kernel.counted_twice(device.slot, direction)?;
-        counters.allowed = counters.allowed.saturating_sub(counters.counted_twice);
+        counters.counted_twice = twice;
+        counters.allowed = counters.allowed.saturating_sub(twice);
     }
     Ok((inbound, outbound))
 }
