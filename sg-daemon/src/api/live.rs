@@ -141,12 +141,17 @@ pub struct CollectorWork {
     pub last_us: u64,
     /// The longest run.
     pub longest_us: u64,
+    /// All of them.
+    #[serde(default)]
+    pub total_us: u64,
     pub failures: u64,
 }
 
 impl CollectorWork {
     /// Adds a run, which has collected so many unless it failed.
     pub fn note(&mut self, collected: Option<u32>, took: Duration) {
+        let took = took.as_micros() as u64;
+        self.total_us += took;
         let Some(collected) = collected else {
             self.failures += 1;
             return;
@@ -154,7 +159,7 @@ impl CollectorWork {
         self.runs += 1;
         self.last_collected = collected.into();
         self.collected += self.last_collected;
-        self.last_us = took.as_micros().try_into().unwrap_or(u64::MAX);
+        self.last_us = took;
         self.longest_us = self.longest_us.max(self.last_us);
     }
 }

@@ -155,7 +155,7 @@ fn interfaces(snapshot: &Snapshot) -> Vec<Family> {
 }
 
 fn daemon(snapshot: &Snapshot) -> Vec<Family> {
-    let counted = &snapshot.counted;
+    let (counted, collector) = (&snapshot.counted, &snapshot.collector);
     let mut last = Family::new(list::LAST_SUCCESS);
     if let Some(seconds) = counted.last_success {
         last.row(&[], seconds);
@@ -176,9 +176,9 @@ fn daemon(snapshot: &Snapshot) -> Vec<Family> {
         one(list::UNCONFIRMED, &[(&[], truth(snapshot.unconfirmed))]),
         one(
             list::COLLECTOR_RUNS,
-            &[(&["done"], counted.runs as f64), (&["failed"], counted.runs_failed as f64)],
+            &[(&["done"], collector.runs as f64), (&["failed"], collector.failures as f64)],
         ),
-        one(list::COLLECTOR_FLOWS, &[(&[], counted.flows as f64)]),
-        one(list::COLLECTOR_SECONDS, &[(&[], counted.collector_seconds)]),
+        one(list::COLLECTOR_FLOWS, &[(&[], collector.collected as f64)]),
+        one(list::COLLECTOR_SECONDS, &[(&[], collector.total_us as f64 / 1_000_000.0)]),
     ]
 }

@@ -8,6 +8,7 @@ use sg_common::abi::{MAX_INTERFACES, MAX_ZONES};
 use super::MetricsError;
 use super::history::History;
 use super::tally::{Counted, TALLY};
+use crate::api::live::CollectorWork;
 use crate::api::server::Shared;
 use crate::api::types::InterfaceState;
 use crate::enforce::Enforcer;
@@ -33,6 +34,7 @@ pub struct Snapshot {
     /// Packets of devices that no interface is known of, inbound and outbound.
     pub unknown: [u64; 2],
     pub counted: Counted,
+    pub collector: CollectorWork,
 }
 
 /// A device that is filtered.
@@ -133,6 +135,7 @@ fn copy(
         tables,
         unknown: [0; 2],
         counted: TALLY.counted(),
+        collector: kernel.collector,
     };
     (snapshot, filtered, kernel.take_retired())
 }

@@ -2,7 +2,7 @@
 //! it, and nobody has to be handed a counter.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -10,10 +10,6 @@ pub struct Tally {
     unchanged: AtomicU64,
     failed: AtomicU64,
     last_success_ms: AtomicU64,
-    runs: AtomicU64,
-    runs_failed: AtomicU64,
-    flows: AtomicU64,
-    collector_us: AtomicU64,
 }
 
 pub static TALLY: Tally = Tally {
@@ -21,10 +17,6 @@ pub static TALLY: Tally = Tally {
     unchanged: AtomicU64::new(0),
     failed: AtomicU64::new(0),
     last_success_ms: AtomicU64::new(0),
-    runs: AtomicU64::new(0),
-    runs_failed: AtomicU64::new(0),
-    flows: AtomicU64::new(0),
-    collector_us: AtomicU64::new(0),
 };
 
 /// What was counted so far.
@@ -35,10 +27,6 @@ pub struct Counted {
     pub failed: u64,
     /// Seconds since 1970; none if it has not happened.
     pub last_success: Option<f64>,
-    pub runs: u64,
-    pub runs_failed: u64,
-    pub flows: u64,
-    pub collector_seconds: f64,
 }
 
 impl Tally {
@@ -54,18 +42,6 @@ impl Tally {
         self.failed.fetch_add(1, Relaxed);
     }
 
-    /// The collector ran; none: it could not.
-    pub fn collected(&self, flows: Option<u64>, took: Duration) {
-        match flows {
-            Some(flows) => {
-                self.runs.fetch_add(1, Relaxed);
-                self.flows.fetch_add(flows, Relaxed);
-            }
-            None => drop(self.runs_failed.fetch_add(1, Relaxed)),
-        }
-        self.collector_us.fetch_add(took.as_micros() as u64, Relaxed);
-    }
-
     pub fn counted(&self) -> Counted {
         let last = self.last_success_ms.load(Relaxed);
         Counted {
@@ -73,10 +49,6 @@ impl Tally {
             unchanged: self.unchanged.load(Relaxed),
             failed: self.failed.load(Relaxed),
             last_success: (last > 0).then_some(last as f64 / 1000.0),
-            runs: self.runs.load(Relaxed),
-            runs_failed: self.runs_failed.load(Relaxed),
-            flows: self.flows.load(Relaxed),
-            collector_seconds: self.collector_us.load(Relaxed) as f64 / 1_000_000.0,
         }
     }
 }

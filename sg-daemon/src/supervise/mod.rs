@@ -16,7 +16,7 @@ mod watch;
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::{TcpListener, UnixListener};
@@ -380,12 +380,10 @@ fn reconcile(enforcer: &mut Enforcer) {
 async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
     let shared = shared.clone();
     let collect = move || {
-        let begun = Instant::now();
         let outcome = match &mut *shared.flow_log() {
             Some(flow_log) => flow_log.collect(&shared),
             None => shared.enforcer().kernel().collect(),
         };
-        TALLY.collected(outcome.as_ref().ok().map(|flows| u64::from(*flows)), begun.elapsed());
         match outcome {
             Ok(0) => {}
             Ok(flows) => tracing::debug!(flows, "collected"),
