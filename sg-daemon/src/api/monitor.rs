@@ -25,6 +25,7 @@ use super::transfer::NDJSON;
 use super::types::{Direction, RuleText, Verdict};
 use crate::events::hits::RuleHitsAnswer;
 use crate::events::{Filter, FilterError, Lost, Message, Rate, RuleFilter, Told, Watch, WatchError};
+use crate::policy::{nearest, suggestion};
 use crate::protocols;
 
 /// An empty line is sent after this long without anything else, so that either side notices that the other is gone.
@@ -116,9 +117,8 @@ fn verdict(word: &str) -> Result<Verdict, String> {
 
 fn reason(word: &str) -> Result<Reason, String> {
     Reason::EVERY.iter().copied().find(|reason| reason.name() == word).ok_or_else(|| {
-        let near = Reason::EVERY.iter().map(|reason| reason.name());
-        let near = near.min_by_key(|name| strsim::damerau_levenshtein(name, word)).unwrap_or_default();
-        format!("there is no reason {word:?}; did you mean {near:?}? (docs/drop-reasons.md lists all)")
+        let near = nearest(word, Reason::EVERY.iter().map(|reason| reason.name()));
+        format!("there is no reason {word:?}{} (docs/drop-reasons.md lists all)", suggestion(near))
     })
 }
 

@@ -8,6 +8,7 @@ use crate::api::types::Verdict;
 use crate::enforce::View;
 use crate::kernel::words_of;
 use crate::policy::model::Model;
+use crate::policy::{nearest, suggestion};
 
 /// Events of one who watches, on each CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +71,6 @@ pub enum FilterError {
     Nothing(&'static str),
 }
 
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"))
-}
-
 /// Of no device: that of an absent interface.
 const NO_DEVICE: u32 = u32::MAX;
 
@@ -122,7 +119,7 @@ impl Filter {
         {
             let names = view.model.groups.iter().map(|group| group.name.as_str());
             return Err(FilterError::UnknownGroup {
-                nearest: nearest(&rule.group, names),
+                nearest: nearest(&rule.group, names).map(str::to_owned),
                 name: rule.group.clone(),
             });
         }
@@ -163,7 +160,10 @@ impl Filter {
         }
         let names = model.interfaces.iter().map(|interface| interface.name.as_str());
         let names = names.chain(devices.into_iter().flat_map(|devices| devices.values().map(String::as_str)));
-        Err(FilterError::UnknownInterface { name: name.clone(), nearest: nearest(name, names) })
+        Err(FilterError::UnknownInterface {
+            name: name.clone(),
+            nearest: nearest(name, names).map(str::to_owned),
+        })
     }
 
     /// The same later: an interface may have another device by now, or none.
@@ -217,14 +217,6 @@ fn masked(net: Option<IpNet>) -> ([Be32; 4], [Be32; 4]) {
         Some(IpNet::V4(net)) => (v4(net.network()), v4(net.netmask())),
         Some(IpNet::V6(net)) => (words_of(net.network()), words_of(net.netmask())),
     }
-}
-
-fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<String> {
-    known
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .min()
-        .filter(|(distance, _)| *distance <= 3)
-        .map(|(_, known)| known.to_owned())
 }
 
 #[cfg(test)]

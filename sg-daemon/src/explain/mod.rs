@@ -24,7 +24,7 @@ use crate::compile::image::Image;
 use crate::enforce::{Enforcer, links};
 use crate::kernel::{Answer, Kernel, KernelError};
 use crate::policy::model::{Interface, Model, Role};
-use crate::policy::nearest;
+use crate::policy::{nearest, suggestion};
 use crate::supervise::status::readiness;
 
 /// Why a question has no answer, and what to do about it.
@@ -45,10 +45,6 @@ pub enum ExplainError {
     Question(String),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-}
-
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"))
 }
 
 /// Answers a question about a packet, from the kernel where that filters the device; and if the packet goes from one interface

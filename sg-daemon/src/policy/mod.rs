@@ -32,7 +32,7 @@ use diagnostic::Findings;
 pub use diagnostic::{Diagnostic, Severity};
 pub use lint::{METADATA_RULE, reaches_metadata};
 use model::{FileId, Model};
-pub(crate) use names::nearest;
+pub(crate) use names::{nearest, suggestion};
 use raw::RawFile;
 use read::Files;
 pub(crate) use read::is_policy_name;
