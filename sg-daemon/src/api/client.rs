@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
 
 use super::transfer::NDJSON;
 use super::types::Problem;
@@ -91,9 +92,7 @@ pub fn call_raw(
     body: Vec<u8>,
 ) -> Result<Bytes, ClientError> {
     let body = Bytes::from(body);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let asked = async move {
             let mut times = 1;
             loop {
@@ -136,18 +135,9 @@ pub fn receive(
     accept: &'static str,
     mut each: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), ClientError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
-    let silence = |_| ClientError::Silence(PATIENCE);
-    runtime.block_on(async {
-        let asked = begin(socket, Method::GET, path, (ACCEPT, accept), Bytes::new());
-        let mut response = tokio::time::timeout(PATIENCE, asked).await.map_err(silence)??;
-        if !response.status().is_success() {
-            return Err(refused(response).await?);
-        }
-        while let Some(frame) =
-            tokio::time::timeout(PATIENCE, response.body_mut().frame()).await.map_err(silence)?
-        {
+    runtime()?.block_on(async {
+        let mut body = open(socket, path, accept).await?;
+        while let Some(frame) = within_patience(body.frame()).await? {
             if let Ok(data) = frame.map_err(ClientError::CutShort)?.into_data() {
                 each(&data).map_err(ClientError::Output)?;
             }
@@ -206,15 +196,39 @@ fn refusal(status: StatusCode, again: bool, bytes: &Bytes) -> Answer {
     }
 }
 
-/// Why there is no answer to be read in parts.
-async fn refused(response: Response<Incoming>) -> Result<ClientError, ClientError> {
-    let (head, body) = response.into_parts();
+/// The body of an answer that is read in parts.
+async fn open(socket: &Path, path: &str, accept: &str) -> Result<Incoming, ClientError> {
+    let asked = begin(socket, Method::GET, path, (ACCEPT, accept), Bytes::new());
+    let (head, body) = within_patience(asked).await??.into_parts();
+    if head.status.is_success() {
+        return Ok(body);
+    }
     let bytes = body.collect().await?.to_bytes();
-    Ok(match refusal(head.status, head.headers.contains_key(RETRY_AFTER), &bytes) {
+    Err(match refusal(head.status, head.headers.contains_key(RETRY_AFTER), &bytes) {
         Answer::Busy(why) => ClientError::NotAsked(why),
         Answer::No(error) => error,
         Answer::Done(_) => ClientError::Ended,
     })
+}
+
+async fn within_patience<T>(work: impl Future<Output = T>) -> Result<T, ClientError> {
+    tokio::time::timeout(PATIENCE, work).await.map_err(|_| ClientError::Silence(PATIENCE))
+}
+
+fn runtime() -> Result<Runtime, ClientError> {
+    Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)
+}
+
+/// For a path or a query of a URL: everything that may mean something there is escaped (RFC 3986, section 2).
+pub fn escaped(name: &str) -> String {
+    name.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 /// Asks for lines without end, and gives each that is not empty to `line` until that has enough, or the user presses Ctrl-C.
@@ -227,9 +241,7 @@ pub fn follow(
     path: &str,
     mut line: impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         tokio::select! {
             ended = lines(socket, path, &mut line) => ended,
             // Nothing is left half done.
@@ -243,13 +255,7 @@ async fn lines(
     path: &str,
     line: &mut impl FnMut(&str) -> ControlFlow<()>,
 ) -> Result<(), ClientError> {
-    let begun =
-        tokio::time::timeout(PATIENCE, begin(socket, Method::GET, path, (ACCEPT, NDJSON), Bytes::new()));
-    let response = begun.await.unwrap_or(Err(ClientError::Silence(PATIENCE)))?;
-    if !response.status().is_success() {
-        return Err(refused(response).await?);
-    }
-    let mut body = response.into_body();
+    let mut body = open(socket, path, NDJSON).await?;
     let mut begun = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };

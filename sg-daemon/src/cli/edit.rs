@@ -9,10 +9,9 @@ use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::interface::escaped;
 use super::output::{color, complain, counted, print};
 use super::{NO, Outcome, TROUBLE, diff, names, refused};
-use crate::api::client::{call, call_within};
+use crate::api::client::{call, call_within, escaped};
 use crate::api::edit::{EditAnswer, Edits};
 use crate::policy::edit::{Edit, EditError, apply_to};
 use crate::policy::find::{self, Missing};

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::edit::{How, Scope, Which, list, place};
-use super::interface::escaped;
 use super::output::{color, complain, print, table};
 use super::{NO, Outcome, TROUBLE, names};
+use crate::api::client::escaped;
 use crate::policy::edit::{self, CopyError, CopyRequest, Edit};
 use crate::policy::render::render;
 use crate::policy::view::{self, EnforcementView, GroupView, RuleView};

@@ -13,7 +13,7 @@ use super::edit::{How, Scope, Which, list, place};
 use super::output::{complain, print, table};
 use super::times::duration;
 use super::{NO, Outcome, names};
-use crate::api::client::{ClientError, call};
+use crate::api::client::{ClientError, call, escaped};
 use crate::api::types::{InterfaceState, Readiness};
 use crate::policy::edit::Edit;
 use crate::policy::find;
@@ -263,16 +263,4 @@ impl Wait {
         }
         text
     }
-}
-
-/// For a path of a URL: interfaces may be called anything without `/` and white space.
-pub fn escaped(name: &str) -> String {
-    name.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }

@@ -11,7 +11,7 @@ use hyper::Method;
 use super::output::{complain, counted, print};
 use super::progress::during;
 use super::{NO, Outcome, names};
-use crate::api::client::{ClientError, PATIENCE, call_raw};
+use crate::api::client::{ClientError, PATIENCE, call_raw, escaped};
 use crate::api::transfer::{LIMIT, NDJSON};
 use crate::transfer::Imported;
 
@@ -111,16 +111,6 @@ fn sentence(imported: &Imported) -> String {
     }
     text.push('\n');
     text
-}
-
-/// Everything that may mean something in a query is escaped (RFC 3986, section 2).
-fn escaped(name: &str) -> String {
-    name.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
-            other => format!("%{other:02X}"),
-        })
-        .collect()
 }
 
 /// A temporary file is the owner's alone (tempfile), and takes the other's name when it is complete.
