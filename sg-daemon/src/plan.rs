@@ -60,6 +60,20 @@ pub enum Table {
 impl Table {
     pub const COUNT: usize = 8;
 
+    /// For programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PortSets => "port_sets",
+            Self::ClassesV4 => "classes_v4",
+            Self::ClassesV6 => "classes_v6",
+            Self::Pairs => "pairs",
+            Self::MembersV4 => "members_v4",
+            Self::MembersV6 => "members_v6",
+            Self::OwnV4 => "own_v4",
+            Self::OwnV6 => "own_v6",
+        }
+    }
+
     /// What its entries are, for people.
     pub const fn what(self) -> &'static str {
         match self {

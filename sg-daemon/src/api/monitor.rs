@@ -18,11 +18,12 @@ use serde::{Deserialize, Serialize};
 use sg_common::abi::{EVENT_BEHIND_XDP, EVENT_EGRESS, EVENT_VLAN};
 use sg_common::verdict::Reason;
 
+use super::explain::{RuleText, Verdict};
 use super::extract::{Failure, Params, Raw};
 use super::routes::{Doc, Routes};
 use super::server::{Shared, blocking, internal};
 use super::transfer::NDJSON;
-use super::types::{Direction, RuleText, Verdict};
+use super::types::Direction;
 use crate::events::hits::RuleHitsAnswer;
 use crate::events::{Filter, FilterError, Lost, Message, Rate, RuleFilter, Told, Watch, WatchError};
 use crate::policy::{nearest, suggestion};

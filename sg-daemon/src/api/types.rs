@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use sg_common::abi;
 
 use super::candidate::UnconfirmedStatus;
-pub use super::explain::{Addition, ExplainAnswer, ExplainQuestion, RuleText, Verdict};
 use crate::flowlog::record::Format;
 
 /// Seen from the instance.

@@ -11,8 +11,9 @@ use clap::Args;
 use super::output::{color, complain};
 use super::{NO, Outcome, names};
 use crate::api::client::{ClientError, follow};
+use crate::api::explain::Verdict;
 use crate::api::monitor::{MonitorLine, MonitorLost, MonitorPacket, MonitorQuestion};
-use crate::api::types::{Direction, Verdict};
+use crate::api::types::Direction;
 
 /// Show packets and their verdicts as they come by.
 ///

@@ -11,7 +11,7 @@ use sg_common::packet::{
 };
 use sg_common::verdict::{Action, Reason};
 
-use crate::api::types::{RuleText, Verdict};
+use crate::api::explain::{RuleText, Verdict};
 use crate::kernel::v6_of;
 
 /// A packet and its verdict.

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use sg_common::abi::{ANY, Be32, Direction, KIND_WORDS, REASON_SLOTS, WOULD_DROP, Watcher, packet_kind};
 use sg_common::verdict::{Action, Reason};
 
-use crate::api::types::Verdict;
+use crate::api::explain::Verdict;
 use crate::enforce::View;
 use crate::kernel::words_of;
 use crate::policy::model::Model;
@@ -39,7 +39,7 @@ impl Default for Rate {
 pub struct RuleFilter {
     pub group: String,
     pub direction: Option<Direction>,
-    /// As in [`crate::api::types::RuleText::rule`].
+    /// As in [`crate::api::explain::RuleText::rule`].
     pub rule: Option<String>,
 }
 

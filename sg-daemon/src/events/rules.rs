@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sg_common::abi::Direction;
 
 use super::decode::Seen;
-use crate::api::types::RuleText;
+use crate::api::explain::RuleText;
 use crate::compile::fit::{Fit, Policy, Tuple};
 use crate::compile::rules::{self, Effective, Origin};
 use crate::enforce::View;

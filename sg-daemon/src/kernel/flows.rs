@@ -1,18 +1,18 @@
 //! The connection table, read in batches.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::Pod;
 use sg_common::abi::{
-    Be32, CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4,
-    FlowKeyV6, map,
+    CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6,
+    map,
 };
 use sg_common::conntrack::State;
 
-use super::tables::v6_of;
+use super::tables::{v4_of, v6_of};
 use super::{Kernel, KernelError};
 
 /// A flow's key, as the map has it.
@@ -119,10 +119,7 @@ impl Kernel {
 /// The flow behind a table's entry, unless it is over.
 pub(super) fn entry(key: FlowKey, flow: &Flow, now: u64, hz: u64) -> Option<FlowEntry> {
     let (zone_protocol, local, remote, ports) = match &key {
-        FlowKey::V4(key) => {
-            let address = |address: Be32| IpAddr::V4(Ipv4Addr::from_bits(address.to_host()));
-            (key.zone_protocol, address(key.local), address(key.remote), key.ports)
-        }
+        FlowKey::V4(key) => (key.zone_protocol, v4_of(key.local).into(), v4_of(key.remote).into(), key.ports),
         FlowKey::V6(key) => (key.zone_protocol, v6_of(key.local).into(), v6_of(key.remote).into(), key.ports),
     };
     let state = State::from_number(flow.state)?;

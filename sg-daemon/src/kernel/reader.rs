@@ -2,17 +2,17 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use aya::Pod;
 use sg_common::abi::{
-    Be32, CREATED_UNIT, Datagram, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, FragmentKeyV4, FragmentKeyV6, map,
+    CREATED_UNIT, Datagram, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, FragmentKeyV4, FragmentKeyV6, map,
 };
 
 use super::flows::{FlowKey, batch, batches, entry};
-use super::tables::v6_of;
+use super::tables::{v4_of, v6_of};
 use super::{FlowEntry, Kernel, KernelError};
 use crate::supervise::inject;
 
@@ -185,8 +185,4 @@ impl RawFlow {
             FlowKey::V6(key) => key.ports,
         }
     }
-}
-
-fn v4_of(address: Be32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(address.to_host())
 }

@@ -180,7 +180,7 @@ impl TableMaps {
         let mut tables = BTreeSet::new();
         for item in &self.classes_v4 {
             let (key, row) = item.map_err(KernelError::map(map::CLASSES_V4))?;
-            let address = Ipv4Addr::from_bits(key.data().address.to_host());
+            let address = v4_of(key.data().address);
             if let Ok(net) = Ipv4Net::new(address, key.prefix_len().saturating_sub(32) as u8) {
                 let policy = PolicyDirection(key.data().policy_direction.to_host());
                 entries.push(Entry::Class { policy, net: IpNet::V4(net), row });
@@ -204,7 +204,7 @@ impl TableMaps {
         }
         for item in &self.members_v4 {
             let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V4))?;
-            let address = Ipv4Addr::from_bits(key.address.to_host()).into();
+            let address = v4_of(key.address).into();
             entries.push(Entry::Member { vpc: key.vpc, address, slot });
         }
         for item in &self.members_v6 {
@@ -213,7 +213,7 @@ impl TableMaps {
         }
         for item in &self.own_v4 {
             let (key, _) = item.map_err(KernelError::map(map::OWN_V4))?;
-            let address = Ipv4Addr::from_bits(key.address.to_host()).into();
+            let address = v4_of(key.address).into();
             entries.push(Entry::Own { guard: key.guard, address });
         }
         for item in &self.own_v6 {
@@ -276,6 +276,11 @@ fn own_v6(guard: u32, address: Ipv6Addr) -> OwnKeyV6 {
 pub fn words_of(address: Ipv6Addr) -> [Be32; 4] {
     let bits = address.to_bits();
     [96, 64, 32, 0].map(|shift| Be32::from_host((bits >> shift) as u32))
+}
+
+/// An IPv4 address from the maps.
+pub fn v4_of(address: Be32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(address.to_host())
 }
 
 /// An IPv6 address from the maps.

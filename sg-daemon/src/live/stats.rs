@@ -33,17 +33,17 @@ pub fn tables(enforcer: &mut Enforcer, summary: &Summary) -> Vec<TableFill> {
         fill("interfaces", "filtered interfaces", devices, MAX_INTERFACES, now),
         fill("member_sets", "places of members, for their sets of groups", slots, capacity.member_slots, now),
     ];
-    for (table, name) in [
-        (Table::ClassesV4, "classes_v4"),
-        (Table::ClassesV6, "classes_v6"),
-        (Table::Pairs, "pairs"),
-        (Table::MembersV4, "members_v4"),
-        (Table::MembersV6, "members_v6"),
-        (Table::OwnV4, "own_v4"),
-        (Table::OwnV6, "own_v6"),
+    for table in [
+        Table::ClassesV4,
+        Table::ClassesV6,
+        Table::Pairs,
+        Table::MembersV4,
+        Table::MembersV6,
+        Table::OwnV4,
+        Table::OwnV6,
     ] {
         let of = |numbers: [u32; Table::COUNT]| numbers.get(table as usize).copied().unwrap_or(0);
-        tables.push(fill(name, table.what(), of(entries).into(), of(capacity.entries), now));
+        tables.push(fill(table.name(), table.what(), of(entries).into(), of(capacity.entries), now));
     }
     tables.push(fill("port_tables", Table::PortSets.what(), port_tables, capacity.port_tables, now));
     tables.push(fill("zones", "devices ever filtered since the filter was made", zones, MAX_ZONES, now));

@@ -14,7 +14,7 @@ use crate::api::types::InterfaceState;
 use crate::enforce::Enforcer;
 use crate::kernel::{CounterReader, Retired, Slot};
 use crate::plan::Table;
-use crate::policy::model::Kind;
+use crate::supervise::status::{failed, intended};
 
 /// How full a table is.
 pub struct Fill {
@@ -106,17 +106,17 @@ fn copy(
     }
     let of = |table: Table, numbers: &[u32]| numbers.get(table as usize).copied().unwrap_or(0).into();
     let mut tables: Vec<Fill> = [
-        (Table::ClassesV4, "classes_v4"),
-        (Table::ClassesV6, "classes_v6"),
-        (Table::MembersV4, "members_v4"),
-        (Table::MembersV6, "members_v6"),
-        (Table::OwnV4, "own_v4"),
-        (Table::OwnV6, "own_v6"),
-        (Table::Pairs, "pairs"),
-        (Table::PortSets, "port_sets"),
+        Table::ClassesV4,
+        Table::ClassesV6,
+        Table::MembersV4,
+        Table::MembersV6,
+        Table::OwnV4,
+        Table::OwnV6,
+        Table::Pairs,
+        Table::PortSets,
     ]
     .into_iter()
-    .map(|(table, name)| Fill { table: name, used: of(table, &entries), size: of(table, &capacity) })
+    .map(|table| Fill { table: table.name(), used: of(table, &entries), size: of(table, &capacity) })
     .collect();
     let fill = |table, used: u64, size: u32| Fill { table, used, size: size.into() };
     tables.extend([
@@ -147,20 +147,13 @@ fn states(enforcer: &mut Enforcer) -> BTreeMap<String, InterfaceState> {
     let (kernel, active, devices) = enforcer.parts();
     let mut states: BTreeMap<String, InterfaceState> =
         devices.keys().map(|name| (name.clone(), InterfaceState::Closed)).collect();
-    for interface in active.iter().flat_map(|active| &active.model.interfaces) {
-        let audit = active.is_some_and(|active| active.model.audit(interface).is_some());
-        let state = match (interface.kind, devices.contains_key(&interface.name)) {
-            (Kind::BareMetal, _) => InterfaceState::BareMetal,
-            (_, true) if audit => InterfaceState::Audit,
-            (_, true) => InterfaceState::Enforced,
-            (_, false) => InterfaceState::Absent,
-        };
-        states.insert(interface.name.clone(), state);
+    if let Some(model) = active.map(|active| &active.model) {
+        states.extend(model.interfaces.iter().map(|interface| {
+            let present = devices.contains_key(&interface.name);
+            (interface.name.clone(), intended(model, interface, present))
+        }));
     }
     states.extend(unfilterable.into_iter().map(|name| (name, InterfaceState::Unfilterable)));
-    states.extend(failures.into_iter().map(|(name, failure)| {
-        let closed = kernel.is_attached(failure.ifindex);
-        (name, if closed { InterfaceState::Closed } else { InterfaceState::NotFiltered })
-    }));
+    states.extend(failures.iter().map(|(name, failure)| (name.clone(), failed(kernel, failure))));
     states
 }

@@ -82,8 +82,7 @@ pub fn status(
 
 /// A device that is not filtered by its policy, but may be closed.
 fn note_failure(status: &mut InterfaceStatus, kernel: &Kernel, failure: &Failure) {
-    let closed = kernel.is_attached(failure.ifindex);
-    status.state = if closed { InterfaceState::Closed } else { InterfaceState::NotFiltered };
+    status.state = failed(kernel, failure);
     status.why = Some(failure.why.clone());
     status.ifindex = Some(failure.ifindex);
 }
@@ -113,25 +112,34 @@ pub fn readiness(enforcer: &mut Enforcer, name: &str, refused: Option<String>) -
     Readiness { state, named: interface.is_some(), ifindex, why: failure.map(|failure| failure.why), refused }
 }
 
+/// What becomes of an interface of the policy if nothing goes wrong with its device.
+pub fn intended(model: &Model, interface: &Interface, present: bool) -> InterfaceState {
+    match (interface.kind, present) {
+        (Kind::BareMetal, _) => InterfaceState::BareMetal,
+        (_, true) if model.audit(interface).is_some() => InterfaceState::Audit,
+        (_, true) => InterfaceState::Enforced,
+        (_, false) => InterfaceState::Absent,
+    }
+}
+
+/// What became of a device that cannot be filtered as the policy says.
+pub fn failed(kernel: &Kernel, failure: &Failure) -> InterfaceState {
+    if kernel.is_attached(failure.ifindex) { InterfaceState::Closed } else { InterfaceState::NotFiltered }
+}
+
 fn described(
     kernel: &Kernel,
     model: &Model,
     interface: &Interface,
     device: Option<&Device>,
 ) -> Result<InterfaceStatus, KernelError> {
-    let state = match (interface.kind, device) {
-        (Kind::BareMetal, _) => InterfaceState::BareMetal,
-        (_, Some(_)) if model.audit(interface).is_some() => InterfaceState::Audit,
-        (_, Some(_)) => InterfaceState::Enforced,
-        (_, None) => InterfaceState::Absent,
-    };
     let vpc = model.vpcs.get(interface.vpc.0);
     let groups = interface.groups.iter().filter_map(|id| model.groups.get(id.0));
     let (inbound, outbound) =
         device.map_or(Ok((Counters::default(), Counters::default())), |device| counters(kernel, device))?;
     Ok(InterfaceStatus {
         name: interface.name.clone(),
-        state,
+        state: intended(model, interface, device.is_some()),
         why: None,
         ifindex: device.map(|device| device.ifindex),
         instance: interface.instance.clone(),
