@@ -21,6 +21,7 @@ pub fn on_terminal(
     script
         .args(["--quiet", "--return", "--command", command, "/dev/null"])
         .env_remove("NO_COLOR")
+        .env_remove("CI") // whose logs anstream colours, whatever TERM says
         .env_remove("CLICOLOR")
         .env_remove("CLICOLOR_FORCE")
         .env("TERM", "xterm-256color")
