@@ -165,7 +165,8 @@ impl Kernel {
         }
         let layout = btf::sk_buff()?;
         loader.override_global(SkBuff::SYMBOL, &layout, true);
-        let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
+        let object = btf::object(OBJECT, &layout)?;
+        let mut ebpf = loader.load(&object).map_err(KernelError::Load)?;
         let control = mapped(&ebpf, map::CONTROL)?;
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
