@@ -11,6 +11,7 @@ mod oracle;
 mod paint;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,9 @@ enum Verb {
         /// Stop after the check that every path is open without the filter
         #[arg(long)]
         unfiltered: bool,
+        /// With what is there, in SGD_BIN_DIR: nothing is installed or built
+        #[arg(long)]
+        prebuilt: bool,
     },
     /// Let real attackers' and everyday programs loose on the filter and count what comes through
     Attack(attack::Options),
@@ -51,6 +55,8 @@ enum Verb {
     /// Measure what the filter costs
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Run the demo and a choice of the tests in the kernels that people run; exit 1 if one fails
+    VmTest(vm::VmTest),
     /// Write the pages of docs/ that are made from the code
     Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -61,13 +67,14 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Setup { check: true } => setup::check().map(success),
         Verb::Setup { check: false } => setup::install().map(success),
-        Verb::Demo { unfiltered } => demo::run(unfiltered).map(success),
+        Verb::Demo { unfiltered, prebuilt } => demo::run(unfiltered, prebuilt).map(success),
         Verb::Attack(options) => attack::run(&options).map(success),
         Verb::Test { filter } => test::run(&filter),
         Verb::Fuzz(fuzz) => fuzz.run(),
         Verb::Oracle(oracle) => oracle.run(),
         Verb::Chaos(chaos) => chaos.run(),
         Verb::Bench(bench) => bench.run().map(success),
+        Verb::VmTest(vm) => vm.run(),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };

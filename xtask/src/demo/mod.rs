@@ -18,9 +18,11 @@ use crate::{cargo, setup};
 use scenes::{Row, World};
 use table::Table;
 
-pub fn run(unfiltered: bool) -> Result<()> {
-    setup::install()?;
-    if !unfiltered {
+pub fn run(unfiltered: bool, prebuilt: bool) -> Result<()> {
+    if !prebuilt {
+        setup::install()?;
+    }
+    if !unfiltered && !prebuilt {
         cargo::run(&["build", "--package", "sg-daemon"])?;
     }
     let begin = Instant::now();
