@@ -1,12 +1,13 @@
 //! What goes over the socket about policies that are not in force yet, and about cutting connections.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types::FlowStatus;
 use crate::diff::Change;
 
 /// A policy that is sent along.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Candidate {
     /// The candidate's files; absent: the daemon's own, as they are now.
@@ -17,7 +18,7 @@ pub struct Candidate {
     pub confirm_seconds: Option<u64>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CandidateFile {
     /// A path, for messages; its last part is the name that the file gets in a policy directory.
@@ -26,7 +27,7 @@ pub struct CandidateFile {
 }
 
 /// `POST /v1/policy/diff`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DiffAnswer {
     /// The files of the policy in force, and those compared with it.
     pub old_files: Vec<String>,
@@ -35,7 +36,7 @@ pub struct DiffAnswer {
 }
 
 /// `POST /v1/policy/plan`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PlanAnswer {
     pub changes: Vec<Change>,
     /// Why the policy would be refused; absent if it would not.
@@ -53,7 +54,7 @@ pub struct PlanAnswer {
     pub live_flows: usize,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct EntryCount {
     /// What the entries are, in words.
     pub table: String,
@@ -61,13 +62,13 @@ pub struct EntryCount {
     pub deleted: usize,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceChange {
     pub name: String,
     pub becomes: DeviceBecomes,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceBecomes {
     /// Filtered by the policy.
@@ -79,7 +80,7 @@ pub enum DeviceBecomes {
 }
 
 /// `POST /v1/policy/apply`, `confirm` and `rollback`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApplyAnswer {
     pub generation: u64,
     /// False if the policy says what was in force already.
@@ -96,7 +97,7 @@ pub struct ApplyAnswer {
 }
 
 /// A policy that is in force and rolled back unless it is confirmed, in `GET /v1/status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UnconfirmedStatus {
     /// Seconds.
     pub rolls_back_in: u64,
@@ -105,7 +106,7 @@ pub struct UnconfirmedStatus {
 }
 
 /// `POST /v1/flows/revoke`. Of the connections that fit every filter those are cut that no rule in force allows.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeQuestion {
     #[serde(default)]
@@ -127,7 +128,7 @@ pub struct RevokeQuestion {
     pub dry_run: bool,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RevokeAnswer {
     pub dry_run: bool,
     /// The connections that were cut, or would be.

@@ -2,8 +2,13 @@
 
 pub mod candidate;
 pub mod client;
+mod extract;
 pub(crate) mod interface;
+mod listen;
+pub mod openapi;
+mod peer;
 mod policy;
+mod routes;
 pub mod server;
 pub mod transfer;
 pub mod types;

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
+use aide::generate::GenContext;
+use aide::openapi::Operation;
+use aide::operation::OperationInput;
+use axum::Json;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
 use ipnet::IpNet;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
@@ -16,7 +17,9 @@ use super::candidate::{
     ApplyAnswer, Candidate, DeviceBecomes, DeviceChange, DiffAnswer, EntryCount, PlanAnswer, RevokeAnswer,
     RevokeQuestion,
 };
-use super::server::{Failure, Shared, blocking, internal};
+use super::extract::{Body, Failure};
+use super::routes::{Doc, Routes};
+use super::server::{Shared, blocking, internal};
 use crate::diff::diff;
 use crate::enforce::{Becomes, FlowFilter};
 use crate::policy::model::{Model, OnRuleChange};
@@ -29,30 +32,80 @@ const LARGEST: usize = 64 << 20;
 /// Longer than this nobody forgets a policy.
 const LONGEST: u64 = 24 * 60 * 60;
 
-pub(super) fn router() -> Router<Shared> {
-    Router::new()
-        .route("/v1/policy/diff", post(post_diff))
-        .route("/v1/policy/plan", post(post_plan))
-        .route("/v1/policy/apply", post(post_apply))
-        .layer(DefaultBodyLimit::max(LARGEST))
-        .route("/v1/policy/confirm", post(post_confirm))
-        .route("/v1/policy/rollback", post(post_rollback))
-        .route("/v1/flows/revoke", post(post_revoke))
+const REFUSED: &str = "The policy is refused; the one before stays in force.";
+const NOT_NOW: &str = "Not now, or not so; the policy before stays in force.";
+
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .ask(
+            "/v1/policy/diff",
+            post_diff,
+            Doc::new("diffPolicy", "What a policy says that the one in force does not")
+                .refuses(409, "No policy is in force.")
+                .refuses(422, "The policy has faults.")
+                .largest_body(LARGEST),
+        )
+        .ask(
+            "/v1/policy/plan",
+            post_plan,
+            Doc::new("planPolicy", "What would become of a policy, without doing it")
+                .refuses(409, "No policy is in force.")
+                .refuses(422, "The policy has faults.")
+                .largest_body(LARGEST),
+        )
+        .post(
+            "/v1/policy/apply",
+            post_apply,
+            Doc::new("applyPolicy", "Puts a policy in force, and in the place of the daemon's files")
+                .refuses(409, NOT_NOW)
+                .refuses(422, REFUSED)
+                .largest_body(LARGEST),
+        )
+        .post(
+            "/v1/policy/confirm",
+            post_confirm,
+            Doc::new("confirmPolicy", "Keeps the policy that waits to be confirmed")
+                .refuses(409, "None waits, or it cannot be kept."),
+        )
+        .post(
+            "/v1/policy/rollback",
+            post_rollback,
+            Doc::new("rollbackPolicy", "Goes back to the policy before the one that waits")
+                .refuses(409, "None waits."),
+        )
+        .post(
+            "/v1/flows/revoke",
+            post_revoke,
+            Doc::new("revokeFlows", "Cuts connections that no rule in force allows")
+                .refuses(404, "There is no such interface."),
+        )
 }
 
-/// The candidate, and the right to have it in memory.
-async fn candidate(shared: &Shared, request: Request) -> Result<(Candidate, OwnedMutexGuard<()>), Failure> {
-    let alone = shared.large.clone().lock_owned().await;
-    match Json::from_request(request, &()).await {
-        Ok(Json(candidate)) => Ok((candidate, alone)),
-        Err(rejection) => {
-            let status = match &rejection {
-                JsonRejection::BytesRejection(_) => StatusCode::PAYLOAD_TOO_LARGE,
-                _ => StatusCode::BAD_REQUEST,
-            };
-            let limit = LARGEST >> 20;
-            Err(Failure(status, format!("{}; at most {limit} MiB are read", rejection.body_text())))
-        }
+/// A candidate, and the right to have it in memory.
+struct Alone(Candidate, OwnedMutexGuard<()>);
+
+impl FromRequest<Shared> for Alone {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Failure> {
+        let alone = shared.large.clone().lock_owned().await;
+        let Body(candidate) = Body::from_request(request, shared).await.map_err(|failure| match failure {
+            Failure(StatusCode::PAYLOAD_TOO_LARGE, _) => {
+                let limit = LARGEST >> 20;
+                Failure(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    format!("the policy is too large; at most {limit} MiB are read"),
+                )
+            }
+            other => other,
+        })?;
+        Ok(Self(candidate, alone))
+    }
+}
+
+impl OperationInput for Alone {
+    fn operation_input(context: &mut GenContext, operation: &mut Operation) {
+        Body::<Candidate>::operation_input(context, operation);
     }
 }
 
@@ -73,8 +126,10 @@ fn no_policy() -> Failure {
     Failure(StatusCode::CONFLICT, "no policy is in force".to_owned())
 }
 
-async fn post_diff(State(shared): State<Shared>, request: Request) -> Result<Json<DiffAnswer>, Failure> {
-    let (candidate, _alone) = candidate(&shared, request).await?;
+async fn post_diff(
+    State(shared): State<Shared>,
+    Alone(candidate, _alone): Alone,
+) -> Result<Json<DiffAnswer>, Failure> {
     blocking(move || {
         let loaded = load(&shared, candidate)?;
         let old = shared.enforcer().active().map(|active| active.model.clone()).ok_or_else(no_policy)?;
@@ -89,8 +144,10 @@ async fn post_diff(State(shared): State<Shared>, request: Request) -> Result<Jso
     .map(Json)
 }
 
-async fn post_plan(State(shared): State<Shared>, request: Request) -> Result<Json<PlanAnswer>, Failure> {
-    let (candidate, _alone) = candidate(&shared, request).await?;
+async fn post_plan(
+    State(shared): State<Shared>,
+    Alone(candidate, _alone): Alone,
+) -> Result<Json<PlanAnswer>, Failure> {
     blocking(move || {
         let loaded = load(&shared, candidate)?;
         let mut enforcer = shared.enforcer();
@@ -137,8 +194,10 @@ async fn post_plan(State(shared): State<Shared>, request: Request) -> Result<Jso
     .map(Json)
 }
 
-async fn post_apply(State(shared): State<Shared>, request: Request) -> Result<Json<ApplyAnswer>, Failure> {
-    let (candidate, _alone) = candidate(&shared, request).await?;
+async fn post_apply(
+    State(shared): State<Shared>,
+    Alone(candidate, _alone): Alone,
+) -> Result<Json<ApplyAnswer>, Failure> {
     let confirm = candidate.confirm_seconds;
     if confirm.is_some_and(|seconds| !(1..=LONGEST).contains(&seconds)) {
         let why = format!("the time to confirm in is 1 to {LONGEST} seconds");
@@ -182,10 +241,8 @@ async fn give(shared: &Shared, order: Order) -> Result<Json<ApplyAnswer>, Failur
 
 async fn post_revoke(
     State(shared): State<Shared>,
-    question: Result<Json<RevokeQuestion>, JsonRejection>,
+    Body(question): Body<RevokeQuestion>,
 ) -> Result<Json<RevokeAnswer>, Failure> {
-    let Json(question) =
-        question.map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))?;
     let protocols = match question.protocol.as_deref() {
         None => Vec::new(),
         Some(name) => protocols(name)?,

@@ -6,15 +6,18 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use aide::openapi::OpenApi;
+use axum::extract::State;
+use axum::http::{Method, StatusCode};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
-use super::policy;
-use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Problem, Status};
+use super::extract::Body;
+pub(super) use super::extract::Failure;
+use super::listen::listen;
+use super::peer::Writers;
+use super::routes::{self, Doc, Routes};
+use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Status};
 use crate::enforce::Enforcer;
 use crate::explain::{ExplainError, explain};
 use crate::supervise::inject;
@@ -53,15 +56,6 @@ impl Shared {
     }
 }
 
-/// A response that is not 2xx.
-pub(super) struct Failure(pub StatusCode, pub String);
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        (self.0, Json(Problem { error: self.1 })).into_response()
-    }
-}
-
 /// Binds the socket: for root and its group only. A socket that a dead daemon left is replaced.
 ///
 /// # Errors
@@ -91,17 +85,39 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 ///
 /// If the listener fails.
 pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
-    let router = Router::new()
-        .route("/v1/status", get(get_status))
-        .route("/v1/interfaces/{name}", get(super::interface::get_interface))
-        .route("/v1/flows", get(get_flows))
-        .route("/v1/explain", post(post_explain))
+    let (router, _) = router();
+    listen(listener, router.with_state(shared), Writers::default()).await
+}
+
+/// Everything that can be asked for, and the document that describes it.
+pub fn router() -> (Router<Shared>, OpenApi) {
+    routes::begin();
+    let (router, document) = Routes::new()
+        .get("/v1/status", get_status, Doc::new("getStatus", "What is enforced, and what was counted"))
+        .get("/v1/flows", get_flows, Doc::new("listFlows", "Connections that live"))
+        .ask(
+            "/v1/explain",
+            post_explain,
+            Doc::new("explain", "Whether a packet would pass, and which rule decides")
+                .refuses(404, "There is no such interface.")
+                .refuses(409, "No policy is in force."),
+        )
+        .merge(super::interface::routes())
+        .merge(super::openapi::routes())
+        .merge(super::policy::routes())
         .merge(super::transfer::routes())
-        .merge(policy::router())
-        .fallback(|| async { Failure(StatusCode::NOT_FOUND, "no such resource".to_owned()) })
-        .layer(DefaultBodyLimit::max(64 << 10))
-        .with_state(shared);
-    axum::serve(listener, router).await
+        .finish();
+    let router = router
+        .fallback(async || {
+            Failure(StatusCode::NOT_FOUND, "no such resource; `sgctl openapi` lists all".to_owned())
+        })
+        .method_not_allowed_fallback(async |method: Method| {
+            Failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("{method} is not for this resource; `Allow` says what is"),
+            )
+        });
+    (router, document)
 }
 
 async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failure> {
@@ -122,10 +138,8 @@ async fn get_flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowStatus>>
 
 async fn post_explain(
     State(shared): State<Shared>,
-    question: Result<Json<ExplainQuestion>, axum::extract::rejection::JsonRejection>,
+    Body(question): Body<ExplainQuestion>,
 ) -> Result<Json<ExplainAnswer>, Failure> {
-    let Json(question) =
-        question.map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))?;
     blocking(move || {
         explain(&mut shared.enforcer(), &question).map_err(|error| match error {
             ExplainError::Kernel(error) => internal(error),

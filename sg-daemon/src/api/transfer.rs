@@ -1,16 +1,18 @@
 //! `GET /v1/flows/export` and `POST /v1/flows/import`: connections as a file (docs/flows.md).
 
+use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::server::{Failure, Shared, blocking, internal};
+use super::extract::{Failure, Params, Raw, unread};
+use super::routes::{Doc, Routes};
+use super::server::{Shared, blocking, internal};
 use crate::transfer::record::{read, write};
 use crate::transfer::{Imported, TransferError, export, import};
 
@@ -19,52 +21,65 @@ pub const NDJSON: &str = "application/x-ndjson";
 /// The largest file that is taken, in bytes: half a million connections at least.
 pub const LIMIT: usize = 256 << 20;
 
-#[derive(Debug, Deserialize)]
+/// Of which interface.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Interface {
-    /// Import: that of the file, if absent.
+struct Exported {
+    /// The interface's name on this host.
+    interface: String,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ImportedTo {
+    /// The interface's name on this host; that of the file, if absent.
     interface: Option<String>,
 }
 
-pub(super) fn routes() -> Router<Shared> {
-    Router::new()
-        .route("/v1/flows/export", get(get_export))
-        .route("/v1/flows/import", post(post_import).layer(DefaultBodyLimit::max(LIMIT)))
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .get(
+            "/v1/flows/export",
+            get_export,
+            Doc::new("exportFlows", "The connections of an interface, for another host; a line each")
+                .refuses(404, "The interface is not filtered.")
+                .refuses(409, "The interface is closed.")
+                .answers_as(NDJSON),
+        )
+        .post(
+            "/v1/flows/import",
+            post_import,
+            Doc::new("importFlows", "Takes connections that another host has exported")
+                .refuses(404, "The interface is not filtered.")
+                .refuses(409, "The interface is closed, or there is no room.")
+                .takes(NDJSON)
+                .largest_body(LIMIT),
+        )
 }
 
 async fn get_export(
     State(shared): State<Shared>,
-    query: Result<Query<Interface>, QueryRejection>,
-) -> Result<impl IntoResponse, Failure> {
-    let interface = query
-        .map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))?
-        .0
-        .interface
-        .ok_or_else(|| Failure(StatusCode::BAD_REQUEST, "say which: ?interface=NAME".to_owned()))?;
+    Params(Exported { interface }): Params<Exported>,
+) -> Result<Raw, Failure> {
     let text = blocking(move || {
         // Written without the enforcer in hand, as others wait for it.
         let records = export(&mut shared.enforcer(), &interface).map_err(refused)?;
         write(&interface, &records).map_err(internal)
     })
     .await?;
-    Ok(([(CONTENT_TYPE, NDJSON)], text))
+    Ok(Raw(([(CONTENT_TYPE, NDJSON)], text).into_response()))
 }
 
 async fn post_import(
     State(shared): State<Shared>,
-    query: Result<Query<Interface>, QueryRejection>,
+    Params(ImportedTo { interface }): Params<ImportedTo>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Imported>, Failure> {
-    let Query(Interface { interface }) =
-        query.map_err(|rejection| Failure(StatusCode::BAD_REQUEST, rejection.body_text()))?;
-    let body = body.map_err(|rejection| {
-        let status = rejection.status();
-        let why = if status == StatusCode::PAYLOAD_TOO_LARGE {
-            format!("the file is larger than {} MiB", LIMIT >> 20)
-        } else {
-            rejection.body_text()
-        };
-        Failure(status, why)
+    let body = body.map_err(|rejection| match unread(&rejection) {
+        Failure(status @ StatusCode::PAYLOAD_TOO_LARGE, _) => {
+            Failure(status, format!("the file is larger than {} MiB", LIMIT >> 20))
+        }
+        other => other,
     })?;
     blocking(move || {
         let text = std::str::from_utf8(&body)

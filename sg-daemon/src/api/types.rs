@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sg_common::abi;
 
 use super::candidate::UnconfirmedStatus;
 
 /// Seen from the instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     Inbound,
@@ -34,7 +35,7 @@ impl From<abi::Direction> for Direction {
 }
 
 /// `GET /v1/status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     pub version: String,
     /// How often the policy in force was swapped since the maps were made.
@@ -53,7 +54,7 @@ pub struct Status {
     pub tables: TableStatus,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceStatus {
     pub name: String,
     pub state: InterfaceState,
@@ -76,7 +77,7 @@ pub struct InterfaceStatus {
 }
 
 /// `GET /v1/interfaces/NAME`: whether a device may be let up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Readiness {
     /// Of the device that has this name now; `absent` too if nothing is known of the name.
     pub state: InterfaceState,
@@ -91,14 +92,14 @@ pub struct Readiness {
 }
 
 /// An interface's share of the table of live connections (D16).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ShareStatus {
     /// Those that are over count until they are collected.
     pub used: u64,
     pub limit: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InterfaceState {
     /// The policy is enforced.
@@ -133,7 +134,7 @@ impl InterfaceState {
 
 /// Packets of one direction. `allowed + dropped` is every packet that the filter has seen (D24), and so is the sum of
 /// `reasons` and `would_drop_reasons`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counters {
     pub allowed: u64,
     pub dropped: u64,
@@ -145,14 +146,14 @@ pub struct Counters {
     pub would_drop_reasons: Vec<ReasonCounter>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReasonCounter {
     pub reason: String,
     pub packets: u64,
     pub bytes: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TableStatus {
     /// Compiled policies; interfaces with equal groups share one.
     pub policies: usize,
@@ -169,7 +170,7 @@ pub struct TableStatus {
 }
 
 /// An element of `GET /v1/flows`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowStatus {
     pub interface: String,
     pub protocol: String,
@@ -191,7 +192,7 @@ pub struct FlowStatus {
 }
 
 /// `POST /v1/explain`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainQuestion {
     pub interface: String,
@@ -232,7 +233,7 @@ pub fn protocol_number(name: &str, ipv6: bool) -> Option<u8> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Allow,
@@ -243,7 +244,7 @@ pub enum Verdict {
     NotEnforced,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainAnswer {
     pub verdict: Verdict,
     /// The name under which the packet would be counted.
@@ -272,7 +273,7 @@ impl ExplainAnswer {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleText {
     pub group: Option<String>,
     /// `inbound[0]`, counted as in the file.
@@ -285,7 +286,7 @@ pub struct RuleText {
     pub because: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Addition {
     pub group: String,
     /// `inbound` or `outbound`.
@@ -294,7 +295,7 @@ pub struct Addition {
 }
 
 /// The body of every response that is not 2xx.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     pub error: String,
 }

@@ -11,6 +11,7 @@ mod explain;
 mod flows;
 mod group;
 mod interface;
+mod openapi;
 pub mod output;
 mod plan;
 mod revoke;
@@ -49,6 +50,8 @@ pub struct Sgctl {
 enum Verb {
     Check(check::Check),
     Schema(schema::Schema),
+    #[command(name = "openapi")]
+    OpenApi(openapi::OpenApi),
     Group(group::Group),
     Status(status::Status),
     Flows(flows::Flows),
@@ -66,6 +69,7 @@ impl Sgctl {
         let outcome = match self.verb {
             Verb::Check(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
+            Verb::OpenApi(verb) => verb.run(),
             Verb::Group(verb) => verb.run(),
             Verb::Status(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),

@@ -45,7 +45,9 @@ fn suggestion(nearest: Option<&str>) -> String {
 }
 
 /// What an import did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 pub struct Imported {
     pub interface: String,
     /// Connections that go on here now.
