@@ -47,6 +47,11 @@ use crate::policy::model::Timeouts;
 /// The eBPF object, built by this package's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SGD_BPF_OBJECT"));
 
+/// The programs as they were compiled: an ELF file.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
 /// What can go wrong at the kernel's side. Causes name the system call.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
