@@ -17,6 +17,7 @@ pub mod expect;
 pub mod frame;
 pub mod guarded;
 pub mod host;
+pub mod progress;
 pub mod rules;
 pub mod small;
 pub mod traffic;

@@ -271,7 +271,7 @@ pub(crate) fn setting(files: &[Value], name: &str) -> Value {
         .unwrap_or_default()
 }
 
-pub(crate) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+pub fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 

@@ -96,7 +96,7 @@ impl Trial {
                 }
                 self.audited += u64::from(audit);
                 *self.reasons.entry(reason).or_default() += 1;
-                Some(Counted { reason, direction: judgement.direction, audit })
+                Some(Counted { reason, direction: judgement.direction(), audit })
             }
         };
         self.count()?;

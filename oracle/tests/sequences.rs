@@ -19,6 +19,7 @@ use proptest::test_runner::{Config, FileFailurePersistence, RngSeed, TestCaseErr
 use sg_common::verdict::Reason;
 use sg_oracle::expect::Limits;
 use sg_oracle::guarded::any_guarded_world;
+use sg_oracle::progress;
 use sg_oracle::traffic::{Ground, any_script};
 use sg_oracle::trial::{ROOM, Trial};
 
@@ -30,6 +31,7 @@ fn runner(sequences: u32) -> TestRunner {
         Ok(text) => text.parse().expect("SGD_ORACLE_CASES is a number of cases"),
         Err(_) => sequences,
     };
+    progress::of(u64::from(sequences.div_ceil(OF_A_WORLD as u32)) * OF_A_WORLD as u64);
     let config = Config { cases: sequences.div_ceil(OF_A_WORLD as u32), ..Config::default() };
     if let Ok(text) = std::env::var("SGD_ORACLE_SEED") {
         let seed = RngSeed::Fixed(text.parse().expect("SGD_ORACLE_SEED is a number"));
@@ -82,6 +84,7 @@ fn spec_d10_to_d16_and_6_the_decisions_agree_with_the_oracle() {
         for (reason, count) in &trial.reasons {
             *reasons.borrow_mut().entry(*reason).or_default() += count;
         }
+        progress::done(scripts.len() as u64);
         Ok(())
     });
     match result {

@@ -93,13 +93,13 @@ fn spec_d24_a_packet_is_counted_for_its_device_and_its_direction() {
             let packet = if outbound { packet } else { packet.reply() };
             let judgement = host.judge(device, ingress, &packet.frame());
             let direction = if outbound { Direction::Outbound } else { Direction::Inbound };
-            assert_eq!((judgement.row, judgement.direction), (row, direction), "{device} {ingress}");
+            assert_eq!((judgement.row(), judgement.direction()), (row, direction), "{device} {ingress}");
         }
     }
     for (ingress, direction) in [(true, Direction::Outbound), (false, Direction::Inbound)] {
         let judgement = host.judge("sg9", ingress, &udp("10.0.0.5:1", "8.8.8.8:9").frame());
         assert_eq!(judgement.verdict.reason(), Some(UnknownInterface));
-        assert_eq!((judgement.row, judgement.direction), (0, direction));
+        assert_eq!((judgement.row(), judgement.direction()), (0, direction));
         assert!(judgement.counter() < 2 * REASON_SLOTS);
         let index = counter_index(0, direction, UnknownInterface as u32);
         assert_eq!((judgement.counter(), judgement.is_audited()), (index, false));

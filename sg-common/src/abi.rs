@@ -4,7 +4,7 @@
 //! Addresses are in network byte order ([`Be32`]); ports, ids and times are in host order.
 
 /// Part of the pin path. Raise it whenever a key, a value or a map's meaning changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Four bytes in network order, as they stand in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -87,8 +87,13 @@ map_types! {
         pub next_set: u32,
         pub next_vpc: u32,
         pub next_guard: u32,
-        pub padding: u32,
-        pub reserved: [u64; 3],
+        /// By direction, a bit each: whether somebody watches packets of devices that have no entry.
+        pub watch_unknown: u32,
+        /// 1: what passes is counted flow by flow, in `ACCOUNTS_*`; 0: it is not.
+        pub account: u64,
+        /// How many places of `WATCHERS` to look at: behind them nobody watches.
+        pub watch_places: u64,
+        pub reserved: u64,
     }
 
     /// `INTERFACES`, an array that is probed as [`interface_slot`] says.
@@ -110,7 +115,9 @@ map_types! {
         /// How many datagrams in pieces of one family are remembered of it, and where its part of `FRAG_RING_*` begins.
         pub datagram_limit: u32,
         pub datagram_base: u32,
-        pub reserved: [u32; 6],
+        /// Which packets of the interface somebody watches: a bit for each [`packet_kind`]. The sum of what the entries of
+        /// `WATCHERS` want of it.
+        pub watched: [u32; KIND_WORDS],
         /// By the parity of [`Control::generation`].
         pub halves: [InterfaceHalf; 2],
     }
@@ -164,11 +171,15 @@ map_types! {
         pub half_v6: u64,
         /// Whose share it is; flows of a zone that had the row before do not count.
         pub zone: u32,
-        pub padding: u32,
+        /// How many accounts the interface may have in `ACCOUNTS_*`, of both families together. Written by the daemon.
+        pub account_limit: u32,
         /// How many datagrams in pieces there ever were; modulo the limit, the next place in the ring.
         pub datagrams_v4: u64,
         pub datagrams_v6: u64,
-        pub reserved: [u64; 2],
+        /// Accounts in `ACCOUNTS_*`: of what passes in the lower 32 bits, of what is dropped in the upper ones.
+        pub accounts: u64,
+        /// Packets that found no room for an account, since the daemon last took the number.
+        pub unrecorded: u64,
     }
 
     /// Key of `FRAGMENTS_V4`: one datagram in pieces.
@@ -200,7 +211,8 @@ map_types! {
         pub place: u32,
         /// Where the piece ended that is followed by none, as in `ranges`; 0 if it has not passed yet.
         pub end: u32,
-        pub padding: u32,
+        /// [`FlowPorts`] of the first fragment, once it has passed, `local << 16 | remote`; zero before.
+        pub ports: u32,
         /// What has passed, `start << 16 | end` in units of 8 bytes, the end excluded; 0 is none.
         pub ranges: [u32; 8],
     }
@@ -302,6 +314,186 @@ map_types! {
         pub packets: u64,
         pub bytes: u64,
     }
+
+    /// `WATCHERS`: which packets somebody wants to hear of, and how many of them. Written by the daemon through a memory
+    /// mapping, [`Watcher::active`] last.
+    pub struct Watcher: 128 {
+        /// 0: the entry is free.
+        pub active: u32,
+        /// 0: of any device.
+        pub ifindex: u32,
+        /// A bit for each [`packet_kind`].
+        pub kinds: [u32; KIND_WORDS],
+        /// 4, 6, or 0 for any packet, those without IP as well.
+        pub family: u32,
+        /// The IP protocol, or [`ANY`].
+        pub protocol: u32,
+        /// A port of TCP or UDP, of either side, or [`ANY`].
+        pub port: u32,
+        pub padding: u32,
+        /// The other side's address, where `remote_mask` has ones; IPv4 in the first word.
+        pub remote: [Be32; 4],
+        pub remote_mask: [Be32; 4],
+        /// The instance's, likewise.
+        pub local: [Be32; 4],
+        pub local_mask: [Be32; 4],
+        /// On each CPU, one event may come every so many nanoseconds in the long run.
+        pub interval: u64,
+        /// And as many at once as fit in so many nanoseconds.
+        pub burst: u64,
+    }
+
+    /// Value of `WATCHED`, one for each CPU: what became of the packets that an entry of `WATCHERS` wants.
+    pub struct Watched: 32 {
+        /// Nanoseconds of the monotonic clock: when the next event is due if none may come at once.
+        pub due: u64,
+        /// Events that were written.
+        pub told: u64,
+        /// Packets of which nobody was told, as there were too many.
+        pub limited: u64,
+        /// And those for which the ring had no room.
+        pub full: u64,
+    }
+
+    /// A record of `EVENTS` and `NEW_FLOWS`: a packet and its verdict.
+    pub struct Event: 176 {
+        /// Nanoseconds of the monotonic clock.
+        pub time: u64,
+        /// [`Control::generation`] that the packet was judged by.
+        pub generation: u64,
+        /// A bit for each entry of `WATCHERS` that wants it.
+        pub watchers: u32,
+        pub ifindex: u32,
+        /// The policy that decided, or that once admitted the flow; 0 if none had a part in it.
+        pub policy: u32,
+        /// Of the whole frame.
+        pub bytes: u32,
+        /// How much of the frame is in `frame`.
+        pub captured: u32,
+        /// The [`crate::verdict::Reason`].
+        pub reason: u8,
+        /// [`Direction`].
+        pub direction: u8,
+        /// `EVENT_*`.
+        pub flags: u8,
+        /// [`crate::conntrack::State`] after the packet, 0 without a flow.
+        pub state: u8,
+        pub reserved: u64,
+        /// What lies behind `captured` is anything.
+        pub frame: [u8; EVENT_FRAME],
+    }
+}
+
+/// How much of a frame is told of.
+pub const EVENT_FRAME: usize = 128;
+/// [`Event::flags`]: the packet passes only because its interface is in audit.
+pub const EVENT_AUDIT: u8 = 1;
+/// [`Event::flags`]: it was judged at the device's egress, not at its ingress.
+pub const EVENT_EGRESS: u8 = 1 << 1;
+/// [`Event::flags`]: the device has taken a VLAN tag out of the frame.
+pub const EVENT_VLAN: u8 = 1 << 2;
+/// [`Event::flags`]: it was judged behind XDP, which has passed it before for another reason.
+pub const EVENT_BEHIND_XDP: u8 = 1 << 3;
+
+/// [`Event::flags`]: the filter has read its sides, so those who asked for some have been told of the right ones.
+pub const EVENT_READ: u8 = 1 << 4;
+
+/// Entries of `WATCHERS`.
+pub const WATCHERS: u32 = 16;
+/// The entry of `WATCHERS` whose events go to `NEW_FLOWS` instead of `EVENTS`, so that those who watch cannot take its room.
+pub const NEW_FLOW_WATCHER: u32 = 0;
+/// Bytes of `EVENTS` and of `NEW_FLOWS`, powers of two: room for 22,000 and 11,000 events.
+pub const EVENTS_BYTES: u32 = 4 << 20;
+/// As [`EVENTS_BYTES`].
+pub const NEW_FLOWS_BYTES: u32 = 2 << 20;
+/// [`Watcher::protocol`] and [`Watcher::port`]: whatever it is.
+pub const ANY: u32 = u32::MAX;
+/// Words of a bit for each [`packet_kind`].
+pub const KIND_WORDS: usize = (2 * REASON_SLOTS / 32) as usize;
+
+/// What kind of packet it is, for those who watch: its direction and what it is counted as.
+#[inline(always)]
+pub const fn packet_kind(direction: Direction, slot: u32) -> u32 {
+    direction as u32 * REASON_SLOTS + slot
+}
+
+map_types! {
+    /// Key of `ACCOUNTS_V4`.
+    pub struct AccountKeyV4: 20 {
+        pub flow: FlowKeyV4,
+        /// 0 for what passes. What is dropped is counted apart, by reason: `reason << ACCOUNT_REASON_SHIFT`, with [`ACCOUNT_AUDIT`].
+        pub dropped: u32,
+    }
+
+    /// Key of `ACCOUNTS_V6`, likewise.
+    pub struct AccountKeyV6: 44 {
+        pub flow: FlowKeyV6,
+        pub dropped: u32,
+    }
+
+    /// Value of `ACCOUNTS_*`: what has passed, or was dropped, under one key since the account was opened. An account is apart from the entry of its
+    /// flow, which comes and goes with every stage of a connection: only the collector deletes it, when it is recorded.
+    pub struct Account: 96 {
+        /// By [`Direction`]. Programs add atomically; nobody ever takes anything off.
+        pub packets: [u64; 2],
+        /// Of IP packets, with their headers.
+        pub bytes: [u64; 2],
+        /// What records have told of `packets` and `bytes` so far. The collector's alone.
+        pub recorded_packets: [u64; 2],
+        pub recorded_bytes: [u64; 2],
+        /// Jiffies: the first packet that no record has told of; 0 if there is none.
+        pub first: u64,
+        /// Jiffies: the last packet.
+        pub last: u64,
+        /// The policy that admitted what passes, 0 if none was asked.
+        pub policy: u32,
+        /// The interface's row in `SHARES`.
+        pub row: u32,
+        /// All TCP flags since the last record, of inbound packets in the lowest byte, of outbound ones in the next.
+        pub tcp_flags: u32,
+        /// `ACCOUNT_*` and the [`crate::verdict::Reason`] of the first packet.
+        pub kind: u32,
+    }
+
+    /// What the collector puts into `FLOW_RECORDS`: what has come under one key since the record before.
+    pub struct FlowRecord: 104 {
+        /// By [`Direction`].
+        pub packets: [u64; 2],
+        pub bytes: [u64; 2],
+        /// Jiffies: the first and the last packet.
+        pub first: u64,
+        pub last: u64,
+        /// As in the key. Of IPv4 addresses, only the first words are used.
+        pub zone_protocol: u32,
+        pub local: [Be32; 4],
+        pub remote: [Be32; 4],
+        pub ports: FlowPorts,
+        /// As in [`Account`].
+        pub policy: u32,
+        pub tcp_flags: u32,
+        pub kind: u32,
+        /// 4 or 6.
+        pub family: u32,
+    }
+}
+
+/// [`Account::kind`]: what passes belongs to a flow that an outbound packet began; or, of no flow, the first packet was outbound.
+pub const ACCOUNT_ORIGIN_OUTBOUND: u32 = 1;
+/// [`Account::kind`]: there is a reason to drop it, and it passes all the same, as the interface is in audit.
+pub const ACCOUNT_AUDIT: u32 = 1 << 1;
+/// [`Account::kind`] above this bit: the number of a [`crate::verdict::Reason`].
+pub const ACCOUNT_REASON_SHIFT: u32 = 8;
+
+/// The third argument of the collector: which of the accounts to look at, in bits. Without any, at none.
+pub mod collect {
+    /// Record those that are over, and those whose first packet that no record has told of is as long ago as the fourth argument says.
+    pub const RECORD: u64 = 1;
+    /// Record all of which there is something to tell.
+    pub const ALL: u64 = 1 << 1;
+    /// Delete those that are over, without a record; with [`ALL`], all.
+    pub const FORGET: u64 = 1 << 2;
+    /// In the answer, above the number of flows: `FLOW_RECORDS` was full, and the rest waits for the next run.
+    pub const FULL: u32 = 1 << 31;
 }
 
 /// Entries of `INTERFACES`, a power of two; many more than interfaces, so that a probe meets few of them.
@@ -405,6 +597,9 @@ pub const fn counter_index(row: u32, direction: Direction, reason: u32) -> u32 {
 pub const REASON_SLOTS: u32 = 96;
 /// What an interface in audit lets pass although there is a reason to drop it is counted this far behind that reason.
 pub const WOULD_DROP: u32 = 32;
+/// The counter, beside those of reasons, of packets that the program behind XDP has counted for a reason of its own, and XDP
+/// before it for having passed them (SPEC D24).
+pub const COUNTED_TWICE: u32 = 31;
 
 /// 65,536 bits: an element of `PORT_SETS`.
 pub const PORT_SET_BYTES: usize = 8192;
@@ -493,6 +688,13 @@ pub mod map {
     pub const OWN_V6: &str = "OWN_V6";
     pub const SHARES: &str = "SHARES";
     pub const COUNTERS: &str = "COUNTERS";
+    pub const WATCHERS: &str = "WATCHERS";
+    pub const WATCHED: &str = "WATCHED";
+    pub const EVENTS: &str = "EVENTS";
+    pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    pub const ACCOUNTS_V4: &str = "ACCOUNTS_V4";
+    pub const ACCOUNTS_V6: &str = "ACCOUNTS_V6";
+    pub const FLOW_RECORDS: &str = "FLOW_RECORDS";
 }
 
 /// The programs' names in the object.

@@ -68,8 +68,8 @@ where
         ether_type::IPV6 => spoils_ip::<V6, P, T>(packet, tables, network),
         other => spoils_frame(packet, network, other),
     };
-    let verdict = Verdict::of(Reason::ChecksumPlace);
-    spoils.then_some(Judgement::new(verdict, at.interface.row, at.direction, at.half.flags))
+    // Of the scratch only the IP header was read here.
+    spoils.then(|| Judgement::new(Verdict::of(Reason::ChecksumPlace), &at, 0))
 }
 
 #[inline(never)]

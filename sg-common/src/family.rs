@@ -1,8 +1,9 @@
 //! The only place where IPv4 and IPv6 differ: their headers, their keys, their ICMP.
 
 use crate::abi::{
-    Be32, ClassKeyV4, ClassKeyV6, Direction, FlowKeyV4, FlowKeyV6, FlowPorts, FragmentKeyV4, FragmentKeyV6,
-    Interface, InterfaceHalf, MemberKeyV4, MemberKeyV6, OwnKeyV4, OwnKeyV6, PolicyDirection,
+    AccountKeyV4, AccountKeyV6, Be32, ClassKeyV4, ClassKeyV6, Direction, FlowKeyV4, FlowKeyV6, FlowPorts,
+    FragmentKeyV4, FragmentKeyV6, Interface, InterfaceHalf, MemberKeyV4, MemberKeyV6, OwnKeyV4, OwnKeyV6,
+    PolicyDirection,
 };
 
 /// An address family.
@@ -13,6 +14,7 @@ pub trait Family: Sized {
     type FlowKey: Copy + core::fmt::Debug;
     type FragmentKey: Copy;
     type OwnKey;
+    type AccountKey: Copy + core::fmt::Debug;
 
     /// The IP protocol number of the family's own ICMP.
     const ICMP: u8;
@@ -38,6 +40,7 @@ pub trait Family: Sized {
         direction: Direction,
     ) -> Self::FragmentKey;
     fn own_key(guard: u32, address: Self::Address) -> Self::OwnKey;
+    fn account_key(flow: Self::FlowKey, dropped: u32) -> Self::AccountKey;
     /// Whether a flow key is all zeros, as in a place of the ring that was never used.
     fn is_blank(key: &Self::FlowKey) -> bool;
 
@@ -74,6 +77,7 @@ impl Family for V4 {
     type FlowKey = FlowKeyV4;
     type FragmentKey = FragmentKeyV4;
     type OwnKey = OwnKeyV4;
+    type AccountKey = AccountKeyV4;
 
     const ICMP: u8 = 1;
     const BIT: u32 = 0;
@@ -108,6 +112,11 @@ impl Family for V4 {
     #[inline(always)]
     fn own_key(guard: u32, address: Be32) -> OwnKeyV4 {
         OwnKeyV4 { guard, address }
+    }
+
+    #[inline(always)]
+    fn account_key(flow: FlowKeyV4, dropped: u32) -> AccountKeyV4 {
+        AccountKeyV4 { flow, dropped }
     }
 
     #[inline(always)]
@@ -168,6 +177,7 @@ impl Family for V6 {
     type FlowKey = FlowKeyV6;
     type FragmentKey = FragmentKeyV6;
     type OwnKey = OwnKeyV6;
+    type AccountKey = AccountKeyV6;
 
     const ICMP: u8 = 58;
     const BIT: u32 = 1;
@@ -202,6 +212,11 @@ impl Family for V6 {
     #[inline(always)]
     fn own_key(guard: u32, address: [Be32; 4]) -> OwnKeyV6 {
         OwnKeyV6 { guard, address }
+    }
+
+    #[inline(always)]
+    fn account_key(flow: FlowKeyV6, dropped: u32) -> AccountKeyV6 {
+        AccountKeyV6 { flow, dropped }
     }
 
     #[inline(always)]

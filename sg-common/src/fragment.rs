@@ -147,11 +147,12 @@ pub fn first<F: ReadIp, T: Tables<F>>(
     scratch: &mut Scratch<F>,
     verdict: Verdict,
 ) -> Verdict {
-    let Scratch { ip, datagram, joined, free, .. } = scratch;
+    let Scratch { ip, transport, datagram, joined, free, .. } = scratch;
     let key = key_of(at, at.direction, ip);
     recall::<F, T>(tables, at, &key, datagram, true);
     let mut verdict = verdict;
     if matches!(verdict.action(), Action::Allow) {
+        datagram.ports = u32::from(transport.ports.local) << 16 | u32::from(transport.ports.remote);
         match Range::of(ip).and_then(|range| add(datagram, joined, free, range)) {
             Ok(()) if joined.end == datagram.end => datagram.verdict = DATAGRAM_WHOLE,
             Ok(()) => datagram.verdict = DATAGRAM_ALLOW,
@@ -191,7 +192,7 @@ fn recall<F: ReadIp, T: Tables<F>>(
             verdict: DATAGRAM_EARLY,
             place: NO_DATAGRAM,
             end: 0,
-            padding: 0,
+            ports: 0,
             ranges: [0; 8],
         },
     };
@@ -230,7 +231,7 @@ mod tests {
     use super::*;
 
     fn datagram(parts: &[(u32, u32)]) -> Result<Datagram, Reason> {
-        let mut datagram = Datagram { expires: 0, verdict: 0, place: 0, end: 0, padding: 0, ranges: [0; 8] };
+        let mut datagram = Datagram { expires: 0, verdict: 0, place: 0, end: 0, ports: 0, ranges: [0; 8] };
         for &(start, end) in parts {
             let (mut joined, mut free) = (Range { start: 0, end: 0 }, 0);
             add(&mut datagram, &mut joined, &mut free, Range { start, end })?;

@@ -1,9 +1,13 @@
 //! One packet, one verdict.
 
+use core::hint::black_box;
+
 use crate::abi::{
-    Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow, GUARD_VLAN, Hook,
-    INTERFACE_PROBES, Interface, InterfaceHalf, PairKey, Row, WOULD_DROP, counter_index, interface_slot,
+    Account, COUNTED_TWICE, Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow,
+    GUARD_VLAN, Hook, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey, REASON_SLOTS, Row,
+    WOULD_DROP, counter_index, interface_slot, packet_kind,
 };
+use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
 use crate::classify::classify;
@@ -11,8 +15,8 @@ use crate::conntrack::{self, FlowRef, Insertion, Known, State};
 use crate::family::{V4, V6};
 use crate::fragment;
 use crate::packet::{
-    ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, opposite,
-    protocol, quoted_ports, read_transport,
+    ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, load,
+    opposite, protocol, quoted_ports, read_transport, store,
 };
 use crate::tcp::Segment;
 use crate::verdict::{Action, AdmittedBy, FIRST_DROP, Reason, Verdict};
@@ -39,6 +43,17 @@ pub trait Environment {
     fn port_table_contains(&self, index: u32, number: u16) -> bool;
     /// Adds to the number of an interface's live flows; returns what it was.
     fn add_live(&self, row: u32, change: i64) -> u64;
+    /// [`crate::abi::Control::watch_unknown`].
+    #[inline(always)]
+    fn watch_unknown(&self) -> u32 {
+        0
+    }
+    /// Whether packets are to be counted flow by flow.
+    fn is_accounting(&self) -> bool;
+    /// Adds to [`crate::abi::Share::accounts`]; returns what it was, and how many there may be.
+    fn accounts(&self, row: u32, change: u64) -> Option<(u64, u32)>;
+    /// Counts a packet of the interface that is in no account.
+    fn count_unrecorded(&self, row: u32);
 }
 
 /// What is read from a packet.
@@ -51,6 +66,8 @@ pub struct Scratch<F: ReadIp> {
     pub ip: Ip<F>,
     pub transport: Transport,
     pub key: F::FlowKey,
+    /// For [`crate::account`].
+    pub account: F::AccountKey,
     /// For [`crate::fragment`].
     pub datagram: Datagram,
     pub joined: fragment::Range,
@@ -58,6 +75,9 @@ pub struct Scratch<F: ReadIp> {
     pub free: u32,
     /// No flow was found for the packet, not even one that is over: 1, else 0.
     pub unknown: u32,
+    pub verdict: Verdict,
+    /// Where the IP header begins, if it was read.
+    pub network: u32,
 }
 
 /// The tables of one address family.
@@ -65,7 +85,7 @@ pub trait Tables<F: ReadIp>: Environment {
     /// Memory of this CPU's own, with anything in it.
     #[expect(
         clippy::mut_from_ref,
-        reason = "no program interrupts another on one CPU, and each takes it once"
+        reason = "no program interrupts another on one CPU, and holds it once at a time"
     )]
     fn scratch(&self) -> Option<&mut Scratch<F>>;
 
@@ -101,6 +121,11 @@ pub trait Tables<F: ReadIp>: Environment {
     fn next_datagram(&self, row: u32) -> u64;
     /// Puts a key in a place of the ring and returns the one that was there.
     fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey>;
+
+    /// Adds a packet to its account; false if there is none.
+    fn add_to_account(&self, key: &F::AccountKey, counted: &Counted) -> bool;
+    /// Adds an account.
+    fn open_account(&self, key: &F::AccountKey, account: &Account) -> Insertion;
 }
 
 /// A verdict and where it is counted.
@@ -108,47 +133,144 @@ pub trait Tables<F: ReadIp>: Environment {
 #[must_use = "a verdict that nobody acts on is a packet that passes"]
 pub struct Judgement {
     pub verdict: Verdict,
-    /// The row of [`crate::abi::counter_index`].
-    pub row: u32,
-    pub direction: Direction,
-    /// 1 if the verdict is to drop and the interface in audit, else 0. A word to reckon with: each branch at the end of
-    /// a packet's way is one that the verifier follows from all of its beginnings.
-    audit: u32,
+    pub outcome: Outcome,
+}
+
+/// What a packet is counted as, and whether anybody wants to hear of it, in one word: that is what is left of a packet's way
+/// at its end, and the verifier follows it from all of its beginnings.
+///
+/// From the lowest bit: the index in `COUNTERS`, the [`packet_kind`], and the bits below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome(u64);
+
+impl Outcome {
+    const KIND: u32 = 20;
+    /// The verdict is to drop, and the interface in audit.
+    const AUDIT: u32 = 28;
+    /// Somebody watches packets of this kind.
+    const WATCHED: u32 = 29;
+    /// The family whose [`Scratch`] tells of the packet: 4, 6, or 0 for none.
+    const FAMILY: u32 = 32;
+    /// Of the generation that the packet was judged by.
+    const PARITY: u32 = 36;
+
+    #[inline(always)]
+    const fn new(row: u32, direction: Direction, slot: u32) -> Self {
+        const { assert!(counter_index(MAX_INTERFACES + 1, Direction::Inbound, 0) < 1 << Self::KIND) };
+        const { assert!(packet_kind(Direction::Outbound, REASON_SLOTS) <= 1 << 8) };
+        let kind = packet_kind(direction, slot);
+        Self(counter_index(row, direction, slot) as u64 | (kind as u64) << Self::KIND)
+    }
+
+    #[inline(always)]
+    const fn with(self, shift: u32, value: u32) -> Self {
+        Self(self.0 | (value as u64) << shift)
+    }
+
+    #[inline(always)]
+    const fn bit(self, shift: u32) -> u32 {
+        (self.0 >> shift & 1) as u32
+    }
+
+    /// [`packet_kind`].
+    #[inline(always)]
+    pub const fn kind(self) -> u32 {
+        (self.0 >> Self::KIND & 0xff) as u32
+    }
+
+    /// Somebody wants to hear of packets like this one.
+    #[inline(always)]
+    pub const fn is_watched(self) -> bool {
+        self.bit(Self::WATCHED) != 0
+    }
+
+    #[inline(always)]
+    pub const fn is_audited(self) -> bool {
+        self.bit(Self::AUDIT) != 0
+    }
+
+    #[inline(always)]
+    pub const fn family(self) -> u32 {
+        (self.0 >> Self::FAMILY & 0xf) as u32
+    }
+
+    #[inline(always)]
+    pub const fn parity(self) -> u32 {
+        self.bit(Self::PARITY)
+    }
+
+    /// 1 if it is outbound, else 0.
+    #[inline(always)]
+    pub const fn outbound(self) -> u32 {
+        (self.kind() >= packet_kind(Direction::Outbound, 0)) as u32
+    }
 }
 
 impl Judgement {
-    #[inline(always)]
-    pub(crate) const fn new(verdict: Verdict, row: u32, direction: Direction, flags: u32) -> Self {
+    /// `family`: see [`Outcome::family`]. A subprogram: here all verdicts meet.
+    #[inline(never)]
+    fn outcome(verdict: u64, at: &At<'_>, family: u32) -> u64 {
         const { assert!(FLAG_AUDIT == 1 << 31) };
-        Self { verdict, row, direction, audit: flags >> 31 & drops(verdict) }
+        let reason = (verdict & 0xff) as u32;
+        let audit = at.half.flags >> 31 & drops(reason);
+        let outcome = Outcome::new(at.interface.row, at.direction, reason + audit * WOULD_DROP)
+            .with(Outcome::AUDIT, audit)
+            .with(Outcome::FAMILY, family)
+            .with(Outcome::PARITY, at.parity as u32);
+        let kind = outcome.kind();
+        // Stored by the daemon while packets pass: a word of it, whenever.
+        let word = at.interface.watched.get((kind >> 5) as usize);
+        let watched = word.map_or(0, |word| load(word) >> (kind & 31) & 1);
+        outcome.with(Outcome::WATCHED, watched).0
+    }
+
+    #[inline(always)]
+    pub(crate) fn new(verdict: Verdict, at: &At<'_>, family: u32) -> Self {
+        Self { verdict, outcome: Outcome(Self::outcome(verdict.word(), at, family)) }
     }
 
     /// The packet passes although there is a reason to drop it.
     #[inline(always)]
     pub const fn is_audited(&self) -> bool {
-        self.audit != 0
+        self.outcome.is_audited()
+    }
+
+    /// Which way the packet goes, seen from the instance.
+    pub const fn direction(&self) -> Direction {
+        if self.outcome.outbound() == 0 { Direction::Inbound } else { Direction::Outbound }
+    }
+
+    /// [`Interface::row`], 0 if the filter was not told of the device.
+    pub const fn row(&self) -> u32 {
+        self.counter() / (2 * REASON_SLOTS)
     }
 
     /// What is to be done with the packet.
     #[inline(always)]
     pub const fn action(&self) -> Action {
-        if drops(self.verdict) & !self.audit == 0 { Action::Allow } else { Action::Drop }
+        let drops = drops(self.verdict.reason_number()) & !self.outcome.bit(Outcome::AUDIT);
+        if drops == 0 { Action::Allow } else { Action::Drop }
     }
 
     /// The index in `COUNTERS` under which the packet is counted.
     #[inline(always)]
     pub const fn counter(&self) -> u32 {
-        let reason = self.verdict.reason_number() + self.audit * WOULD_DROP;
-        counter_index(self.row, self.direction, reason)
+        (self.outcome.0 & ((1 << Outcome::KIND) - 1)) as u32
+    }
+
+    /// The index under which it is counted that XDP has counted it too.
+    #[inline(always)]
+    pub const fn counted_twice(&self) -> u32 {
+        self.counter() - self.outcome.kind() % REASON_SLOTS + COUNTED_TWICE
     }
 }
 
-/// 1 if the verdict is to drop, else 0.
+/// 1 if the reason is one to drop, else 0.
 #[inline(always)]
-const fn drops(verdict: Verdict) -> u32 {
+const fn drops(reason: u32) -> u32 {
     // Of reasons, which are below 64.
     const { assert!(FIRST_DROP == 1 << 5 && FIRST_DROP + WOULD_DROP == 1 << 6) };
-    verdict.reason_number() >> 5 & 1
+    reason >> 5 & 1
 }
 
 /// Judges a frame that passes `hook` of the device `ifindex`.
@@ -158,9 +280,16 @@ where
     P: Packet,
     T: Tables<V4> + Tables<V6>,
 {
-    let Some(at) = place(tables, ifindex, hook) else { return unknown(hook) };
-    let verdict = judge_frame(packet, tables, &at);
-    Judgement::new(verdict, at.interface.row, at.direction, at.half.flags)
+    let Some(at) = place(tables, ifindex, hook) else { return unknown(tables, hook) };
+    let (verdict, family) = judge_frame(packet, tables, &at);
+    // The family goes through the same memory as the verdict: known to the verifier, each would have a way of its own.
+    let word = forgotten(verdict.word() | u64::from(family) << FAMILY_SHIFT, packet.len());
+    let family = (word >> FAMILY_SHIFT & 0xf) as u32;
+    let verdict = Verdict::of_word(word & !(0xf << FAMILY_SHIFT));
+    if !T::DRY_RUN && tables.is_accounting() {
+        account::of_family(tables, &at, family, verdict);
+    }
+    Judgement::new(verdict, &at, family)
 }
 
 /// Where and when a packet is that passes `hook` of a device; `None` if the filter was not told about that device.
@@ -179,14 +308,28 @@ pub(crate) fn place<T: Environment>(tables: &T, ifindex: u32, hook: Hook) -> Opt
     Some(At { interface, half, parity, direction, now: moment.now })
 }
 
+/// Where a verdict's word has nothing, there is room for the family.
+const FAMILY_SHIFT: u32 = 24;
+
+/// The same word, of which the verifier does not know the value: else it would follow each verdict to the end separately.
+/// `any` is a word that it does not know.
+#[inline(always)]
+fn forgotten(word: u64, any: u32) -> u64 {
+    black_box(word ^ u64::from(any)) ^ u64::from(any)
+}
+
 /// Fail closed: nothing passes an interface that the filter was not told about.
 #[inline(always)]
-const fn unknown(hook: Hook) -> Judgement {
+fn unknown<T: Environment>(tables: &T, hook: Hook) -> Judgement {
     let direction = match hook {
         Hook::Ingress => Direction::Outbound,
         Hook::Egress => Direction::Inbound,
     };
-    Judgement::new(Verdict::of(Reason::UnknownInterface), 0, direction, 0)
+    let watched = tables.watch_unknown() >> direction as u32 & 1;
+    Judgement {
+        verdict: Verdict::of(Reason::UnknownInterface),
+        outcome: Outcome::new(0, direction, Reason::UnknownInterface as u32).with(Outcome::WATCHED, watched),
+    }
 }
 
 #[inline(always)]
@@ -232,31 +375,32 @@ impl At<'_> {
     }
 }
 
+/// The verdict, and the family whose [`Scratch`] tells of the packet: 4, 6, or 0 for none.
 #[inline(always)]
-fn judge_frame<P, T>(packet: &P, tables: &T, at: &At<'_>) -> Verdict
+fn judge_frame<P, T>(packet: &P, tables: &T, at: &At<'_>) -> (Verdict, u32)
 where
     P: Packet,
     T: Tables<V4> + Tables<V6>,
 {
-    let Some(ethernet) = packet.read::<Ethernet>(0) else { return Verdict::of(Reason::Malformed) };
+    let Some(ethernet) = packet.read::<Ethernet>(0) else { return (Verdict::of(Reason::Malformed), 0) };
     if let Err(reason) = at.guarded().ethernet(&ethernet) {
-        return Verdict::of(reason);
+        return (Verdict::of(reason), 0);
     }
     if packet.has_offloaded_vlan() && !at.is_trunk() {
-        return Verdict::of(Reason::Vlan);
+        return (Verdict::of(Reason::Vlan), 0);
     }
     let Some((kind, network)) = network_of(packet, at, u16::from_be(ethernet.ether_type)) else {
-        return Verdict::of(Reason::Malformed);
+        return (Verdict::of(Reason::Malformed), 0);
     };
     match kind {
-        ether_type::IPV4 => judge_ip::<V4, P, T>(packet, tables, at, network),
-        ether_type::IPV6 => judge_ip::<V6, P, T>(packet, tables, at, network),
+        ether_type::IPV4 => (judge_ip::<V4, P, T>(packet, tables, at, network), 4),
+        ether_type::IPV6 => (judge_ip::<V6, P, T>(packet, tables, at, network), 6),
         other => {
             if checksum::spoils_frame(packet, network, other) {
-                return Verdict::of(Reason::ChecksumPlace);
+                return (Verdict::of(Reason::ChecksumPlace), 0);
             }
             match at.guarded().non_ip(packet, tables, network, other) {
-                Ok(reason) | Err(reason) => Verdict::of(reason),
+                Ok(reason) | Err(reason) => (Verdict::of(reason), 0),
             }
         }
     }
@@ -281,18 +425,29 @@ where
     T: Tables<F>,
 {
     let Some(scratch) = tables.scratch() else { return Verdict::of(Reason::Malformed) };
+    scratch.network = 0;
+    // Of another packet; only pieces look it up anew.
+    scratch.datagram.ports = 0;
     scratch.ip = Ip::NOTHING;
     scratch.transport = Transport::NOTHING;
     let verdict = match read::<F, P>(packet, at, network, scratch) {
         Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
         Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
-        Err(reason) => return Verdict::of(reason),
+        Err(reason) => {
+            store(&mut scratch.verdict, Verdict::of(reason));
+            return load(&scratch.verdict);
+        }
     };
-    if scratch.ip.piece.is_first() {
-        return fragment::first::<F, T>(tables, at, scratch, verdict);
-    }
-    verdict
+    let verdict = if scratch.ip.piece.is_first() {
+        fragment::first::<F, T>(tables, at, scratch, verdict)
+    } else {
+        verdict
+    };
+    // All ways meet here, and the verifier is to forget which verdict each of them has come with: else it would follow each
+    // through all that comes.
+    store(&mut scratch.verdict, verdict);
+    load(&scratch.verdict)
 }
 
 /// Judges a packet whose headers have been read.
@@ -332,6 +487,7 @@ fn read<F: ReadIp, P: Packet>(
     scratch: &mut Scratch<F>,
 ) -> Result<(), Reason> {
     F::read_ip(packet, network, &mut scratch.ip, Opaque(&mut scratch.free))?;
+    scratch.network = network;
     if scratch.ip.piece.is_later() {
         return Ok(());
     }

@@ -30,7 +30,7 @@ const fn entry(ifindex: u32) -> Interface {
         half_base_v6: 0,
         datagram_limit: 0,
         datagram_base: 0,
-        reserved: [0; 6],
+        watched: [0; crate::abi::KIND_WORDS],
         halves: [CLOSED; 2],
     }
 }
@@ -68,6 +68,16 @@ impl Environment for OneAt {
     fn add_live(&self, _row: u32, _change: i64) -> u64 {
         0
     }
+
+    fn is_accounting(&self) -> bool {
+        false
+    }
+
+    fn accounts(&self, _row: u32, _change: u64) -> Option<(u64, u32)> {
+        None
+    }
+
+    fn count_unrecorded(&self, _row: u32) {}
 }
 
 #[test]

@@ -7,10 +7,11 @@
 //! 1. [`abi`]: what stands in the maps;
 //! 2. [`judge`]: one packet, one verdict;
 //! 3. [`classify`] (new flows), [`conntrack`] and [`tcp`] (known flows), [`baseline`] (what no rule governs);
-//! 4. [`verdict`]: the one list of reasons.
+//! 4. [`verdict`]: the one list of reasons; [`watch`]: who wants to hear of it.
 #![no_std]
 
 pub mod abi;
+pub mod account;
 pub mod baseline;
 pub mod checksum;
 pub mod classify;
@@ -19,6 +20,8 @@ pub mod family;
 pub mod fragment;
 pub mod headers;
 pub mod judge;
+pub mod metrics;
 pub mod packet;
 pub mod tcp;
 pub mod verdict;
+pub mod watch;

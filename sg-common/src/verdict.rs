@@ -9,7 +9,8 @@ pub enum Action {
 }
 
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $action:ident, $name:literal;)*) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $action:ident, $name:literal
+        $(, $remedy:literal)?;)*) => {
         /// Why a packet passed or was dropped. Numbers are stable: they index `COUNTERS`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
@@ -31,6 +32,12 @@ macro_rules! reasons {
             /// One sentence for people.
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc,)+).trim_ascii(),)* }
+            }
+
+            /// What to do about it, in a sentence; `None` for reasons to pass.
+            pub const fn remedy(self) -> Option<&'static str> {
+                let remedy = match self { $(Self::$variant => concat!("" $(, $remedy)?),)* };
+                if remedy.is_empty() { None } else { Some(remedy) }
             }
 
             pub const fn from_number(number: u32) -> Option<Self> {
@@ -63,53 +70,77 @@ reasons! {
     EtherTypeListed = 9, Allow, "ether_type_listed";
 
     /// No rule allows the packet.
-    NoRule = 32, Drop, "no_rule";
+    NoRule = 32, Drop, "no_rule",
+        "Add a rule to a security group of the interface; `sgctl explain` prints it.";
     /// The packet is shorter than its headers say, or contradicts itself.
-    Malformed = 33, Drop, "malformed";
+    Malformed = 33, Drop, "malformed",
+        "Look at the sender: capture the frame (`tcpdump -xx`) and ask about it with `sgctl explain --hex -`.";
     /// The EtherType is neither IP nor ARP, and the settings do not list it.
-    EtherType = 34, Drop, "ether_type";
+    EtherType = 34, Drop, "ether_type",
+        "If the guest needs it, list the EtherType in settings.guest_baseline.ether_types.";
     /// The frame carries a VLAN tag.
-    Vlan = 35, Drop, "vlan";
+    Vlan = 35, Drop, "vlan",
+        "Have the guest send without a tag, or set \"trunk\": true on its interface; settings.guest_baseline.vlan switches the guard off.";
     /// The first fragment does not hold the transport header, or a later one would overwrite it.
-    TinyFragment = 36, Drop, "tiny_fragment";
+    TinyFragment = 36, Drop, "tiny_fragment",
+        "Look at the sender, as no ordinary one cuts so small; there is no setting.";
     /// The chain of IPv6 extension headers is too long or has an unknown member.
-    ExtensionHeaders = 37, Drop, "extension_headers";
+    ExtensionHeaders = 37, Drop, "extension_headers",
+        "Have the sender leave the headers out: six are looked through, and none for mobility, HIP, shim6 or experiments; there is no setting.";
     /// The TCP flags make no sense together.
-    TcpFlags = 38, Drop, "tcp_flags";
+    TcpFlags = 38, Drop, "tcp_flags",
+        "Look for a port scanner at the sender, as no TCP sends such flags; there is no setting.";
     /// The TCP packet does not fit the state of its connection.
-    TcpState = 39, Drop, "tcp_state";
+    TcpState = 39, Drop, "tcp_state",
+        "Have the client connect anew; if it happens again, look whether the other direction takes a way past this filter.";
     /// The TCP packet is in mid-stream of no known connection, and strict_tcp is on.
-    StrictTcp = 40, Drop, "strict_tcp";
+    StrictTcp = 40, Drop, "strict_tcp",
+        "Have the client connect anew, or switch settings.strict_tcp off.";
     /// The connection table is full.
-    TableFull = 41, Drop, "table_full";
+    TableFull = 41, Drop, "table_full",
+        "See who has so many with `sgctl flows`, end them, or start sgd with more --live-flows or --half-open-flows.";
     /// The filter is attached to an interface that it has no policy for.
-    UnknownInterface = 42, Drop, "unknown_interface";
+    UnknownInterface = 42, Drop, "unknown_interface",
+        "Name the interface in a policy; `sgctl status` says why it has none.";
     /// The fragment overlaps one that has passed.
-    FragmentOverlap = 43, Drop, "fragment_overlap";
+    FragmentOverlap = 43, Drop, "fragment_overlap",
+        "Look at the sender; if it sends many fragmented datagrams, have it send smaller ones, as identifications come round.";
     /// The first fragment of the datagram was dropped.
-    FragmentOfDropped = 44, Drop, "fragment_of_dropped";
+    FragmentOfDropped = 44, Drop, "fragment_of_dropped",
+        "Ask why the first was dropped: `sgctl explain --fragment first`.";
     /// The datagram comes in too many pieces out of order, or from where nothing is allowed before its first fragment.
-    FragmentLimit = 45, Drop, "fragment_limit";
+    FragmentLimit = 45, Drop, "fragment_limit",
+        "Allow the datagram's protocol and remote by a rule; if one does, have the sender send datagrams that need no fragments.";
     /// The TCP reset is outside of its connection's window.
-    TcpWindow = 46, Drop, "tcp_window";
+    TcpWindow = 46, Drop, "tcp_window",
+        "Nothing if it was guessed; otherwise end the connection with `sgctl flows revoke --all` and its filters.";
     /// ICMP redirects never pass.
-    Redirect = 47, Drop, "redirect";
+    Redirect = 47, Drop, "redirect",
+        "Correct the routes of whoever is redirected; settings.guest_baseline.redirects switches the guard off.";
     /// The guest has used a hardware address that is not its own.
-    SourceMac = 48, Drop, "source_mac";
+    SourceMac = 48, Drop, "source_mac",
+        "Have the guest use the interface's \"mac\", or correct that in the policy; settings.guest_baseline.source_mac switches the guard off.";
     /// The guest has used an IP address that is not its own.
-    SourceAddress = 49, Drop, "source_address";
+    SourceAddress = 49, Drop, "source_address",
+        "Have the guest use its own addresses, or list this one in the interface's \"allowed_addresses\"; settings.guest_baseline.source_address switches the guard off.";
     /// The guest has announced an address that is not its own by ARP.
-    ArpSpoof = 50, Drop, "arp_spoof";
+    ArpSpoof = 50, Drop, "arp_spoof",
+        "Have the guest announce its own addresses only, or list this one in the interface's \"allowed_addresses\"; settings.guest_baseline.arp switches the guard off.";
     /// The neighbour discovery message announces another's address, came from beyond the link, or is broken.
-    NeighborSpoof = 51, Drop, "neighbor_spoof";
+    NeighborSpoof = 51, Drop, "neighbor_spoof",
+        "Have the guest announce its own addresses only, or list this one in the interface's \"allowed_addresses\"; settings.guest_baseline.neighbor_discovery switches the guard off.";
     /// The guest plays DHCP server.
-    DhcpServer = 52, Drop, "dhcp_server";
+    DhcpServer = 52, Drop, "dhcp_server",
+        "Stop the guest's DHCP server; if it is meant to be one, settings.guest_baseline.dhcp_server switches the guard off.";
     /// The router advertisement is the guest's own, or of a router that is not configured.
-    RouterAdvertisement = 53, Drop, "router_advertisement";
+    RouterAdvertisement = 53, Drop, "router_advertisement",
+        "List the router in settings.guest_baseline.routers; if it is the guest that is meant to be one, settings.guest_baseline.router_advertisements switches the guard off.";
     /// The packet says which way it wants to be routed.
-    SourceRoute = 54, Drop, "source_route";
+    SourceRoute = 54, Drop, "source_route",
+        "Have the sender leave the route out; settings.guest_baseline.source_routing switches the guard off.";
     /// The packet asks whoever sends it on for a checksum in the middle of what the filter has judged.
-    ChecksumPlace = 55, Drop, "checksum_place";
+    ChecksumPlace = 55, Drop, "checksum_place",
+        "Look at the guest's network driver; have it write checksums itself (`ethtool -K DEVICE tx off`).";
 }
 
 /// Which kind of rule admitted a new flow.
@@ -145,6 +176,18 @@ impl Verdict {
     #[inline(always)]
     pub(crate) const fn of_number(reason: u8) -> Self {
         Self(reason as u64)
+    }
+
+    /// All of it: the reason's number in the lowest byte, then [`AdmittedBy`], the state, and in the upper half the policy.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// From [`Self::word`].
+    #[inline(always)]
+    pub(crate) const fn of_word(word: u64) -> Self {
+        Self(word)
     }
 
     /// The number of the [`Reason`].
@@ -208,6 +251,9 @@ mod tests {
             assert!((reason as u32) < FIRST_DROP + WOULD_DROP, "the counters of audit begin there");
             assert!(reason.text().ends_with('.'), "{}", reason.name());
             assert_eq!(Verdict::of(reason).action(), reason.action(), "{}", reason.name());
+            // Whoever is told that a packet was dropped is told what to do.
+            let told = reason.remedy().is_some_and(|remedy| remedy.ends_with('.'));
+            assert_eq!(told, reason.action() == Action::Drop, "{}", reason.name());
         }
         assert_eq!(Reason::from_number(63), None);
         assert_eq!(REASON_SLOTS, FIRST_DROP + 2 * WOULD_DROP);

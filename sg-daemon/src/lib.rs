@@ -2,17 +2,26 @@
 //!
 //! [`policy`] reads JSON into a checked model, [`compile`] turns the model into an image, [`plan`] compares the image
 //! with what is in the kernel, and [`kernel`] is the only module that talks to bpf(2). [`enforce`] carries a plan out,
-//! [`explain`] asks the kernel about packets, [`transfer`] moves connections between hosts, [`supervise`] runs all of it as a daemon, [`api`] is how [`cli`] reaches it.
+//! [`explain`] asks the kernel about packets, [`events`] hears what it tells of them, [`live`] looks at what goes on,
+//! [`flowlog`] writes down what has passed, [`carry`] brings groups from and to clouds, [`transfer`] moves connections
+//! between hosts, [`supervise`] runs all of it as a daemon, [`metrics`] tells Prometheus about it, and [`api`] is how [`cli`]
+//! reaches it.
 
 pub mod api;
+pub mod carry;
 pub mod cli;
 pub mod compile;
 pub mod crash;
 pub mod diff;
 pub mod enforce;
+pub mod events;
 pub mod explain;
+pub mod flowlog;
 pub mod kernel;
+pub mod live;
+pub mod metrics;
 pub mod plan;
 pub mod policy;
+pub mod protocols;
 pub mod supervise;
 pub mod transfer;

@@ -60,6 +60,20 @@ pub enum Table {
 impl Table {
     pub const COUNT: usize = 8;
 
+    /// For programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PortSets => "port_sets",
+            Self::ClassesV4 => "classes_v4",
+            Self::ClassesV6 => "classes_v6",
+            Self::Pairs => "pairs",
+            Self::MembersV4 => "members_v4",
+            Self::MembersV6 => "members_v6",
+            Self::OwnV4 => "own_v4",
+            Self::OwnV6 => "own_v6",
+        }
+    }
+
     /// What its entries are, for people.
     pub const fn what(self) -> &'static str {
         match self {
@@ -212,6 +226,15 @@ impl Resident {
     pub fn port_tables(&self) -> usize {
         self.port_tables.len()
     }
+
+    /// Entries of each kind of table, in the order of [`Table`]; of port tables those that policies in force use.
+    pub fn entries(&self) -> [u32; Table::COUNT] {
+        let mut entries = self.entries;
+        if let Some(tables) = entries.get_mut(Table::PortSets as usize) {
+            *tables = self.port_tables.len() as u32;
+        }
+        entries
+    }
 }
 
 fn counted(mut entries: [u32; Table::COUNT], more: &[Entry]) -> [u32; Table::COUNT] {
@@ -248,11 +271,15 @@ pub struct Plan {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
-    #[error("the policy needs more than {limit} different sets of ports that are not one range")]
+    #[error(
+        "the policy needs more than {limit} different sets of ports that are not one range; give rules ranges, or the same ports"
+    )]
     TooManyPortTables { limit: u32 },
-    #[error("the policy has more than {limit} member addresses, counting those that it replaces")]
+    #[error(
+        "the policy has more than {limit} member addresses, counting those that it replaces; change it in two steps, or name networks instead of members"
+    )]
     TooManyMembers { limit: u32 },
-    #[error("there is room for {limit} {}; the policy in force and the new one need {needed} together", .table.what())]
+    #[error("there is room for {limit} {}; the policy in force and the new one need {needed} together; change it in two steps, or by fewer rules", .table.what())]
     TableFull { table: Table, needed: u32, limit: u32 },
     #[error("the ids of {what} are used up; detach the filter and start it anew")]
     IdsUsedUp { what: &'static str },

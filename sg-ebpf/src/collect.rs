@@ -5,27 +5,42 @@ use core::mem::offset_of;
 
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem, bpf_map_lookup_elem};
 use aya_ebpf::programs::RawTracePointContext;
-use sg_common::abi::{Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6};
+use sg_common::abi::{
+    AccountKeyV4, AccountKeyV6, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6, collect,
+};
 use sg_common::judge::Environment as _;
 
-use crate::maps::{Kernel, datagram_tables, half_open_tables, live_tables, share_zone};
+use crate::maps::{Kernel, account_tables, datagram_tables, half_open_tables, live_tables, share_zone};
+use crate::record;
 
 /// What the callbacks know and tell.
 #[repr(C)]
-struct Collection {
+pub struct Collection {
     /// Entries that expired before this are deleted …
-    before: u64,
+    pub before: u64,
     /// … and all entries of this zone, unless it is 0.
-    zone: u32,
-    /// Flows.
-    deleted: u32,
+    pub zone: u32,
+    /// Flows; with [`collect::FULL`] in the end.
+    pub deleted: u32,
+    /// Accounts of what is dropped are over if no packet came since this.
+    pub before_drops: u64,
+    /// [`collect`].
+    pub accounts: u64,
+    /// Jiffies, as the programs have them.
+    pub now: u64,
+    /// Accounts whose first unrecorded packet is as old as this are recorded.
+    pub interval: u64,
 }
 
+/// How many times the grace accounts of what is dropped are kept without a packet.
+const DROPS_PATIENCE: u64 = 10;
+
 /// Never attached: the daemon test-runs it to delete flows, and datagrams in pieces, that are over. Returns how many flows
-/// there were.
+/// there were, and in the highest bit whether records wait for the next run.
 ///
 /// An entry that expired this very moment is left alone for another `arg(0)` jiffies: a packet of the same 5-tuple may be
-/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0.
+/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0. `arg(2)` says what to do with accounts ([`collect`]),
+/// and `arg(3)` in how many jiffies one has to be recorded.
 ///
 /// A walk over a million flows takes long. So this is no classifier, of which a test run holds up soft interrupts, and
 /// with them every packet that the CPU should handle; of a raw tracepoint's program it does not (net/bpf/test_run.c).
@@ -34,11 +49,20 @@ struct Collection {
 #[unsafe(link_section = "raw_tp")]
 pub fn sgd_collect(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
-    let (grace, zone): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    let (grace, zone, accounts, interval): (u64, u64, u64, u64) =
+        (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3));
     let zone = zone as u32;
     let Some(moment) = Kernel::<true>.moment() else { return 0 };
     let before = moment.now.saturating_sub(grace);
-    let mut collection = Collection { before, zone, deleted: 0 };
+    let mut collection = Collection {
+        before,
+        zone,
+        deleted: 0,
+        before_drops: moment.now.saturating_sub(grace.wrapping_mul(DROPS_PATIENCE)),
+        accounts,
+        now: moment.now,
+        interval,
+    };
     let [v4, v6] = live_tables();
     walk(v4, collect_live::<FlowKeyV4> as *mut c_void, &mut collection);
     walk(v6, collect_live::<FlowKeyV6> as *mut c_void, &mut collection);
@@ -48,6 +72,12 @@ pub fn sgd_collect(ctx: *mut c_void) -> u32 {
     let [v4, v6] = datagram_tables();
     walk(v4, collect_datagram::<FragmentKeyV4> as *mut c_void, &mut collection);
     walk(v6, collect_datagram::<FragmentKeyV6> as *mut c_void, &mut collection);
+    if accounts != 0 {
+        // Behind the flows: whose flow has just been deleted is over.
+        let [v4, v6] = account_tables();
+        walk(v4, record::account::<AccountKeyV4> as *mut c_void, &mut collection);
+        walk(v6, record::account::<AccountKeyV6> as *mut c_void, &mut collection);
+    }
     collection.deleted
 }
 

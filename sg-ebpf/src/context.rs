@@ -109,6 +109,12 @@ impl<'a> TcPacket<'a> {
     }
 
     #[inline(always)]
+    pub fn context(&self) -> &__sk_buff {
+        // SAFETY: as in `skb`; nobody changes it meanwhile.
+        unsafe { &*self.skb() }
+    }
+
+    #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         // SAFETY: the context is the one that the kernel passed.
         unsafe { (*self.skb()).ifindex }

@@ -14,9 +14,13 @@ mod collect;
 #[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]
+mod events;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod record;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

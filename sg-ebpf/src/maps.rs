@@ -1,20 +1,26 @@
 //! The maps. For each: who writes, who reads, and what happens when it is full.
 
+use core::hint::black_box;
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{
+    BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_NO_WAKEUP,
+};
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use sg_common::abi::{
-    ClassKeyV4, ClassKeyV6, Control, Counter, DATAGRAMS, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4,
-    FragmentKeyV6, INTERFACE_SLOTS, Interface, MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets,
-    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, REASON_SLOTS, Row, Share,
+    self, Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Control, Counter, DATAGRAMS, Datagram,
+    Flow, FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4, FragmentKeyV6, INTERFACE_SLOTS, Interface,
+    MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey,
+    REASON_SLOTS, Row, Share, Watched, Watcher,
 };
+use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
 use sg_common::family::{Family, V4, V6};
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
+use sg_common::watch::Tuple;
 
 /// Daemon writes through a memory mapping, programs read. Never full.
 #[map]
@@ -112,6 +118,40 @@ static SHARES: Array<Share> = Array::with_max_entries(MAX_INTERFACES + 1, BPF_F_
 static COUNTERS: PerCpuArray<Counter> =
     PerCpuArray::with_max_entries((MAX_INTERFACES + 1) * 2 * REASON_SLOTS, 0);
 
+/// Daemon writes through a memory mapping, programs read. Full: the daemon refuses a further watcher.
+#[map]
+static WATCHERS: Array<Watcher> = Array::with_max_entries(abi::WATCHERS, BPF_F_MMAPABLE);
+
+/// Programs write, the daemon reads, and clears before a watcher is active. Never full.
+#[map]
+static WATCHED: PerCpuArray<Watched> = PerCpuArray::with_max_entries(abi::WATCHERS, 0);
+
+/// Programs write, the daemon reads. Full: events are lost and counted.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(abi::EVENTS_BYTES, 0);
+
+/// As `EVENTS`, for the one watcher that counts what rules allow.
+#[map]
+static NEW_FLOWS: RingBuf = RingBuf::with_byte_size(abi::NEW_FLOWS_BYTES, 0);
+
+/// Each CPU's own, for the event at hand.
+#[map]
+static TELLING: PerCpuArray<Telling> = PerCpuArray::with_max_entries(1, 0);
+
+/// What has passed and what was dropped, flow by flow. Programs open accounts and add to them while `CONTROL` says so; the collector records and
+/// deletes them. Full: interfaces have shares (SPEC D16), and what finds no room in its own is counted in `SHARES`. As large as
+/// the tables of flows, but memory only for what is in it.
+#[map]
+static ACCOUNTS_V4: HashMap<AccountKeyV4, Account> = HashMap::with_max_entries(458_752, BPF_F_NO_PREALLOC);
+
+/// As `ACCOUNTS_V4`.
+#[map]
+static ACCOUNTS_V6: HashMap<AccountKeyV6, Account> = HashMap::with_max_entries(458_752, BPF_F_NO_PREALLOC);
+
+/// The collector writes, the daemon reads. Full: the collector leaves accounts as they are until the next run.
+#[map]
+static FLOW_RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
 /// Each CPU's own, for the packet at hand.
 #[map]
 static SCRATCH_V4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1, 0);
@@ -174,10 +214,72 @@ impl<const DRY_RUN: bool> Environment for Kernel<DRY_RUN> {
     }
 
     #[inline(always)]
+    fn watch_unknown(&self) -> u32 {
+        let Some(control) = CONTROL.get_ptr(0) else { return 0 };
+        // SAFETY: as in `moment`.
+        unsafe { (&raw const (*control).watch_unknown).read_volatile() }
+    }
+
+    #[inline(always)]
     fn add_live(&self, row: u32, change: i64) -> u64 {
         let Some(share) = SHARES.get_ptr_mut(row) else { return u64::MAX };
         // SAFETY: a look-up's pointer is valid until the program ends, and the word is only ever changed like this.
         unsafe { fetch_add(&raw mut (*share).live, change as u64) }
+    }
+
+    #[inline(always)]
+    fn is_accounting(&self) -> bool {
+        let Some(control) = CONTROL.get_ptr(0) else { return false };
+        // SAFETY: as in `moment`.
+        unsafe { (&raw const (*control).account).read_volatile() != 0 }
+    }
+
+    #[inline(always)]
+    fn accounts(&self, row: u32, change: u64) -> Option<(u64, u32)> {
+        let share = SHARES.get_ptr_mut(row)?;
+        // SAFETY: as in `add_live`; the limit is stored by the daemon, whole.
+        unsafe {
+            let before = fetch_add(&raw mut (*share).accounts, change);
+            Some((before, (&raw const (*share).account_limit).read_volatile()))
+        }
+    }
+
+    #[inline(always)]
+    fn count_unrecorded(&self, row: u32) {
+        let Some(share) = SHARES.get_ptr_mut(row) else { return };
+        // SAFETY: as in `add_live`.
+        unsafe { fetch_add(&raw mut (*share).unrecorded, 1) };
+    }
+}
+
+/// Adds a packet to an account, while other CPUs add to it too.
+///
+/// # Safety
+///
+/// `account` must be valid and aligned.
+#[inline(always)]
+unsafe fn add_to_account(account: *mut Account, counted: &Counted) {
+    // The compiler knows that there are two directions; the verifier does not.
+    let side = black_box(counted.direction as usize) & 1;
+    // SAFETY: as promised. The times may be overwritten by another CPU with the same or the next tick.
+    unsafe {
+        fetch_add((&raw mut (*account).packets).cast::<u64>().add(side), 1);
+        fetch_add((&raw mut (*account).bytes).cast::<u64>().add(side), u64::from(counted.bytes));
+        let last = &raw mut (*account).last;
+        if last.read_volatile() != counted.now {
+            last.write_volatile(counted.now);
+        }
+        let first = &raw mut (*account).first;
+        if first.read_volatile() == 0 {
+            first.write_volatile(counted.now);
+        }
+        let flags = u32::from(counted.tcp_flags) << (side as u32 * 8);
+        let seen = &raw mut (*account).tcp_flags;
+        if seen.read_volatile() & flags != flags {
+            core::intrinsics::atomic_or::<u32, u32, { core::intrinsics::AtomicOrdering::Relaxed }>(
+                seen, flags,
+            );
+        }
     }
 }
 
@@ -215,7 +317,7 @@ unsafe fn take_place<K: Copy>(slot: *mut K, key: &K) -> K {
 
 macro_rules! tables {
     ($family:ty, $classes:ident, $members:ident, $own:ident, $live:ident, $half:ident, $ring:ident, $begun:ident,
-     $fragments:ident, $frag_ring:ident, $datagrams:ident, $scratch:ident) => {
+     $fragments:ident, $frag_ring:ident, $datagrams:ident, $accounts:ident, $scratch:ident) => {
         impl<const DRY_RUN: bool> Tables<$family> for Kernel<DRY_RUN> {
             #[inline(always)]
             fn scratch(&self) -> Option<&mut Scratch<$family>> {
@@ -343,6 +445,24 @@ macro_rules! tables {
                 // SAFETY: a look-up's pointer is valid until the program ends.
                 Some(unsafe { take_place($frag_ring.get_ptr_mut(place)?, key) })
             }
+
+            #[inline(always)]
+            fn add_to_account(&self, key: &<$family as Family>::AccountKey, counted: &Counted) -> bool {
+                let Some(account) = $accounts.get_ptr_mut(key) else { return false };
+                // SAFETY: a look-up's pointer is valid until the program ends.
+                unsafe { add_to_account(account, counted) };
+                true
+            }
+
+            #[inline(always)]
+            fn open_account(&self, key: &<$family as Family>::AccountKey, account: &Account) -> Insertion {
+                match $accounts.insert(key, account, u64::from(BPF_NOEXIST)) {
+                    Ok(()) => Insertion::Done,
+                    Err(EEXIST) => Insertion::Exists,
+                    // Also for a moment without memory.
+                    Err(_) => Insertion::Full,
+                }
+            }
         }
     };
 }
@@ -362,6 +482,7 @@ tables!(
     FRAGMENTS_V4,
     FRAG_RING_V4,
     datagrams_v4,
+    ACCOUNTS_V4,
     SCRATCH_V4
 );
 tables!(
@@ -376,6 +497,7 @@ tables!(
     FRAGMENTS_V6,
     FRAG_RING_V6,
     datagrams_v6,
+    ACCOUNTS_V6,
     SCRATCH_V6
 );
 
@@ -406,8 +528,85 @@ pub fn datagram_tables() -> [*mut core::ffi::c_void; 2] {
     [(&raw const FRAGMENTS_V4).cast_mut().cast(), (&raw const FRAGMENTS_V6).cast_mut().cast()]
 }
 
+/// Likewise, of accounts.
+pub fn account_tables() -> [*mut core::ffi::c_void; 2] {
+    [(&raw const ACCOUNTS_V4).cast_mut().cast(), (&raw const ACCOUNTS_V6).cast_mut().cast()]
+}
+
+/// Puts a record into the ring, of which nobody is told: whoever runs the collector reads it then. False if it is full.
+#[inline(always)]
+pub fn record(record: &FlowRecord) -> bool {
+    FLOW_RECORDS.output::<FlowRecord>(record, u64::from(BPF_RB_NO_WAKEUP)).is_ok()
+}
+
 /// Whose share a row is, 0 if nobody's.
 pub fn share_zone(row: u32) -> u32 {
     // SAFETY: a look-up's pointer is valid until the program ends; the daemon sets the zone before the row is in use.
     SHARES.get_ptr(row).map_or(0, |share| unsafe { (&raw const (*share).zone).read_volatile() })
+}
+
+/// What a CPU has at hand while it tells of a packet.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Telling {
+    pub tuple: Tuple,
+    /// A bit for each watcher that is told.
+    pub takers: u32,
+}
+
+/// This CPU's own, with anything in it.
+#[inline(always)]
+pub fn telling() -> Option<&'static mut Telling> {
+    // SAFETY: each CPU has its own, and programs run with soft interrupts disabled.
+    TELLING.get_ptr_mut(0).map(|telling| unsafe { &mut *telling })
+}
+
+#[inline(always)]
+pub fn watcher(index: u32) -> Option<&'static Watcher> {
+    WATCHERS.get(index)
+}
+
+/// This CPU's own.
+#[inline(always)]
+pub fn watched(index: u32) -> Option<&'static mut Watched> {
+    // SAFETY: as in `telling`.
+    WATCHED.get_ptr_mut(index).map(|state| unsafe { &mut *state })
+}
+
+/// What was read of the packet that was judged last.
+#[inline(always)]
+pub fn scratch_v4() -> Option<&'static Scratch<V4>> {
+    SCRATCH_V4.get(0)
+}
+
+/// Likewise.
+#[inline(always)]
+pub fn scratch_v6() -> Option<&'static Scratch<V6>> {
+    SCRATCH_V6.get(0)
+}
+
+/// A ring, and how its reader is woken. Of new flows the reader looks by itself: that is cheaper than being woken for each.
+#[inline(always)]
+pub fn event_ring(new_flows: bool) -> (*mut core::ffi::c_void, u64) {
+    if new_flows {
+        ((&raw const NEW_FLOWS).cast_mut().cast(), u64::from(BPF_RB_NO_WAKEUP))
+    } else {
+        ((&raw const EVENTS).cast_mut().cast(), 0)
+    }
+}
+
+/// How many places of `WATCHERS` to look at.
+#[inline(always)]
+pub fn watch_places() -> u32 {
+    // SAFETY: as in `Kernel::moment`.
+    CONTROL
+        .get_ptr(0)
+        .map_or(0, |control| unsafe { (&raw const (*control).watch_places).read_volatile() as u32 })
+}
+
+/// The generation that is in force now.
+#[inline(always)]
+pub fn generation() -> u64 {
+    // SAFETY: as in `Kernel::moment`.
+    CONTROL.get_ptr(0).map_or(0, |control| unsafe { (&raw const (*control).generation).read_volatile() })
 }

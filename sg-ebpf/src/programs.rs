@@ -5,18 +5,21 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use sg_common::abi::{Hook, explain};
+use sg_common::abi::{EVENT_BEHIND_XDP, EVENT_EGRESS, Hook, explain};
 use sg_common::checksum::check;
 use sg_common::judge::judge;
 use sg_common::packet::Packet;
 use sg_common::verdict::Action;
 
 use crate::context::{TcPacket, XdpPacket};
+use crate::events::{Source, tell};
 use crate::maps::{Kernel, count};
 
 #[xdp(frags)]
 pub fn sgd_xdp_ingress(ctx: XdpContext) -> u32 {
-    match filter(&XdpPacket::new(&ctx), ctx.ingress_ifindex() as u32, Hook::Ingress) {
+    // SAFETY: the context is the one that the kernel passed.
+    let context = unsafe { &*ctx.ctx };
+    match filter(&XdpPacket::new(&ctx), context, ctx.ingress_ifindex() as u32, Hook::Ingress) {
         Action::Allow => XDP_PASS,
         Action::Drop => XDP_DROP,
     }
@@ -40,6 +43,9 @@ pub fn sgd_tc_checksum(ctx: TcContext) -> i32 {
         return NEXT;
     };
     count(judgement.counter(), packet.len());
+    // XDP has counted it too, as passed.
+    count(judgement.counted_twice(), packet.len());
+    tell(packet.context(), &judgement, EVENT_BEHIND_XDP);
     match judgement.action() {
         Action::Allow => NEXT,
         Action::Drop => TC_ACT_SHOT as i32,
@@ -52,16 +58,17 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 #[inline(always)]
 fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
     let packet = TcPacket::new(ctx);
-    match filter(&packet, packet.ifindex(), hook) {
+    match filter(&packet, packet.context(), packet.ifindex(), hook) {
         Action::Allow => NEXT,
         Action::Drop => TC_ACT_SHOT as i32,
     }
 }
 
 #[inline(always)]
-fn filter<P: Packet>(packet: &P, ifindex: u32, hook: Hook) -> Action {
+fn filter<P: Packet, C: Source>(packet: &P, context: &C, ifindex: u32, hook: Hook) -> Action {
     let judgement = judge(packet, &Kernel::<false>, ifindex, hook);
     count(judgement.counter(), packet.len());
+    tell(context, &judgement, if matches!(hook, Hook::Egress) { EVENT_EGRESS } else { 0 });
     judgement.action()
 }
 

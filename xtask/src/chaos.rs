@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::paint::paint;
-use crate::{cargo, setup};
+use crate::{cargo, progress, setup};
 
 #[derive(Debug, Args)]
 pub struct Chaos {
@@ -62,12 +62,14 @@ impl Chaos {
         let line =
             format!("  {:<FAULT_WIDTH$} {:>6} {:>6} {:>6}  expected", "fault", "times", "lost", "wrong");
         println!("\n{}", paint(&line, "2"));
+        let bar = progress::rows("chaos");
         let (mut rows, mut bad) = (0, BTreeSet::new());
         let status = loop {
             let status = child.try_wait()?;
             for row in fs::read_to_string(&table)?.lines().skip(rows) {
                 let row: Value = serde_json::from_str(row).context("a row of the table")?;
-                if !show(&row) {
+                bar.inc(1);
+                if !bar.suspend(|| show(&row)) {
                     bad.insert(row.get("fault").map(Value::to_string));
                 }
                 rows += 1;
@@ -77,6 +79,7 @@ impl Chaos {
                 None => std::thread::sleep(Duration::from_millis(200)),
             }
         };
+        bar.finish_and_clear();
         let took = begin.elapsed().as_secs();
         if status.success() && bad.is_empty() {
             ensure!(rows > 0, "no test has {:?} in its name", self.only);

@@ -4,23 +4,59 @@ use std::fmt::Write;
 use std::fs;
 
 use anyhow::{Context, Result};
+use sg_common::metrics::{EVERY, LABELS, Metric, PROCESS};
 use sg_common::verdict::{Action, Reason};
 
 use crate::cargo::workspace;
 
 const DROP_REASONS: &str = "docs/drop-reasons.md";
+const METRICS: &str = "docs/metrics.md";
+/// Around the part of a page that is made.
+const MADE: [&str; 2] = ["<!-- The tables: made by `cargo xtask docs` -->\n", "<!-- The tables end. -->\n"];
 
 /// Writes every page that is not what it should be.
 pub fn write() -> Result<()> {
-    let path = workspace().join(DROP_REASONS);
-    let page = drop_reasons();
+    put(DROP_REASONS, &drop_reasons())?;
+    put(METRICS, &metrics()?)
+}
+
+fn put(name: &str, page: &str) -> Result<()> {
+    let path = workspace().join(name);
     if fs::read_to_string(&path).is_ok_and(|written| written == page) {
-        println!("unchanged  {DROP_REASONS}");
+        println!("unchanged  {name}");
         return Ok(());
     }
     fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("written    {DROP_REASONS}");
+    println!("written    {name}");
     Ok(())
+}
+
+/// The page with its tables as the list in sg-common/src/metrics.rs says; the rest of it is written by hand.
+fn metrics() -> Result<String> {
+    let path = workspace().join(METRICS);
+    let page = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let [begin, end] = MADE;
+    let parts = page.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    let (before, after) =
+        parts.with_context(|| format!("{METRICS} has not the lines {begin:?} and {end:?}"))?;
+    Ok(format!("{before}{begin}{}{end}{after}", metric_tables()))
+}
+
+fn metric_tables() -> String {
+    let mut tables = String::new();
+    for (heading, metrics) in [("sgd", EVERY), ("The process", PROCESS)] {
+        let _ = write!(tables, "\n## {heading}\n\n| metric | type | labels | |\n|---|---|---|---|\n");
+        for Metric { name, kind, help, labels } in metrics {
+            let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+            let _ = writeln!(tables, "| `{name}` | {} | {} | {help} |", kind.name(), labels.join(", "));
+        }
+    }
+    let _ = write!(tables, "\n## Labels\n\n| label | values |\n|---|---|\n");
+    for (label, values) in LABELS {
+        let _ = writeln!(tables, "| `{label}` | {values} |");
+    }
+    tables.push('\n');
+    tables
 }
 
 /// The reasons in the order of their numbers.
@@ -37,13 +73,20 @@ fn drop_reasons() -> String {
         let mut reasons: Vec<Reason> =
             Reason::EVERY.iter().copied().filter(|reason| reason.action() == action).collect();
         reasons.sort_by_key(|reason| *reason as u8);
-        let _ = write!(page, "\n## {heading}\n\n| number | name | |\n|--:|---|---|\n");
+        let drops = action == Action::Drop;
+        let (more, line) = if drops { (" what to do |", "---|") } else { ("", "") };
+        let _ = write!(page, "\n## {heading}\n\n| number | name | |{more}\n|--:|---|---|{line}\n");
         for reason in reasons {
-            let text = reason.text().replace('|', "\\|");
-            let _ = writeln!(page, "| {} | `{}` | {text} |", reason as u8, reason.name());
+            page += &row(reason);
         }
     }
     page
+}
+
+fn row(reason: Reason) -> String {
+    let escaped = |text: &str| text.replace('|', "\\|");
+    let remedy = reason.remedy().map_or_else(String::new, |remedy| format!(" {} |", escaped(remedy)));
+    format!("| {} | `{}` | {} |{remedy}\n", reason as u8, reason.name(), escaped(reason.text()))
 }
 
 #[cfg(test)]
@@ -60,11 +103,28 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_metrics_is_what_the_list_says() {
+        let written = fs::read_to_string(workspace().join(METRICS)).unwrap();
+        assert!(
+            written == metrics().unwrap(),
+            "{METRICS} is not what the list in sg-common/src/metrics.rs says: run `cargo xtask docs`"
+        );
+        for metric in EVERY.iter().chain(PROCESS) {
+            let line = format!("| `{}` | {} |", metric.name, metric.kind.name());
+            assert_eq!(written.matches(&line).count(), 1, "{line}");
+        }
+    }
+
+    #[test]
     fn every_reason_has_one_line_under_what_becomes_of_the_packet() {
         let page = drop_reasons();
         let (passed, dropped) = page.split_once("## Dropped").unwrap();
         for reason in Reason::EVERY {
-            let line = format!("| {} | `{}` | {} |\n", *reason as u8, reason.name(), reason.text());
+            let line = row(*reason);
+            assert!(
+                line.contains(reason.text()) && line.contains(reason.remedy().unwrap_or_default()),
+                "{line}"
+            );
             let (here, there) = match reason.action() {
                 Action::Allow => (passed, dropped),
                 Action::Drop => (dropped, passed),

@@ -9,6 +9,7 @@ mod docs;
 mod fuzz;
 mod oracle;
 mod paint;
+mod progress;
 mod setup;
 mod test;
 mod vm;

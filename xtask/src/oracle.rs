@@ -3,10 +3,10 @@
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use crate::{cargo, setup};
+use crate::{cargo, progress, setup};
 
 #[derive(Debug, Args)]
 pub struct Oracle {
@@ -39,10 +39,11 @@ impl Oracle {
             ("policies, oracle and compiler", &kernel, &["compiled::"], (compiled, 0, 0)),
             ("policies, and the kernel", &kernel, &["loaded::"], (loaded, 0, 0)),
         ];
+        let scratch = tempfile::tempdir()?;
         let mut failed = Vec::new();
         for (what, tests, filters, numbers) in rows {
             println!("\n{what}:");
-            let status = command(tests, filters, numbers).status().context("cannot run cargo")?;
+            let status = progress::cases(what, &mut command(tests, filters, numbers), scratch.path())?;
             if !status.success() {
                 failed.push(what);
             }

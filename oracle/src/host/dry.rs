@@ -1,7 +1,8 @@
 //! The same tables, before which everything is judged and nothing changed: what `sgd_explain` is in the kernel (SPEC
 //! section 8). A store is passed on like any other, so that one shows which should not have been made.
 
-use sg_common::abi::{Datagram, Flow, Interface, PairKey, Row};
+use sg_common::abi::{Account, Datagram, Flow, Interface, PairKey, Row};
+use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::packet::ReadIp;
@@ -35,6 +36,18 @@ impl Environment for Dry<'_> {
 
     fn add_live(&self, row: u32, change: i64) -> u64 {
         self.0.add_live(row, change)
+    }
+
+    fn is_accounting(&self) -> bool {
+        self.0.is_accounting()
+    }
+
+    fn accounts(&self, row: u32, change: u64) -> Option<(u64, u32)> {
+        self.0.accounts(row, change)
+    }
+
+    fn count_unrecorded(&self, row: u32) {
+        self.0.count_unrecorded(row);
     }
 }
 
@@ -116,5 +129,13 @@ where
 
     fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey> {
         Tables::<F>::take_datagram_place(self.0, place, key)
+    }
+
+    fn add_to_account(&self, key: &F::AccountKey, counted: &Counted) -> bool {
+        Tables::<F>::add_to_account(self.0, key, counted)
+    }
+
+    fn open_account(&self, key: &F::AccountKey, account: &Account) -> Insertion {
+        Tables::<F>::open_account(self.0, key, account)
     }
 }

@@ -118,7 +118,7 @@ impl Host {
                     half_base_v6: half_v6 * index as u32,
                     datagram_limit: datagrams,
                     datagram_base: datagrams * index as u32,
-                    reserved: [0; 6],
+                    watched: [0; sg_common::abi::KIND_WORDS],
                     halves,
                 };
                 self.interfaces.insert(number, entry);

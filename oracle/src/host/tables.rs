@@ -7,15 +7,17 @@ use std::ptr::NonNull;
 
 use sg_common::abi::Be32;
 use sg_common::abi::{
-    ClassKeyV4, ClassKeyV6, Datagram, FLOW_HALF_OPEN, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, FragmentKeyV4,
-    FragmentKeyV6, INTERFACE_PROBES, Interface, MemberKeyV4, MemberKeyV6, OwnKeyV4, OwnKeyV6, PairKey,
-    PolicyDirection, Row, interface_slot,
+    Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Datagram, FLOW_HALF_OPEN, Flow, FlowKeyV4,
+    FlowKeyV6, FlowPorts, FragmentKeyV4, FragmentKeyV6, INTERFACE_PROBES, Interface, MemberKeyV4,
+    MemberKeyV6, OwnKeyV4, OwnKeyV6, PairKey, PolicyDirection, Row, interface_slot,
 };
+use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
 use sg_common::family::{V4, V6};
 use sg_common::fragment::Range;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::packet::{Ip, Transport};
+use sg_common::verdict::{Reason, Verdict};
 
 use super::{Host, Meanwhile, v4, v6};
 
@@ -185,6 +187,17 @@ impl Environment for Host {
         }
         before
     }
+
+    fn is_accounting(&self) -> bool {
+        // No verdict depends on it.
+        false
+    }
+
+    fn accounts(&self, _row: u32, _change: u64) -> Option<(u64, u32)> {
+        None
+    }
+
+    fn count_unrecorded(&self, _row: u32) {}
 }
 
 pub(super) const FREE_ENTRY: Interface = Interface {
@@ -198,7 +211,7 @@ pub(super) const FREE_ENTRY: Interface = Interface {
     half_base_v6: 0,
     datagram_limit: 0,
     datagram_base: 0,
-    reserved: [0; 6],
+    watched: [0; sg_common::abi::KIND_WORDS],
     halves: [sg_common::abi::InterfaceHalf {
         policy: 0,
         vpc: 0,
@@ -219,7 +232,7 @@ pub(super) const FREE_ENTRY: Interface = Interface {
 
 macro_rules! tables {
     ($family:ty, $flows:ident, $scratch:ident, $begun:ident, $fragments:ident, $datagrams:ident, $address:ident,
-     $class:ty, $member:ty, $own:ty, $flow:ty, $fragment:ty, $blank:expr, $blank_fragment:expr) => {
+     $class:ty, $member:ty, $own:ty, $flow:ty, $account:ident, $fragment:ty, $blank:expr, $blank_fragment:expr) => {
         impl Tables<$family> for Host {
             fn scratch(&self) -> Option<&mut Scratch<$family>> {
                 let scratch = self.$scratch.get();
@@ -229,17 +242,13 @@ macro_rules! tables {
                     ip: Ip::NOTHING,
                     transport: Transport::NOTHING,
                     key: $blank,
-                    datagram: Datagram {
-                        expires: 0,
-                        verdict: 0,
-                        place: 0,
-                        end: 0,
-                        padding: 0,
-                        ranges: [0; 8],
-                    },
+                    account: $account { flow: $blank, dropped: 0 },
+                    datagram: Datagram { expires: 0, verdict: 0, place: 0, end: 0, ports: 0, ranges: [0; 8] },
                     joined: Range { start: 0, end: 0 },
                     free: 0,
                     unknown: 0,
+                    verdict: Verdict::of(Reason::Malformed),
+                    network: 0,
                 }))
             }
 
@@ -342,6 +351,14 @@ macro_rules! tables {
             fn take_datagram_place(&self, place: u32, key: &$fragment) -> Option<$fragment> {
                 Some(self.$fragments.ring.borrow_mut().insert(place, *key).unwrap_or($blank_fragment))
             }
+
+            fn add_to_account(&self, _key: &$account, _counted: &Counted) -> bool {
+                false
+            }
+
+            fn open_account(&self, _key: &$account, _account: &Account) -> Insertion {
+                Insertion::Full
+            }
         }
     };
 }
@@ -367,6 +384,7 @@ tables!(
     MemberKeyV4,
     OwnKeyV4,
     FlowKeyV4,
+    AccountKeyV4,
     FragmentKeyV4,
     BLANK_V4,
     BLANK_FRAGMENT_V4
@@ -383,6 +401,7 @@ tables!(
     MemberKeyV6,
     OwnKeyV6,
     FlowKeyV6,
+    AccountKeyV6,
     FragmentKeyV6,
     BLANK_V6,
     BLANK_FRAGMENT_V6

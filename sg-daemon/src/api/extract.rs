@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
+use super::paced::TooSlow;
 use super::types::Problem;
 
 /// Seconds after which to come again if the daemon is busy.
@@ -95,7 +96,19 @@ pub fn unread(rejection: &BytesRejection) -> Failure {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Failure(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than this resource takes".to_owned())
         }
-        _ => Failure::bad_request(rejection.body_text()),
+        _ => match too_slow(rejection) {
+            Some(slow) => Failure(StatusCode::REQUEST_TIMEOUT, slow.to_string()),
+            None => Failure::bad_request(rejection.body_text()),
+        },
+    }
+}
+
+fn too_slow<'e>(mut error: &'e (dyn std::error::Error + 'static)) -> Option<&'e TooSlow> {
+    loop {
+        if let Some(slow) = error.downcast_ref() {
+            return Some(slow);
+        }
+        error = error.source()?;
     }
 }
 
@@ -103,6 +116,38 @@ impl<T: JsonSchema> OperationInput for Body<T> {
     fn operation_input(context: &mut GenContext, operation: &mut Operation) {
         let content = json(context.schema.subschema_for::<T>());
         set_body(context, operation, RequestBody { content, required: true, ..RequestBody::default() });
+    }
+}
+
+/// The header `If-Match`, without quotation marks: what is there has to be what was seen before.
+#[derive(Debug)]
+pub struct IfMatch(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let tag = parts.headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok());
+        tag.map(|tag| Self(tag.trim_matches('"').to_owned())).ok_or_else(|| {
+            let why = "the header If-Match is missing: send the \"tag\" with which it is listed".to_owned();
+            Failure(StatusCode::PRECONDITION_REQUIRED, why)
+        })
+    }
+}
+
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "only described")]
+struct IfMatchHeader {
+    /// The `tag` with which it is listed.
+    #[serde(rename = "If-Match")]
+    tag: String,
+}
+
+impl OperationInput for IfMatch {
+    fn operation_input(context: &mut GenContext, operation: &mut Operation) {
+        let schema = IfMatchHeader::json_schema(&mut context.schema);
+        let parameters = parameters_from_schema(context, schema, ParamLocation::Header);
+        add_parameters(context, operation, parameters);
     }
 }
 

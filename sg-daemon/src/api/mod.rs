@@ -2,14 +2,24 @@
 
 pub mod candidate;
 pub mod client;
+pub mod edit;
+pub mod explain;
 mod extract;
+mod flows;
 pub(crate) mod interface;
+mod limits;
 mod listen;
+pub mod live;
+pub mod monitor;
+pub mod names;
+mod objects;
 pub mod openapi;
-mod peer;
+mod paced;
+pub mod peer;
 mod policy;
 mod routes;
 pub mod server;
+pub mod stats;
 pub mod transfer;
 pub mod types;
 

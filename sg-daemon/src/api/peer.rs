@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
-use nix::unistd::geteuid;
+use nix::unistd::{Group, geteuid};
 use tokio::net::UnixStream;
 
 use super::extract::Failure;
@@ -16,13 +16,66 @@ use super::extract::Failure;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     pub uid: u32,
+    pub may_read: bool,
     pub may_write: bool,
 }
 
-/// Who may change something, beside root and whoever the daemon itself runs as.
+/// Who may do what, beside root and whoever the daemon itself runs as, who may do everything.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Writers {
+pub struct Access {
+    /// Whose members may read; without it, whoever can open the socket.
+    pub read_group: Option<u32>,
+    /// Whose members may read and write; without it, nobody else.
+    pub write_group: Option<u32>,
+}
+
+/// The socket and who may use it, as the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct SocketOptions {
+    pub read_group: Option<String>,
+    pub write_group: Option<String>,
+    pub mode: Option<u32>,
+}
+
+/// What that comes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Socket {
+    pub mode: u32,
+    /// The group that the file gets.
     pub group: Option<u32>,
+    pub access: Access,
+}
+
+impl SocketOptions {
+    /// The groups by number.
+    ///
+    /// # Errors
+    ///
+    /// If the host has no such group.
+    pub fn resolve(&self) -> io::Result<Socket> {
+        let of = |name: &Option<String>| name.as_deref().map(gid).transpose();
+        let (read, write) = (of(&self.read_group)?, of(&self.write_group)?);
+        // A file has one group. Where there are two, everybody can open the socket, and is turned away by the daemon.
+        let two = self.mode.is_none() && matches!((read, write), (Some(read), Some(write)) if read != write);
+        Ok(Socket {
+            mode: self.mode.unwrap_or(if two { 0o666 } else { 0o660 }),
+            group: read.or(write),
+            access: Access { read_group: read.filter(|_| two), write_group: write },
+        })
+    }
+}
+
+fn gid(name: &str) -> io::Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let missing = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("this host has no group {name:?}; make it (groupadd), or name another"),
+        )
+    };
+    Group::from_name(name)?.map(|group| group.gid.as_raw()).ok_or_else(missing)
 }
 
 impl Peer {
@@ -31,16 +84,17 @@ impl Peer {
     /// # Errors
     ///
     /// If the kernel does not tell.
-    pub fn of(stream: &UnixStream, writers: &Writers) -> io::Result<Self> {
+    pub fn of(stream: &UnixStream, access: Access) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let uid = credentials.uid();
-        let may_write = uid == 0
-            || uid == geteuid().as_raw()
-            || match writers.group {
-                None => false,
-                Some(group) => credentials.gid() == group || groups(stream)?.contains(&group),
-            };
-        Ok(Self { uid, may_write })
+        if uid == 0 || uid == geteuid().as_raw() {
+            return Ok(Self { uid, may_read: true, may_write: true });
+        }
+        let mut groups = groups(stream)?;
+        groups.push(credentials.gid());
+        let is_in = |group: u32| groups.contains(&group);
+        let may_write = access.write_group.is_some_and(is_in);
+        Ok(Self { uid, may_read: may_write || access.read_group.is_none_or(is_in), may_write })
     }
 }
 
@@ -81,7 +135,6 @@ pub async fn writers_only(request: Request, next: Next) -> Result<Response, Fail
         return Ok(next.run(request).await);
     }
     let who = peer.map_or_else(|| "somebody unknown".to_owned(), |peer| format!("user {}", peer.uid));
-    let why =
-        format!("{who} may only read here; root and the members of sgd's --write-group may change something");
+    let why = format!("{who} may only read here; this is for root and the members of sgd's --write-group");
     Err(Failure(StatusCode::FORBIDDEN, why))
 }

@@ -11,19 +11,22 @@ use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use ipnet::IpNet;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::candidate::{
     ApplyAnswer, Candidate, DeviceBecomes, DeviceChange, DiffAnswer, EntryCount, PlanAnswer, RevokeAnswer,
     RevokeQuestion,
 };
 use super::extract::{Body, Failure};
+use super::limits::turn;
+use super::peer::Peer;
 use super::routes::{Doc, Routes};
 use super::server::{Shared, blocking, internal};
 use crate::diff::diff;
 use crate::enforce::{Becomes, FlowFilter};
 use crate::policy::model::{Model, OnRuleChange};
 use crate::policy::{self, Loaded};
+use crate::protocols;
 use crate::supervise::status::flow_status;
 use crate::supervise::steward::{self, Order, Refusal};
 
@@ -51,7 +54,8 @@ pub(super) fn routes() -> Routes {
             Doc::new("planPolicy", "What would become of a policy, without doing it")
                 .refuses(409, "No policy is in force.")
                 .refuses(422, "The policy has faults.")
-                .largest_body(LARGEST),
+                .largest_body(LARGEST)
+                .large_answer(),
         )
         .post(
             "/v1/policy/apply",
@@ -82,13 +86,15 @@ pub(super) fn routes() -> Routes {
 }
 
 /// A candidate, and the right to have it in memory.
-struct Alone(Candidate, OwnedMutexGuard<()>);
+struct Alone(Candidate, OwnedSemaphorePermit);
 
 impl FromRequest<Shared> for Alone {
     type Rejection = Failure;
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Failure> {
-        let alone = shared.large.clone().lock_owned().await;
+        let writes = request.extensions().get::<Peer>().is_some_and(|peer| peer.may_write);
+        let places = if writes { &shared.large.of_writers } else { &shared.large.of_readers };
+        let alone = turn(places).await?;
         let Body(candidate) = Body::from_request(request, shared).await.map_err(|failure| match failure {
             Failure(StatusCode::PAYLOAD_TOO_LARGE, _) => {
                 let limit = LARGEST >> 20;
@@ -229,14 +235,16 @@ async fn give(shared: &Shared, order: Order) -> Result<Json<ApplyAnswer>, Failur
     let (answer, outcome) = oneshot::channel();
     let gone = || Failure(StatusCode::SERVICE_UNAVAILABLE, "sgd is about to end".to_owned());
     shared.orders.send(steward::Request { order, answer }).await.map_err(|_| gone())?;
-    outcome.await.map_err(|_| gone())?.map(Json).map_err(|refusal| {
-        let status = match &refusal {
-            Refusal::Faulty(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Refusal::Conflict(_) => StatusCode::CONFLICT,
-            Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Failure(status, refusal.to_string())
-    })
+    outcome.await.map_err(|_| gone())?.map(Json).map_err(|refusal| failure(&refusal))
+}
+
+pub(super) fn failure(refusal: &Refusal) -> Failure {
+    let status = match refusal {
+        Refusal::Faulty(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal::Conflict(_) | Refusal::Edit(_) => StatusCode::CONFLICT,
+        Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure(status, refusal.to_string())
 }
 
 async fn post_revoke(
@@ -245,7 +253,7 @@ async fn post_revoke(
 ) -> Result<Json<RevokeAnswer>, Failure> {
     let protocols = match question.protocol.as_deref() {
         None => Vec::new(),
-        Some(name) => protocols(name)?,
+        Some(name) => numbers(name)?,
     };
     let filter = FlowFilter {
         interface: question.interface,
@@ -291,9 +299,8 @@ fn network(text: &str) -> Result<IpNet, Failure> {
     })
 }
 
-fn protocols(name: &str) -> Result<Vec<u8>, Failure> {
-    let of = super::types::protocol_number;
-    match (of(name, false), of(name, true)) {
+fn numbers(name: &str) -> Result<Vec<u8>, Failure> {
+    match (protocols::number(name, false), protocols::number(name, true)) {
         (Some(v4), Some(v6)) => Ok(vec![v4, v6]),
         _ => {
             let why = format!(

@@ -1,12 +1,14 @@
 //! How a route comes to be: path, handler, who may use it and its documentation in one step.
 //!
-//! ```ignore
+//! ```text
 //! Routes::new().get("/v1/flows", get_flows, Doc::new("listFlows", "Connections that live"))
 //! ```
 //!
 //! What a handler takes and returns is read off its signature: [`Body`], [`Params`] and [`At`] for what it is asked,
 //! `Result<Json<Answer>, Failure>` for what it says. The types derive `JsonSchema`. There is no other way into the router, so
 //! there is no route that the OpenAPI document does not have.
+
+use std::sync::Arc;
 
 use aide::OperationOutput;
 use aide::axum::ApiRouter;
@@ -16,13 +18,18 @@ use aide::openapi::{Info, MediaType, OpenApi, ReferenceOr, RequestBody, Response
 use aide::operation::{OperationHandler, OperationInput};
 use aide::transform::TransformOperation;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::handler::Handler;
-use axum::middleware::from_fn;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response as Answer;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
+use tokio::sync::Semaphore;
 
 use super::extract::Failure;
+use super::limits::{LARGE_ANSWERS, turn};
+use super::paced::Held;
 use super::peer::writers_only;
 use super::server::Shared;
 
@@ -38,12 +45,21 @@ pub struct Doc {
     /// Media types, where they are others than JSON.
     takes: Option<&'static str>,
     answers: Option<&'static str>,
+    large_answer: bool,
 }
 
 impl Doc {
     /// `id` is the operation's name for programs: `listFlows`.
     pub const fn new(id: &'static str, summary: &'static str) -> Self {
-        Self { id, summary, refusals: Vec::new(), body: USUAL_BODY, takes: None, answers: None }
+        Self {
+            id,
+            summary,
+            refusals: Vec::new(),
+            body: USUAL_BODY,
+            takes: None,
+            answers: None,
+            large_answer: false,
+        }
     }
 
     /// A status that the handler itself answers with, and when. Those of [`COMMON`] need not be named.
@@ -61,6 +77,12 @@ impl Doc {
     /// The answer is no JSON, but of this media type.
     pub const fn answers_as(mut self, media_type: &'static str) -> Self {
         self.answers = Some(media_type);
+        self
+    }
+
+    /// The answer may take megabytes: few are in memory at once.
+    pub const fn large_answer(mut self) -> Self {
+        self.large_answer = true;
         self
     }
 
@@ -107,6 +129,17 @@ impl Routes {
         self.add(path, Access::Read, doc, |describe| get_with(handler, describe))
     }
 
+    /// A question whose answer others could do harm with: for root and the write group.
+    pub fn get_for_writers<H, I, O, T>(self, path: &str, handler: H, doc: Doc) -> Self
+    where
+        H: Handler<T, Shared> + OperationHandler<I, O>,
+        I: OperationInput,
+        O: OperationOutput,
+        T: 'static,
+    {
+        self.add(path, Access::Write, doc, |describe| get_with(handler, describe))
+    }
+
     /// A question with a body, which changes nothing. Whoever can open the socket may ask.
     pub fn ask<H, I, O, T>(self, path: &str, handler: H, doc: Doc) -> Self
     where
@@ -130,7 +163,6 @@ impl Routes {
     }
 
     /// A PUT, for root and the write group.
-    #[expect(dead_code, reason = "the first route that needs it is on its way")]
     pub fn put<H, I, O, T>(self, path: &str, handler: H, doc: Doc) -> Self
     where
         H: Handler<T, Shared> + OperationHandler<I, O>,
@@ -142,7 +174,6 @@ impl Routes {
     }
 
     /// A DELETE, for root and the write group.
-    #[expect(dead_code, reason = "the first route that needs it is on its way")]
     pub fn delete<H, I, O, T>(self, path: &str, handler: H, doc: Doc) -> Self
     where
         H: Handler<T, Shared> + OperationHandler<I, O>,
@@ -165,11 +196,17 @@ impl Routes {
         route: impl FnOnce(Box<Describe>) -> ApiMethodRouter<Shared>,
     ) -> Self {
         let tag = path.split('/').nth(2).unwrap_or_default().to_owned();
-        let body = doc.body;
+        let (body, large) = (doc.body, doc.large_answer);
         let route = route(Box::new(move |operation| describe(operation, &doc, access, &tag)));
         let route = match access {
             Access::Read => route,
             Access::Write => route.layer(from_fn(writers_only)),
+        };
+        let route = if large {
+            let places = Arc::new(Semaphore::new(LARGE_ANSWERS));
+            route.layer(from_fn(move |request: Request, next: Next| held(Arc::clone(&places), request, next)))
+        } else {
+            route
         };
         Self(self.0.api_route(path, route.layer(DefaultBodyLimit::max(body))))
     }
@@ -190,6 +227,12 @@ impl Routes {
         let router = self.0.finish_api(&mut document);
         (router, document)
     }
+}
+
+/// Answers while there is a place, which the answer keeps until it has been sent.
+async fn held(places: Arc<Semaphore>, request: Request, next: Next) -> Result<Answer, Failure> {
+    let place = turn(&places).await?;
+    Ok(next.run(request).await.map(|body| Body::new(Held::new(body, place))))
 }
 
 /// What is written into an operation when its route is made.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,17 +11,19 @@ use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
-use super::extract::Body;
 pub(super) use super::extract::Failure;
 use super::listen::listen;
-use super::peer::Writers;
+use super::peer::{Access, Socket};
 use super::routes::{self, Doc, Routes};
-use super::types::{ExplainAnswer, ExplainQuestion, FlowStatus, Status};
+use super::types::Status;
 use crate::enforce::Enforcer;
-use crate::explain::{ExplainError, explain};
+use crate::events::Events;
+use crate::flowlog::FlowLog;
+use crate::live::Readers;
 use crate::supervise::inject;
-use crate::supervise::status::{flows, status};
+use crate::supervise::status::status;
 use crate::supervise::steward::{Changes, Orders};
 
 /// What the handlers share with the rest of the daemon.
@@ -36,8 +38,26 @@ pub struct Shared {
     pub orders: Orders,
     /// Where the daemon's own policy is.
     pub policy: Arc<[PathBuf]>,
-    /// Held while a policy that was sent along is in memory: one at a time.
-    pub large: Arc<tokio::sync::Mutex<()>>,
+    /// Places for policies that were sent along.
+    pub large: Arc<Large>,
+    /// Who reads the connection tables.
+    pub readers: Arc<Readers>,
+    /// What the programs tell of packets.
+    pub events: Events,
+    /// What is written of flows, if anything. Whoever takes the enforcer too takes this first.
+    pub flow_log: Arc<Mutex<Option<FlowLog>>>,
+}
+
+/// A policy that was sent along is in memory once at a time, and who only asks does not hold up who changes something.
+pub struct Large {
+    pub of_readers: Arc<Semaphore>,
+    pub of_writers: Arc<Semaphore>,
+}
+
+impl Default for Large {
+    fn default() -> Self {
+        Self { of_readers: Arc::new(Semaphore::new(1)), of_writers: Arc::new(Semaphore::new(1)) }
+    }
 }
 
 impl Shared {
@@ -45,6 +65,10 @@ impl Shared {
     /// the next policy sets them right.
     pub fn enforcer(&self) -> MutexGuard<'_, Enforcer> {
         self.enforcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn flow_log(&self) -> MutexGuard<'_, Option<FlowLog>> {
+        self.flow_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn refused(&self) -> MutexGuard<'_, Option<String>> {
@@ -56,12 +80,12 @@ impl Shared {
     }
 }
 
-/// Binds the socket: for root and its group only. A socket that a dead daemon left is replaced.
+/// Binds the socket. One that a dead daemon left is replaced.
 ///
 /// # Errors
 ///
 /// If another daemon listens there, or the path cannot be used.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &Path, socket: Socket) -> io::Result<UnixListener> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -75,7 +99,13 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    if let Some(group) = socket.group {
+        chown(path, None, Some(group)).map_err(|error| {
+            let why = format!("the socket cannot be given to group {group}: {error}; sgd needs CAP_CHOWN for that, or to be a member (SupplementaryGroups=)");
+            io::Error::new(error.kind(), why)
+        })?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(socket.mode))?;
     Ok(listener)
 }
 
@@ -84,9 +114,9 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 /// # Errors
 ///
 /// If the listener fails.
-pub async fn serve(listener: UnixListener, shared: Shared) -> io::Result<()> {
+pub async fn serve(listener: UnixListener, shared: Shared, access: Access) -> io::Result<()> {
     let (router, _) = router();
-    listen(listener, router.with_state(shared), Writers::default()).await
+    listen(listener, router.with_state(shared), access).await
 }
 
 /// Everything that can be asked for, and the document that describes it.
@@ -94,17 +124,16 @@ pub fn router() -> (Router<Shared>, OpenApi) {
     routes::begin();
     let (router, document) = Routes::new()
         .get("/v1/status", get_status, Doc::new("getStatus", "What is enforced, and what was counted"))
-        .get("/v1/flows", get_flows, Doc::new("listFlows", "Connections that live"))
-        .ask(
-            "/v1/explain",
-            post_explain,
-            Doc::new("explain", "Whether a packet would pass, and which rule decides")
-                .refuses(404, "There is no such interface.")
-                .refuses(409, "No policy is in force."),
-        )
+        .merge(super::edit::routes())
+        .merge(super::explain::routes())
+        .merge(super::flows::routes())
         .merge(super::interface::routes())
+        .merge(super::monitor::routes())
+        .merge(super::names::routes())
+        .merge(super::objects::routes())
         .merge(super::openapi::routes())
         .merge(super::policy::routes())
+        .merge(super::stats::routes())
         .merge(super::transfer::routes())
         .finish();
     let router = router
@@ -124,31 +153,11 @@ async fn get_status(State(shared): State<Shared>) -> Result<Json<Status>, Failur
     blocking(move || {
         let refused = shared.refused().clone();
         let changes = shared.changes().clone();
+        let flow_log = shared.flow_log().as_ref().map(FlowLog::status);
         let mut enforcer = shared.enforcer();
         inject::here("status");
-        status(&mut enforcer, refused, &changes).map_err(internal)
-    })
-    .await
-    .map(Json)
-}
-
-async fn get_flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowStatus>>, Failure> {
-    blocking(move || flows(&mut shared.enforcer()).map_err(internal)).await.map(Json)
-}
-
-async fn post_explain(
-    State(shared): State<Shared>,
-    Body(question): Body<ExplainQuestion>,
-) -> Result<Json<ExplainAnswer>, Failure> {
-    blocking(move || {
-        explain(&mut shared.enforcer(), &question).map_err(|error| match error {
-            ExplainError::Kernel(error) => internal(error),
-            ExplainError::NoPolicy => Failure(StatusCode::CONFLICT, error.to_string()),
-            ExplainError::UnknownInterface { .. } => Failure(StatusCode::NOT_FOUND, error.to_string()),
-            ExplainError::Families { .. } | ExplainError::Question(_) => {
-                Failure(StatusCode::BAD_REQUEST, error.to_string())
-            }
-        })
+        let status = status(&mut enforcer, refused, &changes).map_err(internal)?;
+        Ok(Status { flow_log, ..status })
     })
     .await
     .map(Json)

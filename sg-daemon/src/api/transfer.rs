@@ -37,14 +37,16 @@ struct ImportedTo {
 }
 
 pub(super) fn routes() -> Routes {
+    // Whoever has the sequence numbers of a connection can forge its packets.
     Routes::new()
-        .get(
+        .get_for_writers(
             "/v1/flows/export",
             get_export,
             Doc::new("exportFlows", "The connections of an interface, for another host; a line each")
                 .refuses(404, "The interface is not filtered.")
                 .refuses(409, "The interface is closed.")
-                .answers_as(NDJSON),
+                .answers_as(NDJSON)
+                .large_answer(),
         )
         .post(
             "/v1/flows/import",

@@ -7,13 +7,24 @@ use serde::{Deserialize, Serialize};
 use sg_common::abi;
 
 use super::candidate::UnconfirmedStatus;
+use crate::flowlog::record::Format;
 
 /// Seen from the instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
+    #[default]
     Inbound,
     Outbound,
+}
+
+impl Direction {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
 }
 
 impl From<Direction> for abi::Direction {
@@ -52,6 +63,26 @@ pub struct Status {
     pub notice: Option<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub tables: TableStatus,
+    /// Absent if none is written.
+    #[serde(default)]
+    pub flow_log: Option<FlowLogStatus>,
+}
+
+/// The flow log (`sgd --flow-log`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowLogStatus {
+    pub path: String,
+    pub format: Format,
+    /// Seconds.
+    pub interval: u32,
+    /// Lines written since the daemon was started.
+    pub records: u64,
+    /// Lines that could not be written.
+    pub lost_records: u64,
+    /// Packets that the kernel had no room to count flow by flow.
+    pub unrecorded_packets: u64,
+    /// Why the last lines were lost; absent once lines are written again.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +96,11 @@ pub struct InterfaceStatus {
     /// Empty for devices that only match a managed pattern.
     pub instance: String,
     pub role: String,
+    /// Absent for devices that only match a managed pattern.
+    #[serde(default)]
+    pub project: Option<String>,
+    #[serde(default)]
+    pub vpc: Option<String>,
     pub security_groups: Vec<String>,
     /// `xdp`, `tcx` or `clsact`.
     pub ingress: Option<String>,
@@ -133,13 +169,17 @@ impl InterfaceState {
 }
 
 /// Packets of one direction. `allowed + dropped` is every packet that the filter has seen (D24), and so is the sum of
-/// `reasons` and `would_drop_reasons`.
+/// `reasons` and `would_drop_reasons`, less `counted_twice`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Counters {
     pub allowed: u64,
     pub dropped: u64,
     /// Those of `allowed` that passed only because the interface is, or was, in audit.
     pub would_drop: u64,
+    /// Packets that XDP has passed, and that are counted for that among `reasons`, and once more for what the program behind it
+    /// has found (`checksum_place`).
+    #[serde(default)]
+    pub counted_twice: u64,
     /// By reason, those that happened.
     pub reasons: Vec<ReasonCounter>,
     /// By the reason for which they would have been dropped.
@@ -189,109 +229,6 @@ pub struct FlowStatus {
     pub expires_in: u64,
     /// False if it lives on although no rule in force would admit it anew (K11).
     pub admitted_now: bool,
-}
-
-/// `POST /v1/explain`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ExplainQuestion {
-    pub interface: String,
-    pub direction: Direction,
-    /// `tcp`, `udp`, `icmp` (the remote's family's) or a number.
-    pub protocol: String,
-    pub remote: IpAddr,
-    /// The destination port.
-    pub port: Option<u16>,
-    /// The instance's address; the interface's first of the remote's family if absent.
-    pub local: Option<IpAddr>,
-    /// The source port, if the question is about a connection that lives.
-    pub source_port: Option<u16>,
-    pub icmp_type: Option<u8>,
-    pub icmp_code: Option<u8>,
-}
-
-impl ExplainQuestion {
-    /// The IP protocol asked about; `None` if the name is not known.
-    pub fn protocol_number(&self, ipv6: bool) -> Option<u8> {
-        protocol_number(&self.protocol, ipv6)
-    }
-}
-
-/// The IP protocol of that name or number; `icmp` is the family's.
-pub fn protocol_number(name: &str, ipv6: bool) -> Option<u8> {
-    match name.to_ascii_lowercase().as_str() {
-        "tcp" => Some(6),
-        "udp" => Some(17),
-        "icmp" => Some(if ipv6 { 58 } else { 1 }),
-        "icmpv6" => Some(58),
-        "gre" => Some(47),
-        "esp" => Some(50),
-        "ah" => Some(51),
-        "sctp" => Some(132),
-        "ipip" => Some(4),
-        number => number.parse().ok(),
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Allow,
-    Drop,
-    /// It passes, but only because the interface is in audit.
-    WouldDrop,
-    /// The filter does not look at the interface's packets: they pass.
-    NotEnforced,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ExplainAnswer {
-    pub verdict: Verdict,
-    /// The name under which the packet would be counted.
-    pub reason: String,
-    pub text: String,
-    /// The rules that allow the packet, any of which is enough.
-    pub rules: Vec<RuleText>,
-    /// For a denial: the rule that comes nearest to allowing it.
-    pub nearest: Option<RuleText>,
-    /// For a denial: a rule that would allow it.
-    pub add: Option<Addition>,
-    pub notes: Vec<String>,
-}
-
-impl ExplainAnswer {
-    pub fn not_enforced(text: &str) -> Self {
-        Self {
-            verdict: Verdict::NotEnforced,
-            reason: "not_enforced".to_owned(),
-            text: text.to_owned(),
-            rules: Vec::new(),
-            nearest: None,
-            add: None,
-            notes: Vec::new(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct RuleText {
-    pub group: Option<String>,
-    /// `inbound[0]`, counted as in the file.
-    pub rule: String,
-    /// The rule in words.
-    pub text: String,
-    pub file: Option<String>,
-    pub line: Option<u32>,
-    /// Why the rule does not allow the packet.
-    pub because: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Addition {
-    pub group: String,
-    /// `inbound` or `outbound`.
-    pub list: String,
-    pub rule: serde_json::Value,
 }
 
 /// The body of every response that is not 2xx.

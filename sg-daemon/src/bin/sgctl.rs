@@ -6,5 +6,6 @@ use clap::Parser;
 use sg_daemon::cli::Sgctl;
 
 fn main() -> ExitCode {
+    Sgctl::complete();
     Sgctl::parse().run()
 }

@@ -1,11 +1,16 @@
 //! `sgd`: enforces security groups on the network interfaces of this host.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum, value_parser};
 use sg_daemon::api::DEFAULT_SOCKET;
+use sg_daemon::api::peer::SocketOptions;
+use sg_daemon::flowlog::FlowLogOptions;
+use sg_daemon::flowlog::record::Format;
 use sg_daemon::kernel::{TableSizes, TcMode};
+use sg_daemon::metrics::serve::Place;
 use sg_daemon::supervise::{Options, panic, run};
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +29,19 @@ struct Sgd {
     /// Where sgctl reaches the daemon
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
+    /// Whose members may ask the daemon: the socket belongs to this group
+    ///
+    /// Whoever can open the socket may read what is enforced and counted. Root may always, and change everything.
+    #[arg(long, value_name = "GROUP")]
+    read_group: Option<String>,
+    /// Whose members may also change what is enforced
+    ///
+    /// With another --read-group everybody can open the socket, and sgd turns away who is in neither.
+    #[arg(long, value_name = "GROUP")]
+    write_group: Option<String>,
+    /// The mode of the socket, octal: 660, or 666 to let everybody read
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    socket_mode: Option<u32>,
     /// Where maps and links are pinned; on a BPF file system
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sgd")]
     pin_dir: PathBuf,
@@ -54,12 +72,55 @@ struct Sgd {
     #[arg(long, value_name = "N", default_value_t = TableSizes::HALF_OPEN,
           value_parser = value_parser!(u32).range(FLOWS))]
     half_open_flows: u32,
+    /// Let Prometheus ask at http://ADDRESS:PORT/metrics, such as 127.0.0.1:9776
+    ///
+    /// Nobody has to say who they are to read them, so the address has to be the loopback device's.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Take an address for --metrics that others can reach
+    #[arg(long, requires = "metrics")]
+    metrics_not_loopback: bool,
+    /// Write a record of every flow to this file: who, how much, and by which rule, or why not
+    ///
+    /// docs/flow-log.md says what the records are. SIGHUP makes sgd open the file anew.
+    #[arg(long, value_name = "PATH")]
+    flow_log: Option<PathBuf>,
+    /// The form of the records
+    #[arg(long, value_enum, default_value_t = Format::Json, requires = "flow_log")]
+    flow_log_format: Format,
+    /// Within how many seconds the packets of a flow that goes on have their record, from 5 to 600
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "flow_log",
+          value_parser = value_parser!(u32).range(5..=600))]
+    flow_log_interval: u32,
+    /// Rotate the file when it has this many bytes; 0: others do, as logrotate
+    #[arg(long, value_name = "BYTES", default_value_t = 100 << 20, requires = "flow_log",
+          value_parser = max_size)]
+    flow_log_max_size: u64,
+    /// How many rotated files are kept: PATH.1 is the newest
+    #[arg(long, value_name = "N", default_value_t = 9, requires = "flow_log",
+          value_parser = value_parser!(u32).range(0..=999))]
+    flow_log_keep: u32,
     /// The form of the log on standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
 
+/// Bytes; a file of less would be rotated at every other line.
+fn max_size(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(bytes) if bytes == 0 || bytes >= 4096 => Ok(bytes),
+        _ => Err("a number of bytes, 4096 at least; or 0, so that sgd does not rotate the file".to_owned()),
+    }
+}
+
 const FLOWS: std::ops::RangeInclusive<i64> = TableSizes::MIN as i64..=TableSizes::MAX as i64;
+
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600);
+    mode.ok_or_else(|| {
+        "expected an octal mode with which root can open the socket, such as 660 or 666".to_owned()
+    })
+}
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Tc {
@@ -91,6 +152,11 @@ pub(crate) fn main() -> ExitCode {
         policy: arguments.policy,
         state_dir: arguments.state_dir,
         socket: arguments.socket,
+        socket_options: SocketOptions {
+            read_group: arguments.read_group,
+            write_group: arguments.write_group,
+            mode: arguments.socket_mode,
+        },
         pin_dir: arguments.pin_dir,
         tc_mode: match arguments.tc {
             Tc::Auto => TcMode::Auto,
@@ -99,6 +165,14 @@ pub(crate) fn main() -> ExitCode {
         sizes: TableSizes::new(arguments.live_flows, arguments.half_open_flows),
         detach_on_exit: arguments.detach_on_exit,
         replace_layout: arguments.replace_layout,
+        metrics: arguments.metrics.map(|address| Place { address, anywhere: arguments.metrics_not_loopback }),
+        flow_log: arguments.flow_log.map(|path| FlowLogOptions {
+            path,
+            format: arguments.flow_log_format,
+            interval: arguments.flow_log_interval,
+            max_size: arguments.flow_log_max_size,
+            keep: arguments.flow_log_keep,
+        }),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use hyper::Method;
 
-use super::output::{complain, counted, print};
+use super::output::{Tone, complain, counted, paint, print};
+use super::progress::during;
+use super::times::seconds_within_a_day;
 use super::{NO, Outcome, candidate, refused};
 use crate::api::candidate::{ApplyAnswer, Candidate};
 use crate::api::client::call_within;
@@ -32,7 +34,7 @@ pub struct Apply {
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Roll back unless `sgctl confirm` follows within this time, such as 90, 60s or 5m
-    #[arg(long, value_name = "TIME", value_parser = seconds, requires = "paths")]
+    #[arg(long, value_name = "TIME", value_parser = seconds_within_a_day, requires = "paths")]
     confirm: Option<u64>,
     /// Print JSON instead of text
     #[arg(long)]
@@ -82,7 +84,9 @@ impl Rollback {
 }
 
 fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, done: &str) -> Outcome {
-    let answer: ApplyAnswer = match refused(call_within(PATIENCE, socket, Method::POST, path, Some(body)))? {
+    let answer: ApplyAnswer = match refused(during("sgd changes the policy in force", || {
+        call_within(PATIENCE, socket, Method::POST, path, Some(body))
+    }))? {
         Ok(answer) => answer,
         Err(code) => return Ok(code),
     };
@@ -91,7 +95,7 @@ fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, d
         return Ok(ExitCode::SUCCESS);
     }
     let ApplyAnswer { generation, changed, written, deleted, revoked, unconfirmed, warning } = &answer;
-    let mut text = format!("{done}: generation {generation}");
+    let mut text = format!("{}: generation {generation}", paint(Tone::Good, done));
     if *changed {
         text += &format!(
             ", {} written, {deleted} deleted",
@@ -105,46 +109,12 @@ fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, d
     }
     text.push('\n');
     if let Some(seconds) = unconfirmed {
-        text += &format!("Rolled back in {seconds} s unless `sgctl confirm` is run before.\n");
+        let warning = format!("Rolled back in {seconds} s unless `sgctl confirm` is run before.");
+        text += &format!("{}\n", paint(Tone::Warning, &warning));
     }
     print(&text)?;
     if let Some(warning) = warning {
         complain(warning);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// `90`, `60s`, `5m` or `1h`, in seconds.
-fn seconds(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
-        Some(number) => (number, text.chars().last()),
-        None => (text, None),
-    };
-    let unit = match unit {
-        Some('m') => 60,
-        Some('h') => 3600,
-        _ => 1,
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit))
-        .filter(|seconds| (1..=24 * 60 * 60).contains(seconds))
-        .ok_or_else(|| "expected a time from 1s to 24h, such as 90, 60s or 5m".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_units() {
-        for (text, expected) in [("90", 90), ("60s", 60), ("5m", 300), ("24h", 86_400)] {
-            assert_eq!(seconds(text), Ok(expected), "{text}");
-        }
-        for text in ["", "0", "s", "5d", "-1", "25h", "1.5m", "99999999999999999999", "6148914691236517206m"]
-        {
-            assert!(seconds(text).is_err(), "{text}");
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::output::{color, complain, print};
+use super::progress::during;
 use crate::api::candidate::{Candidate, CandidateFile};
 use crate::policy;
 use crate::policy::render::render;
@@ -14,7 +15,7 @@ pub fn read(paths: &[PathBuf], faulty: u8) -> Result<Candidate, ExitCode> {
     if paths.is_empty() {
         return Ok(Candidate::default());
     }
-    match policy::load(paths) {
+    match during("the policy is read and checked", || policy::load(paths)) {
         Ok(loaded) => {
             let names = loaded.model.files.iter().map(|path| path.display().to_string());
             let files = names.zip(loaded.texts).map(|(name, text)| CandidateFile { name, text });
@@ -24,7 +25,7 @@ pub fn read(paths: &[PathBuf], faulty: u8) -> Result<Candidate, ExitCode> {
             for finding in &error.diagnostics {
                 let _ = print(&format!("{}\n", render(finding, color())));
             }
-            complain("the candidate is faulty; nothing was sent to sgd");
+            complain("the candidate is faulty and nothing was sent to sgd; correct what is told above");
             Err(ExitCode::from(if error.unreadable { super::TROUBLE } else { faulty }))
         }
     }

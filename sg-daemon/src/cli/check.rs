@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{color, counted, print};
+use super::output::{Tone, color, counted, paint, print};
+use super::progress::during;
 use super::{NO, Outcome, TROUBLE};
 use crate::policy::diagnostic::{Diagnostic, Severity};
 use crate::policy::render::{render, to_json};
@@ -27,13 +28,14 @@ pub struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Outcome {
-        let (findings, omitted, counts, code) = match policy::load(&self.paths) {
-            Ok(loaded) => (loaded.lints, loaded.omitted, loaded.counts, 0),
-            Err(error) => {
-                let code = if error.unreadable { TROUBLE } else { NO };
-                (error.diagnostics, error.omitted, error.counts, code)
-            }
-        };
+        let (findings, omitted, counts, code) =
+            match during("the policy is read and checked", || policy::load(&self.paths)) {
+                Ok(loaded) => (loaded.lints, loaded.omitted, loaded.counts, 0),
+                Err(error) => {
+                    let code = if error.unreadable { TROUBLE } else { NO };
+                    (error.diagnostics, error.omitted, error.counts, code)
+                }
+            };
         if self.json {
             print(&to_json(&findings)?)?;
         } else {
@@ -59,5 +61,6 @@ fn summary(findings: &[Diagnostic], omitted: usize, counts: Counts, good: bool) 
         counted(of(Severity::Warning), "warning"),
     ];
     let more = if omitted == 0 { String::new() } else { format!(" ({omitted} more findings not shown)") };
-    format!("{}: {}{more}\n", if good { "ok" } else { "refused" }, parts.join(", "))
+    let outcome = if good { paint(Tone::Good, "ok") } else { paint(Tone::Bad, "refused") };
+    format!("{outcome}: {}{more}\n", parts.join(", "))
 }

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use hyper::Method;
 
-use super::output::print;
+use super::output::{Tone, paint, print};
+use super::progress::during;
 use super::{NO, Outcome, TROUBLE, candidate};
 use crate::api::candidate::DiffAnswer;
 use crate::api::client::call;
@@ -34,7 +35,8 @@ impl Diff {
             Ok(candidate) => candidate,
             Err(code) => return Ok(code),
         };
-        let answer: DiffAnswer = call(socket, Method::POST, "/v1/policy/diff", Some(&candidate))?;
+        let ask = || call(socket, Method::POST, "/v1/policy/diff", Some(&candidate));
+        let answer: DiffAnswer = during("sgd compares the policies", ask)?;
         if self.json {
             print(&format!("{}\n", serde_json::to_string_pretty(&answer)?))?;
         } else {
@@ -52,15 +54,15 @@ pub(super) fn text(changes: &[Change]) -> String {
     for change in changes {
         let Change { what, part, scope, name, field, before, after, at } = change;
         let sign = match what {
-            What::Added => '+',
-            What::Removed => '-',
-            What::Changed => '~',
+            What::Added => paint(Tone::Good, "+"),
+            What::Removed => paint(Tone::Bad, "-"),
+            What::Changed => paint(Tone::Warning, "~"),
         };
         let at = at.as_ref().map_or_else(String::new, |at| format!("  ({}:{})", at.file, at.line));
         let now = Some((scope, name));
         if *part == Part::Rule {
             if group != now {
-                text += &format!("~ group {name:?} of {scope}\n");
+                text += &format!("{} group {name:?} of {scope}\n", paint(Tone::Warning, "~"));
                 group = now;
             }
             let words = after.as_deref().or(before.as_deref()).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! `sgctl interface wait`: lets a hypervisor's hook wait until a guest's device is filtered.
+//! `sgctl interface`: the groups of interfaces; and `wait`, which lets a hypervisor's hook wait until a guest's device is
+//! filtered.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,14 +9,20 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
 
-use super::output::{complain, print};
-use super::{NO, Outcome};
-use crate::api::client::{ClientError, call};
+use super::edit::{How, Scope, Which, list, place};
+use super::output::{complain, print, table};
+use super::times::duration;
+use super::{NO, Outcome, names};
+use crate::api::client::{ClientError, call, escaped};
 use crate::api::types::{InterfaceState, Readiness};
+use crate::policy::edit::Edit;
+use crate::policy::find;
+use crate::policy::model::Model;
+use crate::policy::view::{self, EnforcementView, InterfaceView, KindView, RoleView};
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// Wait for interfaces.
+/// Attach groups to interfaces, show interfaces and wait for them.
 #[derive(Debug, Args)]
 pub struct Interface {
     #[command(subcommand)]
@@ -24,15 +31,151 @@ pub struct Interface {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Attach(Attachment),
+    Detach(Detachment),
+    Show(Show),
+    List(List),
     Wait(Wait),
+}
+
+/// Attach groups to an interface. Those that are attached already stay so.
+///
+/// Exit code: 0 done, 1 refused (no such interface or group, a quota), 2 trouble (files, sgd cannot be reached).
+#[derive(Debug, Args)]
+struct Attachment {
+    /// The interface's name on this host
+    #[arg(value_name = "NAME", add = names::interfaces())]
+    name: String,
+    #[arg(required = true, value_name = "GROUP", add = names::groups())]
+    groups: Vec<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Detach groups from an interface. The last one stays, except on bare metal.
+///
+/// Exit code: 0 done, 1 refused, 2 trouble (files, sgd cannot be reached).
+#[derive(Debug, Args)]
+struct Detachment {
+    /// The interface's name on this host
+    #[arg(value_name = "NAME", add = names::interfaces())]
+    name: String,
+    #[arg(required = true, value_name = "GROUP", add = names::groups())]
+    groups: Vec<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Show an interface as the policy has it.
+///
+/// Exit code: 0 done, 1 the policy has no such interface, 2 trouble (files, sgd cannot be reached).
+#[derive(Debug, Args)]
+struct Show {
+    /// The interface's name on this host
+    #[arg(value_name = "NAME", add = names::interfaces())]
+    name: String,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// List the interfaces of the policy.
+///
+/// Exit code: 0 done, 1 no policy is in force, or the files have faults, 2 trouble.
+#[derive(Debug, Args)]
+struct List {
+    #[command(flatten)]
+    scope: Scope,
+    #[command(flatten)]
+    which: Which,
 }
 
 impl Interface {
     pub(super) fn run(self, socket: &Path) -> Outcome {
         match self.verb {
+            Verb::Attach(Attachment { name, groups, how }) => {
+                let attach = |group| Edit::InterfaceAttach { interface: name.clone(), group };
+                how.edit(socket, groups.into_iter().map(attach).collect())
+            }
+            Verb::Detach(Detachment { name, groups, how }) => {
+                let detach = |group| Edit::InterfaceDetach { interface: name.clone(), group };
+                how.edit(socket, groups.into_iter().map(detach).collect())
+            }
+            Verb::Show(verb) => verb.run(socket),
+            Verb::List(verb) => verb.run(socket),
             Verb::Wait(verb) => verb.run(socket),
         }
     }
+}
+
+impl Show {
+    fn run(self, socket: &Path) -> Outcome {
+        let Self { name, which } = self;
+        let all = match which.get(socket, "/v1/interfaces", |model| Ok(view::interfaces(model)))? {
+            Ok(all) => all,
+            Err(code) => return Ok(code),
+        };
+        let Some(interface) = all.iter().find(|interface| interface.name == name) else {
+            let hint = find::hint(&name, all.iter().map(|interface| interface.name.as_str()));
+            complain(&format!("the policy has no interface {name:?}{hint}"));
+            return Ok(ExitCode::from(NO));
+        };
+        which.tell(interface, text)
+    }
+}
+
+fn text(interface: &InterfaceView) -> String {
+    let InterfaceView { name, instance, project, vpc, mac, addresses, .. } = interface;
+    let place = place(Some(&interface.file), Some(interface.line));
+    let mut text = format!("interface {name} of {project}/{vpc}  ({place})\n");
+    if !instance.is_empty() {
+        text += &format!("  instance: {instance}\n");
+    }
+    if interface.kind == KindView::BareMetal {
+        text += "  bare metal: rules are not enforced\n";
+    }
+    if interface.role == RoleView::Host {
+        text += "  the host's own\n";
+    }
+    if let Some(mac) = mac {
+        text += &format!("  mac: {mac}\n");
+    }
+    text += &format!("  addresses: {}\n", list(addresses));
+    if !interface.allowed_addresses.is_empty() {
+        text += &format!("  allowed addresses: {}\n", list(&interface.allowed_addresses));
+    }
+    if interface.enforcement == EnforcementView::Audit {
+        text += "  AUDIT (NOTHING IS DROPPED)\n";
+    }
+    text += &format!("  groups: {}\n", list(&interface.security_groups));
+    text
+}
+
+impl List {
+    fn run(self, socket: &Path) -> Outcome {
+        let Self { scope, which } = self;
+        let path = format!("/v1/interfaces{}", scope.query());
+        let of_files = |model: &Model| Ok(view::in_scope(view::interfaces(model), scope.find()));
+        match which.get(socket, &path, of_files)? {
+            Ok(interfaces) => which.tell(&interfaces, |interfaces| lines(interfaces)),
+            Err(code) => Ok(code),
+        }
+    }
+}
+
+fn lines(interfaces: &[InterfaceView]) -> String {
+    let title = ["INTERFACE", "INSTANCE", "VPC", "ADDRESSES", "GROUPS", "PLACE"].map(str::to_owned).to_vec();
+    let row = |interface: &InterfaceView| {
+        let instance = if interface.instance.is_empty() { "-" } else { &interface.instance };
+        vec![
+            interface.name.clone(),
+            instance.to_owned(),
+            format!("{}/{}", interface.project, interface.vpc),
+            list(&interface.addresses),
+            list(&interface.security_groups),
+            place(Some(&interface.file), Some(interface.line)),
+        ]
+    };
+    table(&[title].into_iter().chain(interfaces.iter().map(row)).collect::<Vec<_>>())
 }
 
 /// Wait until an interface is filtered.
@@ -43,7 +186,7 @@ impl Interface {
 #[derive(Debug, Args)]
 struct Wait {
     /// The interface's name on this host
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = names::interfaces())]
     name: String,
     /// How long to wait: 30s, 500ms, 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
@@ -119,47 +262,5 @@ impl Wait {
             text += &format!("; the newest policy was refused: {refused}");
         }
         text
-    }
-}
-
-/// For a path of a URL: interfaces may be called anything without `/` and white space.
-fn escaped(name: &str) -> String {
-    name.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let number = text.trim_end_matches(char::is_alphabetic);
-    let unit = match text.get(number.len()..) {
-        Some("ms") => 1,
-        Some("s" | "") => 1000,
-        Some("m") => 60_000,
-        _ => return Err("expected a number of ms, s or m, such as 30s".to_owned()),
-    };
-    let number: u64 =
-        number.parse().map_err(|_| "expected a whole number with a unit, such as 30s".to_owned())?;
-    number.checked_mul(unit).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_units() {
-        let of = |text| duration(text).ok().map(|time| time.as_millis());
-        assert_eq!(["30s", "30", "500ms", "2m", "0s"].map(of), [30_000, 30_000, 500, 120_000, 0].map(Some));
-        assert!(
-            ["", "s", "-1s", "1.5s", "1h", "99999999999999999999s", "9999999999999999999m"]
-                .map(of)
-                .iter()
-                .all(Option::is_none)
-        );
     }
 }

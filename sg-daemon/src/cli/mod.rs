@@ -6,23 +6,40 @@
 mod apply;
 mod candidate;
 mod check;
+mod completions;
 mod diff;
+mod edit;
 mod explain;
+mod export;
+mod flow_list;
 mod flows;
+mod frames;
 mod group;
+mod import;
 mod interface;
+mod monitor;
+pub mod names;
 mod openapi;
 pub mod output;
+mod peer;
 mod plan;
+mod progress;
+mod rates;
 mod revoke;
+mod rule;
+mod rules;
 mod schema;
+mod stats;
 mod status;
+mod times;
+mod top;
 mod transfer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::CompleteEnv;
 
 use crate::api::DEFAULT_SOCKET;
 use crate::api::client::ClientError;
@@ -49,37 +66,60 @@ pub struct Sgctl {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Check(check::Check),
+    Completions(completions::Completions),
     Schema(schema::Schema),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
     Group(group::Group),
+    Rule(rule::Rule),
+    Peer(peer::Peer),
     Status(status::Status),
-    Flows(flows::Flows),
+    Stats(stats::Stats),
+    Top(top::Top),
+    Rules(rules::Rules),
+    Flows(Box<flows::Flows>),
     Explain(explain::Explain),
+    Monitor(monitor::Monitor),
     Interface(interface::Interface),
     Diff(diff::Diff),
     Plan(plan::Plan),
     Apply(apply::Apply),
     Confirm(apply::Confirm),
     Rollback(apply::Rollback),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 impl Sgctl {
+    /// Answers a shell that completes words, and ends; returns if no shell asks. Nothing may have been printed before.
+    pub fn complete() {
+        CompleteEnv::with_factory(Self::command).var(completions::VARIABLE).complete();
+    }
+
     pub fn run(self) -> ExitCode {
         let outcome = match self.verb {
             Verb::Check(verb) => verb.run(),
+            Verb::Completions(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::OpenApi(verb) => verb.run(),
-            Verb::Group(verb) => verb.run(),
+            Verb::Group(verb) => verb.run(&self.socket),
+            Verb::Rule(verb) => verb.run(&self.socket),
+            Verb::Peer(verb) => verb.run(&self.socket),
             Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Stats(verb) => verb.run(&self.socket),
+            Verb::Top(verb) => verb.run(&self.socket),
+            Verb::Rules(verb) => verb.run(&self.socket),
             Verb::Flows(verb) => verb.run(&self.socket),
             Verb::Explain(verb) => verb.run(&self.socket),
+            Verb::Monitor(verb) => verb.run(&self.socket),
             Verb::Interface(verb) => verb.run(&self.socket),
             Verb::Diff(verb) => verb.run(&self.socket),
             Verb::Plan(verb) => verb.run(&self.socket),
             Verb::Apply(verb) => verb.run(&self.socket),
             Verb::Confirm(verb) => verb.run(&self.socket),
             Verb::Rollback(verb) => verb.run(&self.socket),
+            Verb::Import(verb) => verb.run(),
+            Verb::Export(verb) => verb.run(),
         };
         outcome.unwrap_or_else(|error| {
             output::complain(&error.to_string());

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 use hyper::Method;
 
-use super::output::{counted, print};
+use super::output::{Tone, counted, paint, print};
+use super::progress::during;
 use super::{NO, Outcome, candidate, diff, flows, refused};
 use crate::api::candidate::{DeviceBecomes, PlanAnswer};
 use crate::api::client::call;
@@ -34,11 +35,12 @@ impl Plan {
             Ok(candidate) => candidate,
             Err(code) => return Ok(code),
         };
-        let answer: PlanAnswer =
-            match refused(call(socket, Method::POST, "/v1/policy/plan", Some(&candidate)))? {
-                Ok(answer) => answer,
-                Err(code) => return Ok(code),
-            };
+        let answer: PlanAnswer = match refused(during("sgd plans the change", || {
+            call(socket, Method::POST, "/v1/policy/plan", Some(&candidate))
+        }))? {
+            Ok(answer) => answer,
+            Err(code) => return Ok(code),
+        };
         if self.json {
             print(&format!("{}\n", serde_json::to_string_pretty(&answer)?))?;
         } else {
@@ -53,7 +55,7 @@ fn text(plan: &PlanAnswer) -> String {
     let mut text = if changes.is_empty() { "no difference\n".to_owned() } else { changes };
     text.push('\n');
     if let Some(refused) = &plan.refused {
-        text += &format!("The policy would be refused: {refused}\n");
+        text += &format!("{} {refused}\n", paint(Tone::Bad, "The policy would be refused:"));
     }
     for entry in &plan.entries {
         text += &format!("kernel: {} written, {} deleted ({})\n", entry.written, entry.deleted, entry.table);

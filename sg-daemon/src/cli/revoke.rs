@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use hyper::Method;
 
-use super::Outcome;
-use super::flows;
 use super::output::{counted, print};
+use super::{Outcome, flows, names};
 use crate::api::candidate::{RevokeAnswer, RevokeQuestion};
 use crate::api::client::call;
 
@@ -21,13 +20,13 @@ use crate::api::client::call;
 #[derive(Debug, Args)]
 pub struct Revoke {
     /// Only those of this interface
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: Option<String>,
     /// Only those with this address or network on the other side
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", add = names::addresses())]
     remote: Option<String>,
     /// Only those of this protocol: tcp, udp, icmp, … or a number
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", add = names::protocols())]
     protocol: Option<String>,
     /// Only those of TCP and UDP whose first packet went to this port
     #[arg(long, value_name = "N")]

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::Args;
 use hyper::Method;
 
-use super::output::{print, table};
+use super::output::{Tone, paint, print, table};
 use super::{NO, Outcome};
 use crate::api::candidate::UnconfirmedStatus;
 use crate::api::client::call;
-use crate::api::types::{InterfaceState, ReasonCounter, Status as Answer};
+use crate::api::types::{FlowLogStatus, InterfaceState, ReasonCounter, Status as Answer};
 
 /// Show what is enforced on which interface, and how many packets passed and were dropped.
 ///
@@ -48,12 +48,13 @@ fn text(status: &Answer) -> String {
         status.files.join(", ")
     );
     if let Some(refused) = &status.refused {
-        text += &format!("\nThe newest policy was refused, an older one is in force:\n{refused}\n");
+        let heading = paint(Tone::Bad, "The newest policy was refused, an older one is in force:");
+        text += &format!("\n{heading}\n{refused}\n");
     }
     if let Some(UnconfirmedStatus { rolls_back_in, files_changed }) = status.unconfirmed {
-        text += &format!(
-            "\nUnconfirmed: rolled back in {rolls_back_in} s unless `sgctl confirm` is run before.\n"
-        );
+        let warning =
+            format!("Unconfirmed: rolled back in {rolls_back_in} s unless `sgctl confirm` is run before.");
+        text += &format!("\n{}\n", paint(Tone::Warning, &warning));
         if files_changed {
             text += "The policy files have changed meanwhile; they are read after a rollback.\n";
         }
@@ -73,7 +74,7 @@ fn text(status: &Answer) -> String {
         };
         rows.push(vec![
             interface.name.clone(),
-            interface.state.text().to_owned(),
+            paint(tone(interface.state), interface.state.text()),
             if interface.security_groups.is_empty() {
                 "-".to_owned()
             } else {
@@ -93,7 +94,8 @@ fn text(status: &Answer) -> String {
         .map(|interface| interface.name.as_str())
         .collect();
     if !audited.is_empty() {
-        text += &format!("\nIN AUDIT, nothing is dropped on: {}\n", audited.join(", "));
+        let warning = format!("IN AUDIT, nothing is dropped on: {}", audited.join(", "));
+        text += &format!("\n{}\n", paint(Tone::Warning, &warning));
     }
     text += &format!("\n{}", table(&rows));
     for interface in &status.interfaces {
@@ -116,7 +118,39 @@ fn text(status: &Answer) -> String {
             }
         }
     }
+    if let Some(log) = &status.flow_log {
+        text += &flow_log(log);
+    }
     text
+}
+
+fn flow_log(log: &FlowLogStatus) -> String {
+    let mut text = format!("flow log {}: {} records written", log.path, log.records);
+    if log.lost_records > 0 {
+        text += &format!(", {} lost", log.lost_records);
+    }
+    if log.unrecorded_packets > 0 {
+        text += &format!(
+            ", {} packets not recorded, as there was no room for their flows",
+            log.unrecorded_packets
+        );
+    }
+    if let Some(error) = &log.error {
+        text += &format!(
+            "\nflow log: records are being lost: {error}; it goes on by itself when that has changed"
+        );
+    }
+    text.push('\n');
+    text
+}
+
+const fn tone(state: InterfaceState) -> Tone {
+    match state {
+        InterfaceState::Enforced => Tone::Good,
+        InterfaceState::Audit | InterfaceState::BareMetal | InterfaceState::Closed => Tone::Warning,
+        InterfaceState::Absent => Tone::Faint,
+        InterfaceState::Unfilterable | InterfaceState::NotFiltered => Tone::Bad,
+    }
 }
 
 fn reasons(reasons: &[ReasonCounter]) -> Option<String> {

@@ -9,8 +9,9 @@ use clap::Args;
 use hyper::Method;
 
 use super::output::{complain, counted, print};
-use super::{NO, Outcome};
-use crate::api::client::{ClientError, PATIENCE, call_raw};
+use super::progress::during;
+use super::{NO, Outcome, names};
+use crate::api::client::{ClientError, PATIENCE, call_raw, escaped};
 use crate::api::transfer::{LIMIT, NDJSON};
 use crate::transfer::Imported;
 
@@ -21,7 +22,7 @@ use crate::transfer::Imported;
 #[derive(Debug, Args)]
 pub struct Export {
     /// The host's device
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: String,
     /// Where to; "-" is standard output. The file appears whole or not at all, readable by its owner only
     #[arg(long, value_name = "FILE", default_value = "-")]
@@ -35,7 +36,7 @@ pub struct Export {
 #[derive(Debug, Args)]
 pub struct Import {
     /// The host's device [default: of the same name as where the file comes from]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names::interfaces())]
     interface: Option<String>,
     /// Where from; "-" is standard input
     #[arg(value_name = "FILE", default_value = "-")]
@@ -48,7 +49,9 @@ pub struct Import {
 impl Export {
     pub(super) fn run(self, socket: &Path) -> Outcome {
         let path = format!("/v1/flows/export?interface={}", escaped(&self.interface));
-        let text = match call_raw(PATIENCE, socket, Method::GET, &path, NDJSON, Vec::new()) {
+        let text = match during("sgd reads the connections", || {
+            call_raw(PATIENCE, socket, Method::GET, &path, NDJSON, Vec::new())
+        }) {
             Ok(text) => text,
             Err(error) => return answer(error),
         };
@@ -66,7 +69,9 @@ impl Import {
         let text = read(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
         let query = self.interface.map_or_else(String::new, |name| format!("?interface={}", escaped(&name)));
         let path = format!("/v1/flows/import{query}");
-        let imported = match call_raw(PATIENCE, socket, Method::POST, &path, NDJSON, text) {
+        let imported = match during("sgd takes the connections", || {
+            call_raw(PATIENCE, socket, Method::POST, &path, NDJSON, text)
+        }) {
             Ok(imported) => imported,
             Err(error) => return answer(error),
         };
@@ -106,16 +111,6 @@ fn sentence(imported: &Imported) -> String {
     }
     text.push('\n');
     text
-}
-
-/// Everything that may mean something in a query is escaped (RFC 3986, section 2).
-fn escaped(name: &str) -> String {
-    name.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
-            other => format!("%{other:02X}"),
-        })
-        .collect()
 }
 
 /// A temporary file is the owner's alone (tempfile), and takes the other's name when it is complete.

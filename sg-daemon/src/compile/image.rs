@@ -100,13 +100,23 @@ impl PolicyImage {
         protocol: u8,
         number: u16,
     ) -> bool {
+        let class = self.direction(direction).class(remote);
+        self.admits_class(direction, class, || set, (remote.is_ipv6(), protocol, number))
+    }
+
+    /// The same, of a remote whose class is known already. `what` is the family, protocol and number.
+    pub fn admits_class<'s>(
+        &self,
+        direction: Direction,
+        class: Option<&Cells>,
+        set: impl FnOnce() -> Option<&'s SetName>,
+        (ipv6, protocol, number): (bool, u8, u16),
+    ) -> bool {
+        let holds = |cells: &Cells| cells.column(protocol, ipv6).contains(number);
         let rules = self.direction(direction);
-        let ipv6 = remote.is_ipv6();
-        let by_cidr = rules.class(remote).is_some_and(|cells| cells.column(protocol, ipv6).contains(number));
-        by_cidr
-            || set
-                .and_then(|set| set.cells(rules, ipv6))
-                .is_some_and(|cells| cells.column(protocol, ipv6).contains(number))
+        class.is_some_and(holds)
+            || (!rules.groups.is_empty()
+                && set().and_then(|set| set.cells(rules, ipv6)).is_some_and(|cells| holds(&cells)))
     }
 }
 

@@ -4,6 +4,7 @@
 //! of it, because each prefix carries the sum of the rules of all prefixes around it. `@group` rules become one row for
 //! each group, and an address's row is the sum over its groups. The metadata reservation is one more class.
 
+pub mod fit;
 pub mod image;
 pub mod ranges;
 pub mod rules;

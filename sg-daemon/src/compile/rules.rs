@@ -52,8 +52,32 @@ pub fn of_interface(model: &Model, interface: &Interface, direction: Direction) 
     if interface.role == Role::Host {
         failsafe(&model.settings.failsafe, direction, &mut rules);
     }
+    metadata(model, direction, &mut rules);
+    rules
+}
+
+/// Every rule of a policy in one direction, whether an interface has it or not. A rule of `default` may come once for each
+/// VPC of its project.
+pub fn of_model(model: &Model, direction: Direction) -> Vec<Effective> {
+    let mut rules = Vec::new();
+    for (index, group) in model.groups.iter().enumerate() {
+        for (number, vpc) in model.vpcs.iter().enumerate() {
+            let visible = group.vpc.map_or(vpc.project == group.project, |id| id.0 == number);
+            if visible {
+                of_group(model, GroupId(index), VpcId(number), direction, &mut rules);
+            }
+        }
+    }
+    if model.interfaces.iter().any(|interface| interface.role == Role::Host) {
+        failsafe(&model.settings.failsafe, direction, &mut rules);
+    }
+    metadata(model, direction, &mut rules);
+    rules
+}
+
+fn metadata(model: &Model, direction: Direction, out: &mut Vec<Effective>) {
     if direction == Direction::Outbound && model.settings.metadata == Metadata::Exempt {
-        rules.push(Effective {
+        out.push(Effective {
             origin: Origin::MetadataExempt,
             protocol: Protocol::Tcp,
             remote: Remote::Cidr(IpNet::V4(METADATA_RANGE)),
@@ -61,7 +85,6 @@ pub fn of_interface(model: &Model, interface: &Interface, direction: Direction) 
             reaches_metadata: true,
         });
     }
-    rules
 }
 
 /// The rules that `id` brings to an interface in `vpc`.
@@ -96,7 +119,7 @@ fn of_group(model: &Model, id: GroupId, vpc: VpcId, direction: Direction, out: &
 }
 
 /// K21 and K22 for `default`, K25 and K26 for the others.
-fn implied(group: &Group, id: GroupId, direction: Direction, ipv6: bool) -> Vec<(Protocol, Remote)> {
+pub fn implied(group: &Group, id: GroupId, direction: Direction, ipv6: bool) -> Vec<(Protocol, Remote)> {
     match direction {
         Direction::Inbound if group.is_default() => vec![(Protocol::Tcp, Remote::Group(id))],
         Direction::Inbound => Vec::new(),

@@ -16,6 +16,7 @@ pub mod links;
 mod preview;
 mod revoke;
 mod targets;
+mod view;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,6 +31,7 @@ pub use self::guard::Failure;
 pub use self::preview::{Becomes, Preview};
 pub use self::revoke::FlowFilter;
 use self::targets::{Target, names, targets};
+pub use self::view::{View, Views};
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::crash::{self, Point};
@@ -44,9 +46,13 @@ pub enum ApplyError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("the network devices cannot be listed")]
+    #[error(
+        "the network devices cannot be listed; sgd needs a netlink socket (AF_NETLINK in the unit's RestrictAddressFamilies)"
+    )]
     Devices(#[source] io::Error),
-    #[error("interface {name} carries no Ethernet frames; only Ethernet devices can be filtered")]
+    #[error(
+        "interface {name} carries no Ethernet frames, and only Ethernet devices can be filtered; take it out of the policy"
+    )]
     NotEthernet { name: String },
 }
 
@@ -64,7 +70,7 @@ pub struct Device {
 #[derive(Debug)]
 pub struct Active {
     pub model: Arc<Model>,
-    pub image: Image,
+    pub image: Arc<Image>,
     /// The kernel's id of each of the image's policies.
     pub policy_ids: Vec<u32>,
     vpc_ids: HashMap<VpcName, u32>,
@@ -92,6 +98,11 @@ pub struct Enforcer {
     failures: BTreeMap<String, Failure>,
     active: Option<Active>,
     gate: Arc<Gate>,
+    /// Policies put in force, since the daemon was started.
+    swaps: u64,
+    views: Arc<Views>,
+    /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
+    zones_seen: BTreeMap<u32, String>,
 }
 
 impl Enforcer {
@@ -113,6 +124,9 @@ impl Enforcer {
             failures: BTreeMap::new(),
             active: None,
             gate: Arc::default(),
+            swaps: 0,
+            views: Arc::default(),
+            zones_seen: BTreeMap::new(),
         };
         enforcer.find_devices()?;
         Ok(enforcer)
@@ -144,6 +158,10 @@ impl Enforcer {
 
     pub fn resident(&self) -> &Resident {
         &self.resident
+    }
+
+    pub fn swaps(&self) -> u64 {
+        self.swaps
     }
 
     pub fn devices(&self) -> &BTreeMap<String, Device> {
@@ -197,7 +215,7 @@ impl Enforcer {
         self.forget_gone();
         let renamed = self.follow_names(targets);
         let same_settings = |active: &Active| active.model.settings == model.settings;
-        if self.active.as_ref().is_some_and(|active| active.image == image && same_settings(active))
+        if self.active.as_ref().is_some_and(|active| *active.image == image && same_settings(active))
             && !self.devices_differ(targets)
             && !renamed
         {
@@ -207,6 +225,7 @@ impl Enforcer {
                 active.model = model;
             }
             self.note_unfilterable(unfilterable);
+            self.publish();
             return Ok(Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 });
         }
         let plan = plan(&image, &self.resident, self.kernel.capacity())?;
@@ -221,7 +240,11 @@ impl Enforcer {
         crash::at(Point::DevicesAttached);
         self.stage(&plan, &halves, Point::MembersStaged);
         crash::at(Point::Staged);
+        // Before any packet is judged by it.
+        let image = Arc::new(image);
+        self.views.add(self.view(self.kernel.generation() + 1, &model, &image));
         let generation = self.kernel.flip();
+        self.swaps += 1;
         crash::at(Point::Flipped);
         self.stage(&plan, &halves, Point::MembersStagedAgain);
         crash::at(Point::StagedAgain);
@@ -265,6 +288,7 @@ impl Enforcer {
             }
             crash::at(Point::Revoked);
         }
+        self.publish();
         Ok(applied)
     }
 
@@ -295,7 +319,24 @@ impl Enforcer {
             }
         }
         self.guard(&model, &targets);
+        self.publish();
         Ok(differ)
+    }
+
+    /// What is in force, for those who only want to know.
+    pub fn views(&self) -> Arc<Views> {
+        Arc::clone(&self.views)
+    }
+
+    fn publish(&self) {
+        if let Some(Active { model, image, .. }) = &self.active {
+            self.views.add(self.view(self.kernel.generation(), model, image));
+        }
+    }
+
+    fn view(&self, generation: u64, model: &Arc<Model>, image: &Arc<Image>) -> View {
+        let devices = self.devices.iter().map(|(name, device)| (device.ifindex, name.clone())).collect();
+        View { generation, model: Arc::clone(model), image: Arc::clone(image), devices }
     }
 
     fn note_unfilterable(&mut self, now: BTreeSet<String>) {
@@ -435,6 +476,12 @@ impl Enforcer {
                     self.kernel.detach(&target.name, old.ifindex);
                     self.kernel.release(old.slot);
                 }
+                if let Some(zone) = self.kernel.zone(slot) {
+                    self.zones_seen.insert(zone, target.name.clone());
+                    while self.zones_seen.len() > ZONES_SEEN {
+                        self.zones_seen.pop_first();
+                    }
+                }
                 undo.attached.push((target.name.clone(), before));
                 tracing::info!(
                     interface = target.name,
@@ -511,6 +558,9 @@ impl Active {
         self.image.admits(interface, flow)
     }
 }
+
+/// So many zones are remembered for whoever asks for them, the latest.
+const ZONES_SEEN: usize = 4096;
 
 /// What to do about a device that the kernel does not let us filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

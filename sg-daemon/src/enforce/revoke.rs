@@ -81,6 +81,11 @@ impl Enforcer {
         Ok(revoked)
     }
 
+    /// Takes the names of devices that were attached to since the last call, by zone; some may be gone.
+    pub fn take_zones_seen(&mut self) -> BTreeMap<u32, String> {
+        std::mem::take(&mut self.zones_seen)
+    }
+
     /// The names of the filtered devices, by zone.
     pub fn zones(&self) -> BTreeMap<u32, String> {
         self.devices

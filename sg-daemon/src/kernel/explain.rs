@@ -1,8 +1,9 @@
 //! Test runs of the loaded programs: questions that change nothing.
 
+use std::borrow::Cow;
 use std::mem::offset_of;
 
-use aya::programs::{RawTracePointRunOptions, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use sg_common::abi::{Hook, explain, program};
 use sg_common::conntrack::State;
 use sg_common::verdict::{Action, Reason};
@@ -75,7 +76,8 @@ impl Kernel {
             Hook::Ingress => explain::HOOK_INGRESS,
             Hook::Egress => explain::HOOK_EGRESS,
         };
-        let (_, cb) = self.test_run(program::EXPLAIN, ifindex, frame, [hook, 0, 0, 0, 0])?;
+        let frame = runnable(frame);
+        let (_, cb) = self.test_run(program::EXPLAIN, ifindex, &frame, [hook, 0, 0, 0, 0])?;
         let reason = Reason::from_number(cb[explain::CB_HOOK_REASON])
             .ok_or(KernelError::Missing { name: program::EXPLAIN })?;
         Ok(Answer {
@@ -129,27 +131,6 @@ impl Kernel {
         Ok(if result.return_value == 1 { Action::Drop } else { Action::Allow })
     }
 
-    /// Deletes flows that have been over for a second. Returns how many.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses the test run.
-    pub fn collect(&mut self) -> Result<u32, KernelError> {
-        self.purge(0)
-    }
-
-    /// Deletes every flow of a zone too.
-    pub(super) fn purge(&mut self, zone: u32) -> Result<u32, KernelError> {
-        let mut options = RawTracePointRunOptions::new();
-        [options.args[0], options.args[1]] = [u64::from(self.hz()), u64::from(zone)];
-        let result = self
-            .programs
-            .tracepoint(program::COLLECT)?
-            .test_run(options)
-            .map_err(|source| KernelError::Program { name: program::COLLECT, source })?;
-        Ok(result.return_value)
-    }
-
     pub(super) fn raw_jiffies(&mut self) -> Result<u64, KernelError> {
         let (_, cb) = self.test_run(program::CLOCK, 0, &[0; 64], [0; 5])?;
         Ok(u64::from(cb[0]) | (u64::from(cb[1]) << 32))
@@ -164,6 +145,24 @@ impl Kernel {
     ) -> Result<(u32, [u32; 5]), KernelError> {
         run(self.programs.classifier(name)?, name, ifindex, frame, cb)
     }
+}
+
+/// The kernel refuses a test run of a frame that ends before its IP header does (net/bpf/test_run.c, `bpf_prog_test_run_skb`).
+/// Instead, one with a whole header of no version: that is malformed too, for the next thing that is looked at.
+fn runnable(frame: &[u8]) -> Cow<'_, [u8]> {
+    const IP: usize = 14;
+    let header = match frame.get(12..IP) {
+        Some([0x08, 0x00]) => 20,
+        Some([0x86, 0xdd]) => 40,
+        _ => return Cow::Borrowed(frame),
+    };
+    if frame.len() >= IP + header {
+        return Cow::Borrowed(frame);
+    }
+    let mut frame = frame.to_vec();
+    frame.truncate(IP);
+    frame.resize(IP + header, 0);
+    Cow::Owned(frame)
 }
 
 fn run(

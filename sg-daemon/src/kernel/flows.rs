@@ -1,17 +1,18 @@
 //! The connection table, read in batches.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::Pod;
 use sg_common::abi::{
-    Be32, CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4,
-    FlowKeyV6, map,
+    CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6,
+    map,
 };
 use sg_common::conntrack::State;
 
-use super::tables::v6_of;
+use super::tables::{v4_of, v6_of};
 use super::{Kernel, KernelError};
 
 /// A flow's key, as the map has it.
@@ -118,10 +119,7 @@ impl Kernel {
 /// The flow behind a table's entry, unless it is over.
 pub(super) fn entry(key: FlowKey, flow: &Flow, now: u64, hz: u64) -> Option<FlowEntry> {
     let (zone_protocol, local, remote, ports) = match &key {
-        FlowKey::V4(key) => {
-            let address = |address: Be32| IpAddr::V4(Ipv4Addr::from_bits(address.to_host()));
-            (key.zone_protocol, address(key.local), address(key.remote), key.ports)
-        }
+        FlowKey::V4(key) => (key.zone_protocol, v4_of(key.local).into(), v4_of(key.remote).into(), key.ports),
         FlowKey::V6(key) => (key.zone_protocol, v6_of(key.local).into(), v6_of(key.remote).into(), key.ports),
     };
     let state = State::from_number(flow.state)?;
@@ -160,15 +158,69 @@ struct BatchAttr {
 /// `BPF_MAP_LOOKUP_BATCH`.
 const LOOKUP_BATCH: libc::c_int = 24;
 
+/// So many elements of a per-CPU array, from one index on: for each the values of all CPUs (kernel/bpf/arraymap.c; 5.13).
+pub(super) fn look_up<V: Pod>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: usize,
+    cpus: usize,
+) -> io::Result<Vec<V>> {
+    // Every CPU's value takes a multiple of eight bytes.
+    if !size_of::<V>().is_multiple_of(8) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut keys: Vec<u32> = Vec::with_capacity(count);
+    let mut values: Vec<V> = Vec::with_capacity(count * cpus);
+    let before = first.wrapping_sub(1);
+    let mut next = 0u32;
+    let mut attr = BatchAttr {
+        in_batch: if first > 0 { &raw const before as u64 } else { 0 },
+        out_batch: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: count as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the attribute's pointers are to live buffers with room for `count` elements of `cpus` values.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        // The end of the array; what was found is valid.
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            return Err(error);
+        }
+    }
+    // SAFETY: the kernel has written `attr.count` elements of `cpus` values each, and not more than there is room for.
+    unsafe { values.set_len((attr.count as usize).min(count) * cpus) };
+    Ok(values)
+}
+
 /// Hands every element of a hash map to `each`. The kernel goes bucket by bucket, so an element that stays is seen once
 /// (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`; 5.6).
 pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
+    batches(map, |keys: &[K], values: &[V]| {
+        for (key, value) in keys.iter().zip(values) {
+            each(*key, *value);
+        }
+        ControlFlow::Continue(())
+    })
+}
+
+/// The same, some thousand elements at a time, until `each` has enough.
+pub(super) fn batches<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    mut each: impl FnMut(&[K], &[V]) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut room = 4096usize;
+    let mut keys: Vec<K> = Vec::with_capacity(room);
+    let mut values: Vec<V> = Vec::with_capacity(room);
     let mut position = 0u32;
     let mut started = false;
     loop {
-        let mut keys: Vec<K> = Vec::with_capacity(room);
-        let mut values: Vec<V> = Vec::with_capacity(room);
+        keys.clear();
+        values.clear();
         let mut next = 0u32;
         let mut attr = BatchAttr {
             in_batch: if started { &raw const position as u64 } else { 0 },
@@ -192,6 +244,8 @@ pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K,
                 // A bucket has more elements than there is room for.
                 Some(libc::ENOSPC) if room < 1 << 20 => {
                     room *= 2;
+                    keys.reserve(room);
+                    values.reserve(room);
                     continue;
                 }
                 Some(libc::EINTR) => continue,
@@ -204,10 +258,7 @@ pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K,
             keys.set_len(count);
             values.set_len(count);
         }
-        for (key, value) in keys.into_iter().zip(values) {
-            each(key, value);
-        }
-        if end {
+        if each(&keys, &values).is_break() || end {
             return Ok(());
         }
         (position, started) = (next, true);

@@ -113,6 +113,16 @@ impl Mapped<Share> {
     }
 }
 
+impl Mapped<Share> {
+    /// Takes the number of packets that found no room for an account.
+    pub fn take_unrecorded(&self, row: u32) -> u64 {
+        let Some(share) = self.element(row) else { return 0 };
+        // SAFETY: the word lies in the mapping, is aligned, and is only ever changed atomically.
+        let count = unsafe { AtomicU64::from_ptr(&raw mut (*share.as_ptr()).unrecorded) };
+        count.swap(0, Ordering::Relaxed)
+    }
+}
+
 impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
         // SAFETY: the mapping was made in `new` and nothing refers to it any more.

@@ -1,35 +1,41 @@
 //! The kernel side: the only module that talks to bpf(2).
 
+mod accounts;
 mod attach;
 mod btf;
+mod counters;
+mod events;
 mod explain;
 mod flows;
 mod layouts;
 mod mapped;
 mod pins;
 mod programs;
+mod reader;
 mod sizes;
 mod tables;
 mod transfer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use sg_common::abi::{
-    Control, Counter, DATAGRAMS, Direction, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES,
-    MAX_ZONES, MemberSets, Share, SkBuff, interface_slot, map, program,
+    Control, DATAGRAMS, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, MAX_ZONES, MemberSets,
+    Share, SkBuff, Watcher, interface_slot, map, program,
 };
-use sg_common::verdict::Reason;
 
+pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
 pub use self::attach::{Attached, Closer, TcMode};
+pub use self::counters::{Counted, CounterReader, Retired, Sample};
+pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flows::{FlowEntry, FlowKey};
 use self::layouts::Deferred;
@@ -37,10 +43,12 @@ pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
 pub use self::pins::Pins;
 use self::programs::Programs;
+pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
-pub use self::tables::words_of;
+pub use self::tables::{v6_of, words_of};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
+use crate::api::live::CollectorWork;
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 
@@ -57,15 +65,19 @@ pub fn object() -> &'static [u8] {
 pub enum KernelError {
     #[error("the eBPF object cannot be loaded (root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is needed)")]
     Load(#[source] aya::EbpfError),
-    #[error("the kernel refuses the program {name}")]
+    #[error("the kernel refuses the program {name}; Linux 5.18 or later with BTF is needed")]
     Program { name: &'static str, source: ProgramError },
-    #[error("the object has no {name}; it was not built from this source")]
+    #[error("the object has no {name}, as it was not built from this source; build and install sgd anew")]
     Missing { name: &'static str },
-    #[error("map {name}")]
+    #[error(
+        "the map {name} cannot be used; the filter goes on as it is: restart sgd, and report it if it happens again"
+    )]
     Map { name: &'static str, source: MapError },
-    #[error("map {name} is full; the policy is too large")]
+    #[error("map {name} is full, as the policy is too large; apply one with fewer rules or members")]
     Full { name: &'static str },
-    #[error("cannot {what} {path}")]
+    #[error(
+        "cannot {what} {path}; sgd has to be root, and the path on a BPF file system that it may write to"
+    )]
     Pin {
         path: PathBuf,
         what: &'static str,
@@ -78,11 +90,15 @@ pub enum KernelError {
         "{path} is {found}, expected {expected}; stop whatever else uses this pin directory, or pass another --pin-dir"
     )]
     Foreign { path: PathBuf, found: String, expected: String },
-    #[error("map {name} cannot be read or mapped into memory")]
+    #[error(
+        "map {name} cannot be read or mapped into memory; look at the limit of locked memory (ulimit -l)"
+    )]
     Io { name: &'static str, source: io::Error },
     #[error("cannot attach to {interface} with hook {hook}: {why}")]
     Attach { interface: String, hook: &'static str, why: String },
-    #[error("at most {limit} interfaces can be filtered")]
+    #[error(
+        "at most {limit} interfaces can be filtered; name fewer, or narrow the patterns in settings.managed"
+    )]
     TooManyInterfaces { limit: u32 },
     #[error("no zone is left; detach the filter and start it anew")]
     ZonesUsedUp,
@@ -95,7 +111,9 @@ pub enum KernelError {
         #[source]
         error: io::Error,
     },
-    #[error("the kernel's clock does not tick at a known rate ({0} Hz)")]
+    #[error(
+        "the kernel's clock does not tick at a known rate ({0} Hz); report it, with the kernel's version"
+    )]
     Clock(u64),
 }
 
@@ -114,10 +132,18 @@ pub struct Kernel {
     interfaces: Mapped<Interface>,
     member_sets: Mapped<MemberSets>,
     shares: Mapped<Share>,
+    watchers: Mapped<Watcher>,
+    /// Until somebody reads them.
+    events: Option<EventMaps>,
     tc_mode: TcMode,
     hz: u32,
+    /// What became of flows that were over.
+    pub collector: CollectorWork,
+    records: RingBuf<MapData>,
     /// While another layout's filter is being replaced.
     deferred: Option<Deferred>,
+    /// Counters of zones that are gone, see [`Self::take_retired`].
+    retired: VecDeque<Retired>,
 }
 
 /// The entry of an interface in the kernel, by its index in `INTERFACES`.
@@ -149,7 +175,10 @@ impl Kernel {
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
         let shares = mapped(&ebpf, map::SHARES)?;
+        let watchers = mapped(&ebpf, map::WATCHERS)?;
+        let events = Some(events::take(&mut ebpf)?);
         let tables = TableMaps::new(&mut ebpf)?;
+        let records = accounts::ring(&mut ebpf)?;
         let mut programs = Programs::new(ebpf, &pins, &layout)?;
         // The others are loaded when a device needs them: the verifier takes its time over each.
         for name in [program::EXPLAIN, program::CLOCK] {
@@ -164,12 +193,18 @@ impl Kernel {
             interfaces,
             member_sets,
             shares,
+            watchers,
+            events,
             tc_mode,
             hz: 0,
+            collector: CollectorWork::default(),
+            records,
             deferred: None,
+            retired: VecDeque::new(),
         };
         kernel.hz = kernel.measure_hz()?;
         kernel.heal();
+        kernel.forget_watchers();
         Ok(kernel)
     }
 
@@ -208,8 +243,10 @@ impl Kernel {
             next_set: 1,
             next_vpc: 1,
             next_guard: 1,
-            padding: 0,
-            reserved: [0; 3],
+            watch_unknown: 0,
+            account: 0,
+            watch_places: 0,
+            reserved: 0,
         })
     }
 
@@ -356,10 +393,11 @@ impl Kernel {
             half_v4: 0,
             half_v6: 0,
             zone,
-            padding: 0,
+            account_limit: 0,
             datagrams_v4: 0,
             datagrams_v6: 0,
-            reserved: [0; 2],
+            accounts: 0,
+            unrecorded: 0,
         };
         self.shares.set(row, share);
         self.control.store(0, offset_of!(Control, next_zone), zone + 1);
@@ -374,7 +412,7 @@ impl Kernel {
             half_base_v6: 0,
             datagram_limit: 0,
             datagram_base: 0,
-            reserved: [0; 6],
+            watched: self.watched_of(ifindex),
             halves: [half; 2],
         };
         self.interfaces.set(index, entry);
@@ -392,8 +430,8 @@ impl Kernel {
         let highest = rows.iter().map(|(_, row)| *row).max().unwrap_or(0);
         let parts = highest.next_power_of_two().max(16);
         let TableSizes { live, half_open_v4, half_open_v6 } = self.tables.sizes;
-        let [live, half_v4, half_v6, datagrams] =
-            [live, half_open_v4, half_open_v6, DATAGRAMS].map(|room| room / parts);
+        let [live, half_v4, half_v6, datagrams, accounts] =
+            [live, half_open_v4, half_open_v6, DATAGRAMS, self.tables.account_room].map(|room| room / parts);
         for (slot, row) in rows {
             for (offset, value) in [
                 (offset_of!(Interface, live_limit), live),
@@ -406,14 +444,17 @@ impl Kernel {
             ] {
                 self.interfaces.store(slot.0, offset, value);
             }
+            self.shares.store(row, offset_of!(Share, account_limit), accounts);
         }
     }
 
     /// Frees the entry of a device that no program is attached to any more, and its flows. Its zone is never used again.
     pub fn release(&mut self, slot: Slot) {
-        let zone = self.zone(slot).unwrap_or(0);
+        let (zone, row) =
+            self.interfaces.get(slot.0).map_or((0, 0), |interface| (interface.zone, interface.row));
         self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
         grace();
+        self.retire(zone, row);
         if let Err(error) = self.purge(zone) {
             tracing::warn!(%error, "flows of a device that is gone stay until they are over");
         }
@@ -423,6 +464,11 @@ impl Kernel {
     pub fn live_flows(&self, slot: Slot) -> (u64, u32) {
         let Some(interface) = self.interfaces.get(slot.0) else { return (0, 0) };
         (self.shares.get(interface.row).map_or(0, |share| share.live), interface.live_limit)
+    }
+
+    /// How many live flows there are on all interfaces together.
+    pub fn live_flows_of_all(&self) -> u64 {
+        self.entries().filter_map(|(_, interface)| Some(self.shares.get(interface.row)?.live)).sum()
     }
 
     /// Every device that has an entry: its index and its entry.
@@ -442,30 +488,20 @@ impl Kernel {
         self.interfaces.get(slot.0).map(|interface| interface.zone)
     }
 
+    /// The interface's row in the counters.
+    pub fn row(&self, slot: Slot) -> Option<u32> {
+        self.interfaces.get(slot.0).map(|interface| interface.row)
+    }
+
+    /// How many zones were ever given away; none is used twice.
+    pub fn zones_used(&self) -> u32 {
+        self.control().next_zone.saturating_sub(1)
+    }
+
     /// What is in force on an interface now.
     pub fn half(&self, slot: Slot) -> Option<InterfaceHalf> {
         let parity = self.parity();
         self.interfaces.get(slot.0).and_then(|interface| interface.halves.get(parity).copied())
-    }
-
-    /// An interface's counters, summed over the CPUs; reasons that never happened are left out.
-    ///
-    /// # Errors
-    ///
-    /// If the map cannot be read.
-    pub fn counters(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
-        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
-        self.tables.counters(row, false)
-    }
-
-    /// The same of packets that have passed although there was a reason to drop them, as the interface is in audit.
-    ///
-    /// # Errors
-    ///
-    /// If the map cannot be read.
-    pub fn would_drop(&self, slot: Slot) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
-        let row = self.interfaces.get(slot.0).map_or(0, |interface| interface.row);
-        self.tables.counters(row, true)
     }
 
     /// Jiffies, from seconds.
@@ -546,7 +582,7 @@ fn max_entries(ebpf: &Ebpf, name: &'static str) -> Result<u32, KernelError> {
 /// An array, hash map or trie of the object.
 fn map_data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, KernelError> {
     match ebpf.map(name) {
-        Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) => Ok(data),
+        Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::PerCpuArray(data)) => Ok(data),
         _ => Err(KernelError::Missing { name }),
     }
 }

@@ -1,4 +1,4 @@
-//! The pin directory: `DIR/v2/maps`, `DIR/v2/programs`, `DIR/v2/links`. What is pinned outlives the daemon (SPEC D20).
+//! The pin directory: `DIR/v3/maps`, `DIR/v3/programs`, `DIR/v3/links`. What is pinned outlives the daemon (SPEC D20).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -117,7 +117,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
 }
 
-const SHAPES: [Shape; 23] = [
+const SHAPES: [Shape; 30] = [
     shape::<u32, abi::Control>(map::CONTROL, MapType::Array),
     shape::<u32, abi::Interface>(map::INTERFACES, MapType::Array),
     shape::<[u8; 12], abi::Row>(map::CLASSES_V4, MapType::LpmTrie),
@@ -141,6 +141,13 @@ const SHAPES: [Shape; 23] = [
     shape::<abi::OwnKeyV6, u32>(map::OWN_V6, MapType::Hash),
     shape::<u32, abi::Share>(map::SHARES, MapType::Array),
     shape::<u32, abi::Counter>(map::COUNTERS, MapType::PerCpuArray),
+    shape::<u32, abi::Watcher>(map::WATCHERS, MapType::Array),
+    shape::<u32, abi::Watched>(map::WATCHED, MapType::PerCpuArray),
+    shape::<(), ()>(map::EVENTS, MapType::RingBuf),
+    shape::<(), ()>(map::NEW_FLOWS, MapType::RingBuf),
+    shape::<abi::AccountKeyV4, abi::Account>(map::ACCOUNTS_V4, MapType::Hash),
+    shape::<abi::AccountKeyV6, abi::Account>(map::ACCOUNTS_V6, MapType::Hash),
+    shape::<(), ()>(map::FLOW_RECORDS, MapType::RingBuf),
 ];
 
 /// What each map is made with (`BPF_F_*`, include/uapi/linux/bpf.h); as in `sg-ebpf`.
@@ -148,14 +155,16 @@ fn flags(name: &str) -> u32 {
     const NO_PREALLOC: u32 = 1;
     const MMAPABLE: u32 = 1 << 10;
     match name {
-        map::CONTROL | map::INTERFACES | map::MEMBER_SETS | map::SHARES => MMAPABLE,
+        map::CONTROL | map::INTERFACES | map::MEMBER_SETS | map::SHARES | map::WATCHERS => MMAPABLE,
         map::CLASSES_V4
         | map::CLASSES_V6
         | map::MEMBERS_V4
         | map::MEMBERS_V6
         | map::PAIRS
         | map::OWN_V4
-        | map::OWN_V6 => NO_PREALLOC,
+        | map::OWN_V6
+        | map::ACCOUNTS_V4
+        | map::ACCOUNTS_V6 => NO_PREALLOC,
         _ => 0,
     }
 }

@@ -34,8 +34,13 @@ impl TableSizes {
         Self { live, half_open_v4: half_open, half_open_v6: half_open / 2 }
     }
 
+    /// One for every flow that there may be.
+    const fn accounts(self) -> u32 {
+        self.live + self.half_open_v4 + self.half_open_v6
+    }
+
     /// What each map is made with.
-    pub(super) fn by_map(self) -> [(&'static str, u32); 6] {
+    pub(super) fn by_map(self) -> [(&'static str, u32); 8] {
         [
             (map::FLOWS_V4, self.live),
             (map::FLOWS_V6, self.live),
@@ -43,6 +48,8 @@ impl TableSizes {
             (map::HALF_V6, self.half_open_v6),
             (map::RING_V4, self.half_open_v4),
             (map::RING_V6, self.half_open_v6),
+            (map::ACCOUNTS_V4, self.accounts()),
+            (map::ACCOUNTS_V6, self.accounts()),
         ]
     }
 

@@ -10,10 +10,8 @@ use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
     Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, MemberKeyV4, MemberKeyV6,
-    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, WOULD_DROP,
-    counter_index, map,
+    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, counter_index, map,
 };
-use sg_common::verdict::{Action, Reason};
 
 use super::{KernelError, TableSizes, map_data, max_entries};
 use crate::plan::{Entry, Table, table_indexes};
@@ -43,10 +41,16 @@ pub struct TableMaps {
     pub(super) ring_v6: Array<MapData, FlowKeyV6>,
     /// The tables of flows again: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
     pub(super) flow_fds: [OwnedFd; 4],
+    /// Those of datagrams in pieces, likewise.
+    pub(super) fragment_fds: [OwnedFd; 2],
+    /// The counters again.
+    pub(super) counters_fd: OwnedFd,
     pub(super) sizes: TableSizes,
+    /// How many accounts fit in the table of each family.
+    pub(super) account_room: u32,
     /// How many entries fit, in the order of `plan::Table`.
     pub(super) capacity: [u32; Table::COUNT],
-    cpus: usize,
+    pub(super) cpus: usize,
 }
 
 impl TableMaps {
@@ -61,11 +65,12 @@ impl TableMaps {
             };
         }
         let flow_fds = [
-            flow_fd(ebpf, map::FLOWS_V4)?,
-            flow_fd(ebpf, map::HALF_V4)?,
-            flow_fd(ebpf, map::FLOWS_V6)?,
-            flow_fd(ebpf, map::HALF_V6)?,
+            map_fd(ebpf, map::FLOWS_V4)?,
+            map_fd(ebpf, map::HALF_V4)?,
+            map_fd(ebpf, map::FLOWS_V6)?,
+            map_fd(ebpf, map::HALF_V6)?,
         ];
+        let fragment_fds = [map_fd(ebpf, map::FRAGMENTS_V4)?, map_fd(ebpf, map::FRAGMENTS_V6)?];
         let sizes = TableSizes::from_maps(|name| max_entries(ebpf, name))?;
         let mut capacity = [0; Table::COUNT];
         for (table, name) in [
@@ -84,6 +89,9 @@ impl TableMaps {
         }
         Ok(Self {
             flow_fds,
+            fragment_fds,
+            counters_fd: map_fd(ebpf, map::COUNTERS)?,
+            account_room: max_entries(ebpf, map::ACCOUNTS_V4)?.min(max_entries(ebpf, map::ACCOUNTS_V6)?),
             sizes,
             capacity,
             classes_v4: take!(map::CLASSES_V4),
@@ -172,7 +180,7 @@ impl TableMaps {
         let mut tables = BTreeSet::new();
         for item in &self.classes_v4 {
             let (key, row) = item.map_err(KernelError::map(map::CLASSES_V4))?;
-            let address = Ipv4Addr::from_bits(key.data().address.to_host());
+            let address = v4_of(key.data().address);
             if let Ok(net) = Ipv4Net::new(address, key.prefix_len().saturating_sub(32) as u8) {
                 let policy = PolicyDirection(key.data().policy_direction.to_host());
                 entries.push(Entry::Class { policy, net: IpNet::V4(net), row });
@@ -196,7 +204,7 @@ impl TableMaps {
         }
         for item in &self.members_v4 {
             let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V4))?;
-            let address = Ipv4Addr::from_bits(key.address.to_host()).into();
+            let address = v4_of(key.address).into();
             entries.push(Entry::Member { vpc: key.vpc, address, slot });
         }
         for item in &self.members_v6 {
@@ -205,7 +213,7 @@ impl TableMaps {
         }
         for item in &self.own_v4 {
             let (key, _) = item.map_err(KernelError::map(map::OWN_V4))?;
-            let address = Ipv4Addr::from_bits(key.address.to_host()).into();
+            let address = v4_of(key.address).into();
             entries.push(Entry::Own { guard: key.guard, address });
         }
         for item in &self.own_v6 {
@@ -228,29 +236,9 @@ impl TableMaps {
         }
         Ok(())
     }
-
-    /// Counters that are not zero: of packets that passed or were dropped, or (`audit`) that would have been dropped.
-    pub fn counters(&self, row: u32, audit: bool) -> Result<Vec<(Direction, Reason, Counter)>, KernelError> {
-        let mut counters = Vec::new();
-        let apart = if audit { WOULD_DROP } else { 0 };
-        for direction in [Direction::Inbound, Direction::Outbound] {
-            for &reason in Reason::EVERY.iter().filter(|reason| !audit || reason.action() == Action::Drop) {
-                let index = counter_index(row, direction, reason as u32 + apart);
-                let values = self.counters.get(&index, 0).map_err(KernelError::map(map::COUNTERS))?;
-                let sum = values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, counter| Counter {
-                    packets: sum.packets + counter.packets,
-                    bytes: sum.bytes + counter.bytes,
-                });
-                if sum.packets > 0 {
-                    counters.push((direction, reason, sum));
-                }
-            }
-        }
-        Ok(counters)
-    }
 }
 
-fn flow_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+fn map_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
     let fd = map_data(ebpf, name)?.fd().as_fd().try_clone_to_owned();
     fd.map_err(|source| KernelError::Io { name, source })
 }
@@ -288,6 +276,11 @@ fn own_v6(guard: u32, address: Ipv6Addr) -> OwnKeyV6 {
 pub fn words_of(address: Ipv6Addr) -> [Be32; 4] {
     let bits = address.to_bits();
     [96, 64, 32, 0].map(|shift| Be32::from_host((bits >> shift) as u32))
+}
+
+/// An IPv4 address from the maps.
+pub fn v4_of(address: Be32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(address.to_host())
 }
 
 /// An IPv6 address from the maps.

@@ -8,16 +8,18 @@
 pub mod diagnostic;
 pub mod edit;
 mod fields;
+pub mod find;
 mod lint;
 pub mod model;
-mod names;
+pub(crate) mod names;
 mod raw;
 mod read;
 pub mod render;
 mod resolve;
 pub mod schema;
 mod source;
-mod values;
+pub(crate) mod values;
+pub mod view;
 mod walk;
 
 use std::fmt;
@@ -30,6 +32,7 @@ use diagnostic::Findings;
 pub use diagnostic::{Diagnostic, Severity};
 pub use lint::{METADATA_RULE, reaches_metadata};
 use model::{FileId, Model};
+pub(crate) use names::{nearest, suggestion};
 use raw::RawFile;
 use read::Files;
 pub(crate) use read::is_policy_name;

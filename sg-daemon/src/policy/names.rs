@@ -30,6 +30,11 @@ pub(crate) fn did_you_mean<'c>(
     nearest(wanted, candidates).map(|name| format!("did you mean \"{name}\"?"))
 }
 
+/// The end of a message about a name that there is not.
+pub(crate) fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"))
+}
+
 /// `"a", "b" or "c"`.
 pub(crate) fn one_of(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();

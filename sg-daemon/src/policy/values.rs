@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::diagnostic::{Fault, quote};
 use super::model::{PortRange, Protocol};
 use super::names::did_you_mean;
+use crate::protocols::IN_POLICIES;
 
 pub(crate) const DEFAULT_GROUP: &str = "default";
 pub(crate) const GROUP_NAME_CHARS: RangeInclusive<usize> = 4..=250;
@@ -20,26 +21,6 @@ const DEVICE_NAME_BYTES: usize = 15;
 
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
-
-/// Names beyond TCP, UDP, ICMP and ALL, with their IANA numbers.
-const PROTOCOLS: &[(&str, u8)] = &[
-    ("igmp", 2),
-    ("ipip", 4),
-    ("egp", 8),
-    ("ipv6", 41),
-    ("rsvp", 46),
-    ("gre", 47),
-    ("esp", 50),
-    ("ah", 51),
-    ("icmpv6", ICMP_V6),
-    ("ipv6-icmp", ICMP_V6),
-    ("ospf", 89),
-    ("pim", 103),
-    ("vrrp", 112),
-    ("l2tp", 115),
-    ("sctp", 132),
-    ("udplite", 136),
-];
 
 pub(crate) const PROTOCOL_EXPECTED: &str =
     "TCP, UDP, ICMP, ALL, another protocol's name (icmpv6, gre, esp, ah, sctp, ipip, …) or a number 0 to 255";
@@ -53,13 +34,13 @@ pub(crate) fn protocol(text: &str) -> Result<Protocol, Fault> {
         "all" => return Ok(Protocol::All),
         _ => {}
     }
-    if let Some(&(_, number)) = PROTOCOLS.iter().find(|(name, _)| *name == folded) {
+    if let Some(&(_, number)) = IN_POLICIES.iter().find(|(name, _)| *name == folded) {
         return Ok(Protocol::Number(number));
     }
     if let Some(number) = decimal(text) {
         return protocol_number(number);
     }
-    let names = ["TCP", "UDP", "ICMP", "ALL"].into_iter().chain(PROTOCOLS.iter().map(|(name, _)| *name));
+    let names = ["TCP", "UDP", "ICMP", "ALL"].into_iter().chain(IN_POLICIES.iter().map(|(name, _)| *name));
     let suggestion = if matches!(folded.as_str(), "any" | "*" | "-1") {
         Some("write \"ALL\"".to_owned())
     } else {

@@ -26,13 +26,20 @@ pub enum PlaceError {
     #[error("sgd reads its policy from one file, {}, and the candidate has {found}; put all into one file", .path.display())]
     OneFile { path: PathBuf, found: usize },
     #[error(
-        "{name:?} cannot be a file of the policy directory: names end in \".json\" and begin with no dot"
+        "{name:?} cannot be a file of the policy directory: names end in \".json\" and begin with no dot; rename it"
     )]
     Name { name: String },
-    #[error("two files of the candidate are called {name:?}; in the policy directory there can be only one")]
+    #[error(
+        "two files of the candidate are called {name:?}; in the policy directory there can be only one; rename it"
+    )]
     NameTwice { name: String },
-    #[error("{} is a symbolic link; sgd replaces no links in its policy directory", .path.display())]
+    #[error("{} is a symbolic link, and sgd replaces no links in its policy directory; put the file itself there", .path.display())]
     Link { path: PathBuf },
+    #[error(
+        "the edits are of files in several directories, and cannot be made at once ({} is in another one than the first); \
+         make them one after the other", .path.display()
+    )]
+    SeveralDirectories { path: PathBuf },
     #[error("cannot look at {}: {error}; it has to exist before a candidate can take its place", .path.display())]
     Io { path: PathBuf, error: io::Error },
 }
@@ -46,6 +53,9 @@ pub struct Place {
     pub names: Vec<String>,
     /// Whether the other policies of the directory go.
     alone: bool,
+    /// Those of `names`, by place, that stay as they are.
+    #[serde(default)]
+    kept: BTreeSet<usize>,
 }
 
 impl Place {
@@ -66,7 +76,12 @@ impl Place {
             else {
                 return Err(failed(io::Error::other("not a name in UTF-8")));
             };
-            return Ok(Self { directory: directory.to_owned(), names: vec![name.to_owned()], alone: false });
+            return Ok(Self {
+                directory: directory.to_owned(),
+                names: vec![name.to_owned()],
+                alone: false,
+                kept: BTreeSet::new(),
+            });
         }
         let mut names = Vec::with_capacity(candidate.len());
         let mut seen = BTreeSet::new();
@@ -79,13 +94,45 @@ impl Place {
             }
             names.push(name.to_owned());
         }
-        let place = Self { directory: path.clone(), names, alone: true };
+        let place = Self { directory: path.clone(), names, alone: true, kept: BTreeSet::new() };
         for there in place.there().map_err(failed)? {
             if there.is_symlink() {
                 return Err(PlaceError::Link { path: there });
             }
         }
         Ok(place)
+    }
+
+    /// Where edited files go: in their own place, behind links, while the others stay. `edited` are places in `files`.
+    ///
+    /// # Errors
+    ///
+    /// If they are in several directories, of which no one rename makes one.
+    pub fn of_edit(files: &[PathBuf], edited: &[usize]) -> Result<Self, PlaceError> {
+        let mut directory: Option<PathBuf> = None;
+        let mut names = Vec::with_capacity(files.len());
+        let mut kept = BTreeSet::new();
+        for (index, path) in files.iter().enumerate() {
+            let failed = |error| PlaceError::Io { path: path.clone(), error };
+            let whole = path.canonicalize().map_err(failed)?;
+            let (Some(parent), Some(name)) = (whole.parent(), whole.file_name().and_then(OsStr::to_str))
+            else {
+                return Err(failed(io::Error::other("not a name in UTF-8")));
+            };
+            names.push(name.to_owned());
+            if !edited.contains(&index) {
+                kept.insert(index);
+            } else if *directory.get_or_insert_with(|| parent.to_owned()) != parent {
+                return Err(PlaceError::SeveralDirectories { path: path.clone() });
+            }
+        }
+        let nothing = || PlaceError::OneFile { path: PathBuf::new(), found: 0 };
+        Ok(Self { directory: directory.ok_or_else(nothing)?, names, alone: false, kept })
+    }
+
+    /// The names of the files that are replaced, by their place.
+    fn replaced(&self) -> impl Iterator<Item = (usize, &String)> {
+        self.names.iter().enumerate().filter(|(index, _)| !self.kept.contains(index))
     }
 
     /// The policies that the directory has now.
@@ -111,7 +158,8 @@ impl Place {
     ///
     /// If one cannot be written; the policy is as it was.
     pub fn stage(&self, texts: &[String]) -> io::Result<()> {
-        for (name, text) in self.names.iter().zip(texts) {
+        for (index, name) in self.replaced() {
+            let text = texts.get(index).ok_or_else(|| io::Error::other("a text is missing"))?;
             let beside = self.beside(name);
             absent(fs::remove_file(&beside))?;
             let mut file = File::options().write(true).create_new(true).mode(0o644).open(&beside)?;
@@ -130,7 +178,7 @@ impl Place {
 
     /// Takes back [`Self::stage`], as far as it came.
     pub fn unstage(&self) {
-        for name in &self.names {
+        for (_, name) in self.replaced() {
             if let Err(error) = absent(fs::remove_file(self.beside(name))) {
                 tracing::warn!(%error, "{} stays", self.beside(name).display());
             }
@@ -143,7 +191,7 @@ impl Place {
     ///
     /// If a file cannot be replaced or removed; some may be by then. [`Self::stage`] and this can be done again.
     pub fn replace(&self) -> io::Result<()> {
-        for (number, name) in self.names.iter().enumerate() {
+        for (number, (_, name)) in self.replaced().enumerate() {
             fs::rename(self.beside(name), self.directory.join(name))?;
             if number == 0 {
                 crash::at(Point::FirstFileReplaced);
@@ -210,6 +258,38 @@ mod tests {
             assert_eq!(names(dir.path()), [".hidden.json", "b.json", "c.json", "notes.txt"]);
             assert_eq!(fs::read_to_string(dir.path().join("b.json")).unwrap(), "B");
         }
+    }
+
+    #[test]
+    fn an_edit_replaces_its_file_alone_behind_its_link_and_wherever_the_others_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        for directory in [&here, &there] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("p.json"), "old").unwrap();
+        }
+        let link = here.join("link.json");
+        symlink("../there/p.json", &link).unwrap();
+        let files = [here.join("p.json"), link.clone()];
+        let place = Place::of_edit(&files, &[1]).unwrap();
+        assert_eq!(place.names, ["p.json", "p.json"]);
+        // Twice, as after a crash.
+        for _ in 0..2 {
+            place.stage(&["not this".to_owned(), "new".to_owned()]).unwrap();
+            place.replace().unwrap();
+            assert!(link.is_symlink());
+            assert_eq!(fs::read_to_string(there.join("p.json")).unwrap(), "new");
+            assert_eq!(fs::read_to_string(here.join("p.json")).unwrap(), "old");
+            assert_eq!(
+                (names(&here), names(&there)),
+                (vec!["link.json".to_owned(), "p.json".to_owned()], vec!["p.json".to_owned()])
+            );
+        }
+        place.stage(&["not this".to_owned(), "newer".to_owned()]).unwrap();
+        place.unstage();
+        assert_eq!(names(&there), ["p.json"]);
+        let both = Place::of_edit(&files, &[0, 1]).unwrap_err().to_string();
+        assert!(both.contains("in several directories") && both.contains("link.json"), "{both}");
     }
 
     #[test]

@@ -249,6 +249,32 @@ mod tests {
     }
 
     #[test]
+    fn spec_d21_an_edit_that_is_decided_is_finished_with_the_whole_policy_in_the_copy() {
+        let (dir, state, file) = site();
+        let other = dir.path().join("q.json");
+        fs::write(&other, "other").unwrap();
+        let place = Place::of_edit(&[file.clone(), other.clone()], &[0]).unwrap();
+        let texts = ["\u{feff}new".to_owned(), "other".to_owned()];
+        for decided in [false, true] {
+            let journal = Journal::begin(&state, place.clone(), &texts, None).unwrap();
+            journal.stage(&texts).unwrap();
+            if decided {
+                journal.decide().unwrap();
+            }
+            drop(journal);
+            // Somebody changes the other file meanwhile: that is theirs.
+            fs::write(&other, "theirs").unwrap();
+            let recovered = recover(&state).unwrap();
+            assert_eq!(matches!(recovered, Recovered::Finished), decided, "{recovered:?}");
+            let wanted = if decided { "\u{feff}new" } else { "old" };
+            assert_eq!(fs::read_to_string(&file).unwrap(), wanted);
+            assert_eq!(fs::read_to_string(&other).unwrap(), "theirs");
+            assert_eq!(names(dir.path()), ["p.json", "q.json", "state"]);
+        }
+        assert_eq!(names(&state::last_good(&state)), ["000000-p.json", "000001-q.json"]);
+    }
+
+    #[test]
     fn what_cannot_be_finished_is_kept_and_tried_again() {
         let (dir, state, file) = site();
         let (journal, _) = begun(&state, &file, None);

@@ -32,18 +32,26 @@ pub fn lock(pin_dir: &Path) -> anyhow::Result<PinLock> {
                 continue;
             }
             Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot open the pin directory {}", pin_dir.display()));
+                return Err(error).with_context(|| {
+                    format!(
+                        "cannot open the pin directory {}; it has to be on a BPF file system (--pin-dir)",
+                        pin_dir.display()
+                    )
+                });
             }
         };
         let lock = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => {
-                bail!("another sgd holds the pin directory {}", pin_dir.display())
+                bail!(
+                    "another sgd holds the pin directory {}; stop that one, or pass another --pin-dir",
+                    pin_dir.display()
+                )
             }
             Err((_, error)) => {
-                return Err(error)
-                    .with_context(|| format!("cannot lock the pin directory {}", pin_dir.display()));
+                return Err(error).with_context(|| {
+                    format!("cannot lock the pin directory {}; pass another --pin-dir", pin_dir.display())
+                });
             }
         };
         // May mount the file system over the directory that is locked.
@@ -56,5 +64,8 @@ pub fn lock(pin_dir: &Path) -> anyhow::Result<PinLock> {
             return Ok(lock);
         }
     }
-    bail!("the pin directory {} is replaced again and again", pin_dir.display())
+    bail!(
+        "the pin directory {} is replaced again and again; stop whatever does so, or pass another --pin-dir",
+        pin_dir.display()
+    )
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -29,10 +29,15 @@ use self::notify::Watchdog;
 use self::retry::Retry;
 use self::steward::{Changes, Steward};
 use self::watch::{FileWatch, LinkWatch};
+use crate::api::peer::{Access, SocketOptions};
 use crate::api::server::{Shared, bind, serve};
 use crate::enforce::gate::Gate;
 use crate::enforce::{Applied, ApplyError, Enforcer};
+use crate::events::Events;
+use crate::flowlog::{FlowLog, FlowLogOptions};
 use crate::kernel::{TableSizes, TcMode};
+use crate::metrics::serve::{Place, bind as bind_metrics, serve as serve_metrics};
+use crate::metrics::tally::TALLY;
 use crate::policy::{self, LoadError, Loaded};
 
 /// How often flows that are over are collected.
@@ -44,12 +49,17 @@ pub struct Options {
     pub policy: Vec<PathBuf>,
     pub state_dir: PathBuf,
     pub socket: PathBuf,
+    pub socket_options: SocketOptions,
     pub pin_dir: PathBuf,
     pub tc_mode: TcMode,
     pub sizes: TableSizes,
     pub detach_on_exit: bool,
     /// A filter whose maps have another layout may be replaced.
     pub replace_layout: bool,
+    /// Where Prometheus may ask.
+    pub metrics: Option<Place>,
+    /// Where and how flows are written down, if at all.
+    pub flow_log: Option<FlowLogOptions>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -59,24 +69,44 @@ pub struct Options {
 /// If there is no policy to begin with, or the kernel or the socket cannot be used. What an earlier daemon left in force
 /// stays in force.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&options.state_dir)
-        .with_context(|| format!("cannot make the state directory {}", options.state_dir.display()))?;
-    let listener =
-        bind(&options.socket).with_context(|| format!("cannot listen on {}", options.socket.display()))?;
-    let outcome = enforce(&options, listener).await;
+    std::fs::create_dir_all(&options.state_dir).with_context(|| {
+        format!(
+            "cannot make the state directory {}; pass one that sgd may write to (--state-dir)",
+            options.state_dir.display()
+        )
+    })?;
+    let cannot = || {
+        format!("cannot listen on {}; stop whatever does, or pass another --socket", options.socket.display())
+    };
+    let socket = options.socket_options.resolve().with_context(cannot)?;
+    let listener = bind(&options.socket, socket).with_context(cannot)?;
+    let metrics = match options.metrics {
+        Some(place) => Some(bind_metrics(place).await?),
+        None => None,
+    };
+    let outcome = enforce(&options, listener, socket.access, metrics).await;
     let _ = std::fs::remove_file(&options.socket);
     outcome
 }
 
-async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()> {
+async fn enforce(
+    options: &Options,
+    listener: UnixListener,
+    access: Access,
+    metrics: Option<TcpListener>,
+) -> anyhow::Result<()> {
     // Everything that may fail without a trace first. The lock is held until this ends.
     let _lock = lock::lock(&options.pin_dir)?;
+    let flow_log = open_flow_log(options.flow_log.as_ref())?;
     let replacement = layout::find(options)?;
     let (unfinished, notice) = recover(&options.state_dir);
     // Watches begin before anything is read, so that no change falls in between.
-    let mut files = FileWatch::new(&options.policy).context("cannot watch the policy files")?;
+    let mut files = FileWatch::new(&options.policy).context(
+        "cannot watch the policy files; look at fs.inotify.max_user_watches and max_user_instances",
+    )?;
     let gate = Arc::new(Gate::default());
-    let mut links = LinkWatch::new(Arc::clone(&gate)).context("cannot watch the network devices")?;
+    let mut links = LinkWatch::new(Arc::clone(&gate))
+        .context("cannot watch the network devices; sgd needs a netlink socket (AF_NETLINK)")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -93,21 +123,28 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
         );
     }
     let (orders, mut ordered) = mpsc::channel(4);
+    let enforcer = Arc::new(Mutex::new(enforcer));
+    let events = Events::start(&enforcer, &options.state_dir).context("cannot listen to the programs")?;
     let shared = Shared {
-        enforcer: Arc::new(Mutex::new(enforcer)),
+        enforcer,
+        events,
         refused: Arc::new(Mutex::new(None)),
         changes: Arc::new(Mutex::new(Changes { notice, ..Changes::default() })),
         orders,
         policy: options.policy.clone().into(),
         large: Arc::default(),
+        readers: Arc::default(),
+        flow_log: Arc::new(Mutex::new(flow_log)),
     };
     replacement.begin(&shared);
     let started = start(options, &shared, unfinished.as_ref()).await;
     let by_device = started.inspect_err(|_| replacement.give_up(&shared))?;
     replacement.finish(&shared).await?;
+    begin_to_count(&shared)?;
     let retry = Retry::new(by_device);
     let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
-    let mut server = tokio::spawn(serve(listener, shared.clone()));
+    let mut server = tokio::spawn(serve(listener, shared.clone(), access));
+    let metrics = metrics.map(|listener| tokio::spawn(serve_metrics(listener, shared.clone())));
     let mut watchdog = Watchdog::new();
     notify::ready(&shared);
     tracing::info!("ready");
@@ -118,7 +155,12 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => steward.files_changed().await,
+            _ = hangup.recv() => {
+                if let Some(flow_log) = &*shared.flow_log() {
+                    flow_log.reopen();
+                }
+                steward.files_changed().await;
+            }
             () = files.changed() => steward.files_changed().await,
             Some(request) = ordered.recv() => {
                 // Who does not wait any more has gone away; what was done is done.
@@ -131,14 +173,20 @@ async fn enforce(options: &Options, listener: UnixListener) -> anyhow::Result<()
                 steward.retry.devices_changed();
             }
             () = steward.retry.due() => steward.devices_changed().await,
-            _ = collect.tick() => on_enforcer(&shared, collect_flows).await?,
+            _ = collect.tick() => collect_flows(&shared).await?,
             () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
-            ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}"),
+            ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}; restart sgd"),
         }
     }
     notify::stopping();
     server.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
+    let events = shared.events.clone();
+    tokio::task::spawn_blocking(move || events.stop()).await?;
+    end_flow_log(&shared).await;
     if !options.detach_on_exit {
         steward.stop().await;
     }
@@ -193,6 +241,7 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
         }
         Err(error) => error,
     };
+    TALLY.failed();
     let copy = state::last_good(&options.state_dir);
     if !copy.exists() {
         let why =
@@ -234,6 +283,7 @@ async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> anyhow:
         }
         Err(error) => error,
     };
+    TALLY.failed();
     let text = format!("{error:#}");
     let before = shared.refused().replace(text.clone());
     if cause == Cause::Operator || before.as_ref() != Some(&text) {
@@ -249,6 +299,7 @@ fn by_device(error: &anyhow::Error) -> bool {
 
 fn report(applied: Applied) {
     let Applied { generation, changed, written, deleted, revoked } = applied;
+    TALLY.accepted(changed);
     if changed {
         tracing::info!(generation, written, deleted, revoked, "policy applied");
     } else {
@@ -313,7 +364,9 @@ fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
 /// Does a piece of work that may block. Its failures are its own; if it does not come to its end, neither does the daemon.
 async fn on_enforcer(shared: &Shared, work: fn(&mut Enforcer)) -> anyhow::Result<()> {
     let shared = shared.clone();
-    tokio::task::spawn_blocking(move || work(&mut shared.enforcer())).await.context("a task has failed")
+    tokio::task::spawn_blocking(move || work(&mut shared.enforcer()))
+        .await
+        .context("a task has failed; restart sgd, and report what its log says")
 }
 
 fn reconcile(enforcer: &mut Enforcer) {
@@ -323,11 +376,56 @@ fn reconcile(enforcer: &mut Enforcer) {
     }
 }
 
-fn collect_flows(enforcer: &mut Enforcer) {
-    match enforcer.kernel().collect() {
-        Ok(0) => {}
-        Ok(flows) => tracing::debug!(flows, "collected"),
-        Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
+/// Deletes what is over, and writes down what is to be written.
+async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
+    let shared = shared.clone();
+    let collect = move || {
+        let outcome = match &mut *shared.flow_log() {
+            Some(flow_log) => flow_log.collect(&shared),
+            None => shared.enforcer().kernel().collect(),
+        };
+        match outcome {
+            Ok(0) => {}
+            Ok(flows) => tracing::debug!(flows, "collected"),
+            Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
+        }
+    };
+    tokio::task::spawn_blocking(collect).await.context("a task has failed")
+}
+
+fn open_flow_log(options: Option<&FlowLogOptions>) -> anyhow::Result<Option<FlowLog>> {
+    let Some(options) = options else { return Ok(None) };
+    let flow_log = FlowLog::open(options.clone()).with_context(|| {
+        let path = options.path.display();
+        format!("cannot write the flow log {path}; name another file with --flow-log, or start without one")
+    })?;
+    Ok(Some(flow_log))
+}
+
+/// Packets are counted flow by flow if that is written down, and not otherwise, whatever an earlier daemon did.
+fn begin_to_count(shared: &Shared) -> anyhow::Result<()> {
+    let mut flow_log = shared.flow_log();
+    let mut enforcer = shared.enforcer();
+    match &mut *flow_log {
+        Some(flow_log) => flow_log.begin(&mut enforcer),
+        None => enforcer.kernel().set_accounting(false),
+    }
+    .context("the kernel does not count packets flow by flow")
+}
+
+async fn end_flow_log(shared: &Shared) {
+    let shared = shared.clone();
+    let end = move || {
+        // In a statement of its own: the lock is not held while the log is written.
+        let flow_log = shared.flow_log().take();
+        if let Some(flow_log) = flow_log {
+            flow_log.end(&shared);
+        }
+    };
+    if tokio::task::spawn_blocking(end).await.is_err() {
+        tracing::warn!(
+            "the end of the flow log may be missing; the next sgd writes what the kernel has counted"
+        );
     }
 }
 

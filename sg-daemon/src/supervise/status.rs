@@ -12,7 +12,7 @@ use crate::api::types::{
     TableStatus,
 };
 use crate::enforce::{Device, Enforcer, Failure};
-use crate::kernel::{FlowEntry, Kernel, KernelError};
+use crate::kernel::{FlowEntry, Kernel, KernelError, Sample};
 use crate::policy::model::{Interface, Kind, Model, Role};
 
 /// # Errors
@@ -76,13 +76,13 @@ pub fn status(
         notice: changes.notice.clone(),
         interfaces,
         tables,
+        flow_log: None,
     })
 }
 
 /// A device that is not filtered by its policy, but may be closed.
 fn note_failure(status: &mut InterfaceStatus, kernel: &Kernel, failure: &Failure) {
-    let closed = kernel.is_attached(failure.ifindex);
-    status.state = if closed { InterfaceState::Closed } else { InterfaceState::NotFiltered };
+    status.state = failed(kernel, failure);
     status.why = Some(failure.why.clone());
     status.ifindex = Some(failure.ifindex);
 }
@@ -112,24 +112,34 @@ pub fn readiness(enforcer: &mut Enforcer, name: &str, refused: Option<String>) -
     Readiness { state, named: interface.is_some(), ifindex, why: failure.map(|failure| failure.why), refused }
 }
 
+/// What becomes of an interface of the policy if nothing goes wrong with its device.
+pub fn intended(model: &Model, interface: &Interface, present: bool) -> InterfaceState {
+    match (interface.kind, present) {
+        (Kind::BareMetal, _) => InterfaceState::BareMetal,
+        (_, true) if model.audit(interface).is_some() => InterfaceState::Audit,
+        (_, true) => InterfaceState::Enforced,
+        (_, false) => InterfaceState::Absent,
+    }
+}
+
+/// What became of a device that cannot be filtered as the policy says.
+pub fn failed(kernel: &Kernel, failure: &Failure) -> InterfaceState {
+    if kernel.is_attached(failure.ifindex) { InterfaceState::Closed } else { InterfaceState::NotFiltered }
+}
+
 fn described(
     kernel: &Kernel,
     model: &Model,
     interface: &Interface,
     device: Option<&Device>,
 ) -> Result<InterfaceStatus, KernelError> {
-    let state = match (interface.kind, device) {
-        (Kind::BareMetal, _) => InterfaceState::BareMetal,
-        (_, Some(_)) if model.audit(interface).is_some() => InterfaceState::Audit,
-        (_, Some(_)) => InterfaceState::Enforced,
-        (_, None) => InterfaceState::Absent,
-    };
+    let vpc = model.vpcs.get(interface.vpc.0);
     let groups = interface.groups.iter().filter_map(|id| model.groups.get(id.0));
     let (inbound, outbound) =
         device.map_or(Ok((Counters::default(), Counters::default())), |device| counters(kernel, device))?;
     Ok(InterfaceStatus {
         name: interface.name.clone(),
-        state,
+        state: intended(model, interface, device.is_some()),
         why: None,
         ifindex: device.map(|device| device.ifindex),
         instance: interface.instance.clone(),
@@ -137,6 +147,8 @@ fn described(
             Role::Guest => "guest".to_owned(),
             Role::Host => "host".to_owned(),
         },
+        project: vpc.map(|vpc| vpc.project.clone()),
+        vpc: vpc.map(|vpc| vpc.name.clone()),
         security_groups: groups.map(|group| group.name.clone()).collect(),
         ingress: device.and_then(|device| device.attached).map(|attached| attached.ingress.to_owned()),
         egress: device.and_then(|device| device.attached).map(|attached| attached.egress.to_owned()),
@@ -166,6 +178,8 @@ fn managed(
         ifindex: device.map(|device| device.ifindex),
         instance: String::new(),
         role: "guest".to_owned(),
+        project: None,
+        vpc: None,
         security_groups: Vec::new(),
         ingress: attached.map(|attached| attached.ingress.to_owned()),
         egress: attached.map(|attached| attached.egress.to_owned()),
@@ -178,63 +192,33 @@ fn managed(
 /// Inbound and outbound.
 fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), KernelError> {
     let (mut inbound, mut outbound) = (Counters::default(), Counters::default());
-    for (direction, reason, counter) in kernel.counters(device.slot)? {
+    let read = kernel.counters(device.slot)?;
+    for Sample { direction, reason, would_drop, counter } in read.samples {
         let counters = match direction {
             Direction::Inbound => &mut inbound,
             Direction::Outbound => &mut outbound,
         };
         match reason.action() {
-            Action::Allow => counters.allowed += counter.packets,
-            Action::Drop => counters.dropped += counter.packets,
+            Action::Drop if !would_drop => counters.dropped += counter.packets,
+            _ => counters.allowed += counter.packets,
         }
-        // What XDP has passed and counted, and the program behind it has dropped (D24).
-        if behind_xdp(device, reason) {
-            counters.allowed = counters.allowed.saturating_sub(counter.packets);
+        if would_drop {
+            counters.would_drop += counter.packets;
+            counters.would_drop_reasons.push(counted(reason, counter));
+        } else {
+            counters.reasons.push(counted(reason, counter));
         }
-        counters.reasons.push(counted(reason, counter));
     }
-    for (direction, reason, counter) in kernel.would_drop(device.slot)? {
-        let counters = match direction {
-            Direction::Inbound => &mut inbound,
-            Direction::Outbound => &mut outbound,
-        };
-        // They have passed, and were counted for that where XDP has judged them before.
-        if !behind_xdp(device, reason) {
-            counters.allowed += counter.packets;
-        }
-        counters.would_drop += counter.packets;
-        counters.would_drop_reasons.push(counted(reason, counter));
+    for (twice, counters) in read.twice.into_iter().zip([&mut inbound, &mut outbound]) {
+        // What XDP has passed and counted, and the program behind it has counted again (D24).
+        counters.counted_twice = twice;
+        counters.allowed = counters.allowed.saturating_sub(twice);
     }
     Ok((inbound, outbound))
 }
 
-/// Whether packets of that reason were passed, and counted for it, by XDP before.
-fn behind_xdp(device: &Device, reason: Reason) -> bool {
-    reason == Reason::ChecksumPlace && device.attached.is_some_and(|attached| attached.ingress == "xdp")
-}
-
 fn counted(reason: Reason, counter: Counter) -> ReasonCounter {
     ReasonCounter { reason: reason.name().to_owned(), packets: counter.packets, bytes: counter.bytes }
-}
-
-/// The live connections of every interface.
-///
-/// # Errors
-///
-/// If the tables cannot be read.
-pub fn flows(enforcer: &mut Enforcer) -> Result<Vec<FlowStatus>, KernelError> {
-    let zones = enforcer.zones();
-    let (kernel, active, _) = enforcer.parts();
-    let flows = kernel.flows()?;
-    let listed = flows.iter().filter_map(|flow| {
-        // A zone without an interface belongs to a device that is gone.
-        let name = zones.get(&flow.zone)?;
-        let admitted_now = active.is_some_and(|active| {
-            active.interface(name).is_some_and(|interface| active.admits(interface, flow))
-        });
-        Some(flow_status(name, flow, admitted_now))
-    });
-    Ok(listed.collect())
 }
 
 pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> FlowStatus {
@@ -242,13 +226,7 @@ pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> Flo
     let has_id = has_ports || matches!(flow.protocol, 1 | 58);
     FlowStatus {
         interface: interface.to_owned(),
-        protocol: match flow.protocol {
-            1 => "icmp".to_owned(),
-            6 => "tcp".to_owned(),
-            17 => "udp".to_owned(),
-            58 => "icmpv6".to_owned(),
-            number => number.to_string(),
-        },
+        protocol: protocol_name(flow.protocol),
         local: flow.local,
         local_port: has_id.then_some(flow.local_port),
         remote: flow.remote,
@@ -259,5 +237,16 @@ pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> Flo
         age: flow.age,
         expires_in: flow.expires_in,
         admitted_now,
+    }
+}
+
+/// As connections are told of.
+pub fn protocol_name(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        number => number.to_string(),
     }
 }

@@ -15,11 +15,14 @@ use super::retry::Retry;
 use super::state::Prepared;
 use super::{Cause, Options, by_device, never, reload, report};
 use crate::api::candidate::ApplyAnswer;
+use crate::api::edit::EditAnswer;
 use crate::api::server::Shared;
 use crate::crash::{self, Point};
 use crate::enforce::Applied;
-use crate::policy;
+use crate::metrics::tally::TALLY;
+use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_to};
 use crate::policy::model::Model;
+use crate::policy::{self, Loaded};
 
 /// How soon what could not be done is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -35,8 +38,18 @@ pub enum Order {
         files: Vec<(PathBuf, Vec<u8>)>,
         confirm: Option<Duration>,
     },
+    /// Edit the daemon's own files, and put them in force.
+    Edit(EditOrder),
     Confirm,
     Rollback,
+}
+
+/// Edits, all or none.
+#[derive(Debug)]
+pub struct EditOrder {
+    pub edits: Vec<Edit>,
+    /// Told what they did, before the answer.
+    pub told: oneshot::Sender<EditAnswer>,
 }
 
 /// Why an order was not carried out. The policy before it is in force, unless the text says otherwise.
@@ -51,6 +64,9 @@ pub enum Refusal {
     /// The system would not.
     #[error("{0}")]
     Failed(String),
+    /// An edit that cannot be made.
+    #[error(transparent)]
+    Edit(#[from] EditError),
 }
 
 pub type Answer = Result<ApplyAnswer, Refusal>;
@@ -171,7 +187,7 @@ impl Steward {
     }
 
     pub async fn order(&mut self, order: Order) -> Answer {
-        if let (Order::Reload | Order::Apply { .. }, Some(why)) = (&order, self.why_not()) {
+        if let (Order::Reload | Order::Apply { .. } | Order::Edit(_), Some(why)) = (&order, self.why_not()) {
             return Err(Refusal::Conflict(why));
         }
         match order {
@@ -180,10 +196,14 @@ impl Steward {
                 Err(error) => Err(Refusal::Faulty(format!("{error:#}"))),
             },
             Order::Apply { files, confirm } => self.apply(files, confirm).await,
+            Order::Edit(order) => self.edit(order).await,
             Order::Confirm => self.confirm().await,
             Order::Rollback => {
                 if self.unconfirmed.is_none() {
-                    return Err(Refusal::Conflict("no policy waits to be confirmed".to_owned()));
+                    return Err(Refusal::Conflict(
+                        "no policy waits to be confirmed; `sgctl apply --confirm TIME` applies one that does"
+                            .to_owned(),
+                    ));
                 }
                 self.roll_back("rolled back as asked").await.map(answer)
             }
@@ -194,8 +214,39 @@ impl Steward {
         // As they will be read from a directory.
         files.sort_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()));
         let (options, shared) = (self.options.clone(), self.shared.clone());
-        let work = move || put_in_force(&options, &shared, files, confirm);
-        let (journal, prepared, before, own, applied) = blocking(work).await??;
+        let work = move || {
+            let candidate = Candidate::of(&options, files)?;
+            put_in_force(&options, &shared, candidate, confirm)
+        };
+        let in_force = counted(blocking(work).await?)?;
+        self.keep(in_force, confirm).await
+    }
+
+    /// Edits the daemon's own files.
+    async fn edit(&mut self, EditOrder { edits, told }: EditOrder) -> Answer {
+        let (options, shared) = (self.options.clone(), self.shared.clone());
+        let work = move || -> Result<Result<InForce, u64>, Refusal> {
+            let edited = apply_to(&options.policy, &edits, true)?;
+            // Who does not wait any more has gone away.
+            let _ = told.send(EditAnswer::of(&edited, false));
+            if edited.changed.is_empty() {
+                return Ok(Err(shared.enforcer().kernel().generation()));
+            }
+            let candidate = Candidate::of_edit(edited)?;
+            put_in_force(&options, &shared, candidate, None).map(Ok)
+        };
+        match counted(blocking(work).await?)? {
+            Ok(in_force) => self.keep(in_force, None).await,
+            Err(generation) => {
+                let applied = Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 };
+                Ok(answer(applied))
+            }
+        }
+    }
+
+    /// What follows the swap.
+    async fn keep(&mut self, in_force: InForce, confirm: Option<Duration>) -> Answer {
+        let (journal, prepared, before, own, applied) = in_force;
         report(applied);
         self.retry = Retry::new(false);
         *self.shared.refused() = None;
@@ -297,7 +348,10 @@ impl Steward {
     /// Puts the policy before the unconfirmed one in force again.
     async fn roll_back(&mut self, why: &str) -> Result<Applied, Refusal> {
         let Some(unconfirmed) = self.unconfirmed.take() else {
-            return Err(Refusal::Conflict("no policy waits to be confirmed".to_owned()));
+            return Err(Refusal::Conflict(
+                "no policy waits to be confirmed; `sgctl apply --confirm TIME` applies one that does"
+                    .to_owned(),
+            ));
         };
         crash::at(Point::RollbackBegun);
         let applied = match self.back_to(Arc::clone(&unconfirmed.before)).await {
@@ -314,6 +368,7 @@ impl Steward {
             }
         };
         crash::at(Point::RolledBack);
+        TALLY.accepted(applied.changed);
         self.due = None;
         let read_files = self.shared.changes().files_changed;
         let text = format!("{why}; the policy before it is in force again");
@@ -353,25 +408,70 @@ impl Steward {
 
 type InForce = (Journal, Prepared, Arc<Model>, u64, Applied);
 
+/// A policy that could be in force, and where its texts would go.
+struct Candidate {
+    model: Model,
+    texts: Vec<String>,
+    place: Place,
+    /// Files that have to be as they were when the candidate was made.
+    unchanged: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Candidate {
+    /// In the place of the daemon's files.
+    fn of(options: &Options, files: Vec<(PathBuf, Vec<u8>)>) -> Result<Self, Refusal> {
+        let Loaded { model, texts, .. } =
+            policy::load_bytes(files).map_err(|error| Refusal::Faulty(error.to_string()))?;
+        let place =
+            Place::of(&options.policy, &model.files).map_err(|error| Refusal::Conflict(error.to_string()))?;
+        Ok(Self { model, texts, place, unchanged: Vec::new() })
+    }
+
+    /// The daemon's files, some of them edited.
+    fn of_edit(edited: EditedPolicy) -> Result<Self, Refusal> {
+        let EditedPolicy { changed, after, files, .. } = edited;
+        let paths: Vec<PathBuf> = files.iter().map(|(path, _)| path.clone()).collect();
+        let indexes: Vec<usize> = changed.iter().map(|file| file.index).collect();
+        let place = Place::of_edit(&paths, &indexes).map_err(|error| Refusal::Conflict(error.to_string()))?;
+        let texts = files.into_iter().map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned());
+        let unchanged = changed.into_iter().map(|file| (file.path, file.before));
+        Ok(Self { model: after, texts: texts.collect(), place, unchanged: unchanged.collect() })
+    }
+
+    /// Nobody else's change is to be lost.
+    fn is_current(&self) -> Result<(), Refusal> {
+        for (path, before) in &self.unchanged {
+            if std::fs::read(path).ok().as_ref() != Some(before) {
+                let path = path.display();
+                return Err(Refusal::Conflict(format!(
+                    "somebody else has changed {path} meanwhile; nothing was changed, try again"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// From the texts to the swap. Whatever fails is undone.
 fn put_in_force(
     options: &Options,
     shared: &Shared,
-    files: Vec<(PathBuf, Vec<u8>)>,
+    candidate: Candidate,
     confirm: Option<Duration>,
 ) -> Result<InForce, Refusal> {
     let failed =
         |what: &str, error: std::io::Error| Refusal::Failed(format!("{what}: {error}; nothing has changed"));
-    let loaded = policy::load_bytes(files).map_err(|error| Refusal::Faulty(error.to_string()))?;
-    let place = Place::of(&options.policy, &loaded.model.files)
-        .map_err(|error| Refusal::Conflict(error.to_string()))?;
     let own = policy::fingerprint(&options.policy);
     let mut enforcer = shared.enforcer();
     let Some(before) = enforcer.active().map(|active| Arc::clone(&active.model)) else {
-        return Err(Refusal::Conflict("no policy is in force yet".to_owned()));
+        return Err(Refusal::Conflict(
+            "no policy is in force yet; ask again when sgd is ready (`sgctl status`)".to_owned(),
+        ));
     };
     let seconds = confirm.map(|confirm| confirm.as_secs());
-    let journal = Journal::begin(&options.state_dir, place, &loaded.texts, seconds).map_err(|error| {
+    candidate.is_current()?;
+    let Candidate { model, texts, place, .. } = candidate;
+    let journal = Journal::begin(&options.state_dir, place, &texts, seconds).map_err(|error| {
         failed(&format!("cannot write to the state directory {}", options.state_dir.display()), error)
     })?;
     let undone = |journal: &Journal| {
@@ -379,15 +479,23 @@ fn put_in_force(
             tracing::warn!(%error, "the journal of a policy that was refused stays; the next start removes it");
         }
     };
-    let prepared = journal.stage(&loaded.texts).map_err(|error| {
+    let prepared = journal.stage(&texts).map_err(|error| {
         undone(&journal);
         failed("cannot write the policy beside the policy files, or its copy", error)
     })?;
-    let applied = enforcer.apply(Arc::new(loaded.model)).map_err(|error| {
+    let applied = enforcer.apply(Arc::new(model)).map_err(|error| {
         undone(&journal);
         Refusal::Faulty(format!("{:#}", anyhow::Error::new(error)))
     })?;
     Ok((journal, prepared, before, own, applied))
+}
+
+/// As it is, and in the metrics.
+fn counted<T>(outcome: Result<T, Refusal>) -> Result<T, Refusal> {
+    if outcome.is_err() {
+        TALLY.failed();
+    }
+    outcome
 }
 
 fn answer(applied: Applied) -> ApplyAnswer {
@@ -396,5 +504,7 @@ fn answer(applied: Applied) -> ApplyAnswer {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    spawn_blocking(work).await.map_err(|error| Refusal::Failed(format!("a task has failed: {error}")))
+    spawn_blocking(work).await.map_err(|error| {
+        Refusal::Failed(format!("a task has failed: {error}; restart sgd, and report what its log says"))
+    })
 }

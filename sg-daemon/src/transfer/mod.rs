@@ -15,6 +15,7 @@ use crate::compile::image::InterfaceImage;
 use crate::enforce::{Device, Enforcer};
 use crate::kernel::{AddError, Kernel, KernelError, described};
 use crate::policy::model::OnRuleChange;
+use crate::policy::{nearest, suggestion};
 
 /// Why connections cannot leave or enter. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +39,6 @@ pub enum TransferError {
     Kernel(#[from] KernelError),
     #[error("the connections cannot be written as JSON")]
     Json(#[from] serde_json::Error),
-}
-
-fn suggestion(nearest: Option<&str>) -> String {
-    nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"))
 }
 
 /// What an import did.
@@ -128,10 +125,7 @@ pub fn import(
 }
 
 fn device(devices: &std::collections::BTreeMap<String, Device>, name: &str) -> Result<Device, TransferError> {
-    let nearest = || {
-        let distances = devices.keys().map(|known| (strsim::damerau_levenshtein(name, known), known));
-        distances.min().filter(|(distance, _)| *distance <= 3).map(|(_, known)| known.clone())
-    };
+    let nearest = || nearest(name, devices.keys().map(String::as_str)).map(str::to_owned);
     devices
         .get(name)
         .copied()

@@ -118,9 +118,11 @@ pub enum Fault {
         "the file is of version {0}, this sgd reads version {VERSION}; use an sgd of one version on both hosts"
     )]
     Version(u64),
-    #[error("line {line}: {why}")]
+    #[error("line {line}: {why}; export the connections anew")]
     Line { line: usize, why: String },
-    #[error("the header says {expected} flows, {found} follow: the file was cut or put together by hand")]
+    #[error(
+        "the header says {expected} flows, {found} follow: the file was cut or put together by hand; export the connections anew"
+    )]
     Count { expected: usize, found: usize },
 }
 

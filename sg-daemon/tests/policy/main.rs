@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test that cannot go on has failed"
 )]
 
@@ -11,6 +12,7 @@ mod audit;
 mod baseline;
 mod check;
 mod copy;
+mod edit;
 mod faults;
 mod files;
 mod hostile;

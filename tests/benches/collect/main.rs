@@ -7,6 +7,8 @@
     reason = "a bench that cannot go on stops where it is"
 )]
 
+#[path = "../fill.rs"]
+mod fill;
 mod packets;
 mod table;
 

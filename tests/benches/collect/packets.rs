@@ -13,7 +13,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use sg_common::abi::{Counter, Direction, counter_index, map};
 use sg_common::verdict::Reason;
 
-use crate::table::{DEVICE, GUEST, PEER, ROW, pinned};
+use crate::fill::pinned;
+use crate::table::{DEVICE, GUEST, PEER, ROW};
 
 /// Has the packets that come in at the device handled by a CPU, in its soft interrupt (receive packet steering).
 pub fn steer(netns: &str, cpu: usize) -> anyhow::Result<()> {

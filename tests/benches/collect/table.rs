@@ -1,19 +1,19 @@
 //! The filter with a table of live flows that is full.
 
 use std::fs;
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use aya::maps::{Array, Map, MapData};
 use serde_json::json;
-use sg_common::abi::{self, Be32, FLOW_REPLIED, Flow, FlowKeyV4, FlowPorts, Share, map};
+use sg_common::abi::{Be32, FLOW_REPLIED, Flow, FlowKeyV4, FlowPorts, Share, map};
 use sg_common::conntrack::State;
 use sg_daemon::enforce::Enforcer;
 use sg_daemon::kernel::{Slot, TableSizes, TcMode};
 use sg_daemon::policy;
 use sg_tests::{Lab, PinDirectory};
+
+use crate::fill::{BATCH, pinned, update_batch};
 
 /// Which flows of the table are over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +58,6 @@ pub const DEVICE: &str = "sg0";
 pub const PEER: &str = "sg0-peer";
 /// The guest behind it.
 pub const GUEST: [u8; 4] = [10, 0, 0, 5];
-
-/// How many flows are written with one call.
-const BATCH: usize = 8192;
 
 impl Table {
     /// To be called inside of a namespace: makes a device there and filters it by TC.
@@ -148,40 +145,4 @@ impl Table {
     pub fn close(mut self) {
         self.enforcer.detach_everything().unwrap();
     }
-}
-
-pub fn pinned(pins: &Path, name: &str) -> PathBuf {
-    pins.join(format!("v{}/maps/{name}", abi::ABI_VERSION))
-}
-
-/// `BPF_MAP_UPDATE_BATCH`, include/uapi/linux/bpf.h.
-const UPDATE_BATCH: libc::c_int = 26;
-
-/// `struct { … } batch` of `union bpf_attr`.
-#[repr(C)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
-}
-
-fn update_batch(map: &MapData, keys: &[FlowKeyV4], flows: &[Flow]) -> io::Result<()> {
-    let mut attr = BatchAttr {
-        in_batch: 0,
-        out_batch: 0,
-        keys: keys.as_ptr() as u64,
-        values: flows.as_ptr() as u64,
-        count: keys.len().min(flows.len()) as u32,
-        map_fd: map.fd().as_fd().as_raw_fd() as u32,
-        elem_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: the attribute's pointers are to live buffers with `count` elements of the map's sizes.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

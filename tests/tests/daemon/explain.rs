@@ -154,14 +154,19 @@ fn explain_knows_live_connections_and_those_whose_rule_is_gone() {
 }
 
 /// Pseudo-random numbers, the same in every run (xorshift64).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        values[(self.0 % values.len() as u64) as usize]
+        // The lowest bits are the poorest.
+        self.0 >> 8
+    }
+
+    pub fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[(self.number() % values.len() as u64) as usize]
     }
 }
 
@@ -265,4 +270,182 @@ fn state(daemon: &Daemon) -> Value {
         })
     });
     json!([flows, counters])
+}
+
+/// Text of `sgctl explain`, and whether it says that the packet passes.
+fn told(daemon: &Daemon, question: &str) -> (String, Option<i32>) {
+    let words: Vec<&str> = std::iter::once("explain").chain(question.split_whitespace()).collect();
+    let output = daemon.sgctl(&words).unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (text, output.status.code())
+}
+
+#[test]
+fn spec_8_every_kind_of_packet_can_be_asked_about() {
+    let world = World::new(2);
+    let (a, b) = (world.guest(0), world.guest(1));
+    let with_mac =
+        |guest: &sg_tests::Guest, groups: &[&str]| with(interface(guest, groups), "mac", guest.mac.as_str());
+    let text = policy(json!({
+        "ipv6": true,
+        "settings": { "managed": ["extra*"] },
+        "security_groups": [
+            { "name": "webs", "inbound": [tcp_from("203.0.113.0/24", 80), ping_from("203.0.113.0/24"),
+                                          json!({ "protocol": "gre", "source": "203.0.113.0/24" })] },
+            { "name": "apps", "inbound": [tcp_from("@webs", 80)], "outbound": [] } ],
+        "interfaces": [with_mac(a, &["webs"]), with_mac(b, &["apps"]),
+            json!({ "name": "absent0", "addresses": ["10.0.0.77"], "security_groups": ["webs"] })],
+    }));
+    world.site.host.ip("link add extra0 type veth peer name extra1").unwrap();
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    let inbound = "--interface tap0 --direction inbound";
+    let outbound = "--interface tap0 --direction outbound";
+    // An ARP request of the guest's for its router, in which it says that it is somebody else.
+    let arp = "525400000001525400000005080600010800060400015254000000050a0000060000000000000a000001";
+    let mut faults = Vec::new();
+    for (question, code, seen) in [
+        // Kinds of packets.
+        (
+            format!("{inbound} --protocol icmp --remote 203.0.113.10 --icmp-type echo-request"),
+            0,
+            &["by group \"webs\""][..],
+        ),
+        (
+            format!("{inbound} --protocol icmp --remote 203.0.113.10 --icmp-type 13"),
+            1,
+            &["(no_rule)", "\"icmp_type\":13"],
+        ),
+        (format!("{inbound} --protocol gre --remote 203.0.113.10"), 0, &["protocol 47 (gre)"]),
+        (
+            format!("{inbound} --protocol sctp --remote 203.0.113.10"),
+            1,
+            &["{\"protocol\":132,\"source\":\"203.0.113.10/32\"}"],
+        ),
+        (
+            format!("{inbound} --protocol tcp --port 80 --remote 203.0.113.10 --flags syn,fin"),
+            1,
+            &["(tcp_flags)", "port scanner"],
+        ),
+        (
+            format!("{inbound} --protocol tcp --port 80 --remote 203.0.113.10 --fragment first"),
+            0,
+            &["(new_flow)", "first fragment, id 1"],
+        ),
+        (
+            format!("{inbound} --protocol udp --port 80 --remote 203.0.113.10 --fragment first"),
+            1,
+            &["(no_rule)", "first fragment, id 1"],
+        ),
+        (
+            "--interface tap1 --direction inbound --protocol udp --remote 203.0.113.10 --fragment last --offset 800 --id 9".to_owned(),
+            1,
+            &["(fragment_limit)", "last fragment, at byte 800, id 9"],
+        ),
+        (
+            format!("{inbound} --protocol tcp --remote 203.0.113.10 --fragment middle"),
+            0,
+            &["(early_fragment)"],
+        ),
+        (
+            format!("{inbound} --remote 203.0.113.10 --quoted-protocol udp --quoted-port 53"),
+            1,
+            &["port-unreachable", "about 10.0.0.5:40000 > 203.0.113.10:53 UDP", "this one's is not"],
+        ),
+        // Guards: whose the address is, and what switches them off.
+        (
+            format!("{outbound} --protocol tcp --port 80 --remote 8.8.8.8 --mac 52:54:00:00:00:99"),
+            1,
+            &["(source_mac)", "52:54:00:00:00:05", "settings.guest_baseline.source_mac"],
+        ),
+        (
+            format!("{outbound} --protocol tcp --port 80 --remote 8.8.8.8 --local 10.0.0.66"),
+            1,
+            &["(source_address)", "allowed_addresses", "10.0.0.5"],
+        ),
+        (
+            format!("{outbound} --protocol tcp --port 80 --remote 8.8.8.8 --vlan 7"),
+            1,
+            &["(vlan)", "VLAN 7", "trunk"],
+        ),
+        (
+            format!("{outbound} --hex {arp}"),
+            1,
+            &["(arp_spoof)", "ARP request: 10.0.0.6 is at 52:54:00:00:00:05", "settings.guest_baseline.arp"],
+        ),
+        (format!("{outbound} --hex {}", arp.replace("0a000006", "0a000005")), 0, &["(arp)"]),
+        (format!("{outbound} --hex {}", &arp[..34]), 1, &["(malformed)", "could not be read: ARP"]),
+        // Both ends, by name and by address.
+        (
+            format!("{outbound} --protocol tcp --port 80 --to tap1"),
+            0,
+            &["passes both ends: tap0 → tap1", "by group \"apps\""],
+        ),
+        (
+            "--interface tap0 --protocol tcp --port 81 --to tap1".to_owned(),
+            1,
+            &[
+                "denied by the receiver's interface: tap0 → tap1",
+                "sgctl rule add apps inbound --protocol TCP --source 10.0.0.5/32 --port 81",
+            ],
+        ),
+        (
+            "--interface tap1 --direction outbound --protocol tcp --port 80 --remote 10.0.0.5".to_owned(),
+            1,
+            &["denied by both ends: tap1 → tap0"],
+        ),
+        // Devices that are not as others.
+        (
+            "--interface extra0 --direction outbound --protocol tcp --port 80 --remote 8.8.8.8".to_owned(),
+            1,
+            &["(no_rule)", "closed: it is managed", "\"extra*\"", "Name the device"],
+        ),
+        (
+            "--interface absent0 --direction inbound --protocol tcp --port 80 --remote 203.0.113.9"
+                .to_owned(),
+            0,
+            &["allowed (new_flow)", "the kernel was not asked"],
+        ),
+        (
+            "--interface up0 --direction inbound --protocol tcp --port 80 --remote 203.0.113.9".to_owned(),
+            0,
+            &["passes (not_enforced)", "settings.managed"],
+        ),
+        // What cannot be asked.
+        (
+            "--interface tap00 --direction inbound --protocol tcp --port 80 --remote 203.0.113.9".to_owned(),
+            2,
+            &["did you mean \"tap0\"?", "sgctl status"],
+        ),
+        (format!("{inbound} --protocol scpt --remote 203.0.113.9"), 2, &["did you mean sctp?"]),
+        (
+            format!("{inbound} --protocol icmp --icmp-type echo-requst --remote 203.0.113.9"),
+            2,
+            &["did you mean echo-request?"],
+        ),
+        (
+            format!("{inbound} --protocol icmp --icmp-type 8 --flags syn --remote 203.0.113.9"),
+            2,
+            &["only TCP has flags"],
+        ),
+        (
+            format!("{inbound} --protocol udp --port 1 --remote 203.0.113.9 --fragment last --offset 9"),
+            2,
+            &["multiples of 8"],
+        ),
+        (
+            format!("{inbound} --protocol tcp --port 80 --remote 203.0.113.9 --to tap1"),
+            2,
+            &["--direction outbound"],
+        ),
+        (format!("{inbound} --hex 5254"), 2, &["begins with 14 bytes"]),
+        (format!("{inbound} --hex {arp} --packet 2"), 2, &["there are 1 packets"]),
+        (format!("{inbound} --protocol 44 --remote 2001:db8::1"), 2, &["extension header"]),
+    ] {
+        let (text, found) = told(&daemon, &question);
+        let lacks: Vec<&&str> = seen.iter().filter(|part| !text.contains(**part)).collect();
+        if found != Some(code) || !lacks.is_empty() {
+            faults.push(format!("{question}: {found:?} instead of {code}, and no {lacks:?} in {text}"));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

@@ -9,12 +9,15 @@
 )]
 
 mod adopt;
+mod agreement;
+mod api;
 mod appear;
 mod apply;
 mod audit;
 mod bounds;
 mod chaos;
 mod checksums;
+mod completion;
 mod counters;
 mod crash;
 mod ctl;
@@ -22,15 +25,25 @@ mod devices;
 mod enforce;
 mod explain;
 mod files;
+#[path = "../../benches/fill.rs"]
+mod fill;
 mod flood;
+mod flowlog;
 mod flows;
 mod hooks;
 mod life;
+mod live;
 mod metadata;
+mod metrics;
+mod mixed;
+mod monitor;
 mod notify;
 mod packets;
 mod revoke;
+mod rules;
 mod sizes;
+mod terminal;
+mod top;
 mod transfer;
 mod watch;
 mod world;

@@ -134,10 +134,10 @@ impl Wires {
     fn counted(&mut self) -> BTreeMap<(Direction, Reason), u64> {
         let slot = self.bench.enforcer().devices()[INSIDE].slot;
         let counters = self.bench.enforcer().kernel().counters(slot).unwrap();
-        counters
-            .into_iter()
-            .filter(|(_, reason, _)| *reason != Reason::Arp)
-            .map(|(direction, reason, counter)| ((direction, reason), counter.packets))
+        let samples = counters.samples.iter().filter(|sample| !sample.would_drop);
+        samples
+            .filter(|sample| sample.reason != Reason::Arp)
+            .map(|sample| ((sample.direction, sample.reason), sample.counter.packets))
             .collect()
     }
 

@@ -4,13 +4,11 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-use sg_tests::{Lab, Netns};
+use sg_tests::{End, Lab, Netns};
 
 use crate::frame;
 use crate::policy::GUEST;
@@ -29,15 +27,13 @@ pub enum From {
 pub struct Wire {
     pub filter: Netns,
     _ends: Netns,
-    guest: OwnedFd,
-    world: OwnedFd,
+    guest: End,
+    world: End,
     serial: u32,
 }
 
 /// A lost marker ends the test with words; nothing is decided by this time.
 const LOST: Duration = Duration::from_secs(20);
-/// linux/if_packet.h
-const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
 impl Wire {
     /// `netfilter`: whether the kernel's IP filter sees what the bridge forwards (br_netfilter).
@@ -45,7 +41,7 @@ impl Wire {
         let filter = lab.netns(&format!("{name}-filter")).unwrap();
         let ends = lab.netns(&format!("{name}-ends")).unwrap();
         for netns in [&filter, &ends] {
-            netns.run(silence).unwrap();
+            netns.silence().unwrap();
         }
         let calls = u8::from(netfilter);
         let mut lines = format!(
@@ -64,7 +60,7 @@ impl Wire {
         filter
             .ip(&format!("link set {INSIDE} type bridge_slave learning off\nlink set {OUTSIDE} type bridge_slave learning off"))
             .unwrap();
-        let (guest, world) = ends.run(|| (open(INSIDE), open(OUTSIDE))).unwrap();
+        let [guest, world] = [INSIDE, OUTSIDE].map(|device| ends.end(device, LOST).unwrap());
         Self { filter, _ends: ends, guest, world, serial: 0 }
     }
 
@@ -77,22 +73,15 @@ impl Wire {
             From::World => (&self.world, &self.guest),
         };
         for frame in [frame, &marker] {
-            // SAFETY: the buffer is alive and its length right.
-            let sent = unsafe { libc::send(sender.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-            assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
+            sender.send(frame).unwrap();
         }
         let mut came = Vec::new();
         loop {
-            let mut buffer = [0; 2048];
-            // SAFETY: as above.
-            let length =
-                unsafe { libc::recv(receiver.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-            assert!(length > 0, "the marker is lost: {}", std::io::Error::last_os_error());
-            let frame = &buffer[..length as usize];
+            let frame = receiver.receive().expect("the marker comes");
             if frame == marker {
                 return came;
             }
-            came.push(frame.to_vec());
+            came.push(frame);
         }
     }
 
@@ -157,36 +146,4 @@ fn read(file: &File) -> String {
         }
         bytes.extend(&buffer[..length]);
     }
-}
-
-/// The kernel would announce its own addresses.
-fn silence() {
-    for scope in ["all", "default"] {
-        std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1").unwrap();
-    }
-}
-
-/// A socket for all frames that come in on a device, and on which to send.
-fn open(device: &str) -> OwnedFd {
-    let fd =
-        socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll).unwrap();
-    nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::ReceiveTimeout, &timeval(LOST)).unwrap();
-    let one: libc::c_int = 1;
-    // SAFETY: an address of zeros is one, and each call gets live memory with its length.
-    unsafe {
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-        address.sll_ifindex = nix::net::if_::if_nametoindex(device).unwrap() as i32;
-        let length = size_of_val(&address) as u32;
-        assert_eq!(libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length), 0);
-        let option = (&raw const one).cast();
-        let set = libc::setsockopt(fd.as_raw_fd(), libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, option, 4);
-        assert_eq!(set, 0);
-    }
-    fd
-}
-
-fn timeval(duration: Duration) -> nix::sys::time::TimeVal {
-    nix::sys::time::TimeVal::new(duration.as_secs() as i64, 0)
 }

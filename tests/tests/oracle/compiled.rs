@@ -7,6 +7,7 @@ use proptest::prop_assert_eq;
 use proptest::test_runner::TestRunner;
 use sg_daemon::compile::compile;
 use sg_fuzz_targets::compiler::admits;
+use sg_oracle::progress;
 
 use crate::rules::{self, Question, Transport};
 use crate::world::{any_seed, any_world};
@@ -17,7 +18,9 @@ fn spec_1_to_4_the_compiler_agrees_with_the_oracle() {
     let directory = tempfile::tempdir().unwrap();
     let mut seen = Tally::default();
     let tally = std::cell::RefCell::new(&mut seen);
-    let mut runner = TestRunner::new(config(file!(), policies(1500)));
+    let cases = policies(1500);
+    progress::of(cases.into());
+    let mut runner = TestRunner::new(config(file!(), cases));
     let result = runner.run(&(any_world(), vec(any_seed(), 48)), |(world, seeds)| {
         let files = world.files();
         let image = compile(&load(directory.path(), &files));
@@ -33,6 +36,7 @@ fn spec_1_to_4_the_compiler_agrees_with_the_oracle() {
                 serde_json::to_string_pretty(&files).unwrap()
             );
         }
+        progress::done(1);
         Ok(())
     });
     told(result);

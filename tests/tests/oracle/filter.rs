@@ -128,10 +128,11 @@ impl<'b> Filter<'b> {
                 half_v4: 0,
                 half_v6: 0,
                 zone: entry.zone,
-                padding: 0,
+                account_limit: 0,
                 datagrams_v4: 0,
                 datagrams_v6: 0,
-                reserved: [0; 2],
+                accounts: 0,
+                unrecorded: 0,
             };
             self.shares.set(entry.row, share, 0).unwrap();
         }

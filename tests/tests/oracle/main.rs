@@ -16,6 +16,7 @@
 #[expect(dead_code, reason = "the packet tests use the rest")]
 mod bench;
 mod compiled;
+mod explain;
 mod filter;
 mod loaded;
 mod sequences;

@@ -8,6 +8,7 @@ use proptest::test_runner::{TestCaseError, TestRunner};
 use serde_json::Value;
 use sg_oracle::expect::Limits;
 use sg_oracle::guarded::{any_guarded_world, any_limits};
+use sg_oracle::progress;
 use sg_oracle::traffic::{Ground, Script, Step, any_script};
 use sg_oracle::trial::{Trial, each};
 
@@ -65,6 +66,7 @@ fn spec_d10_to_d16_and_6_the_loaded_programs_agree_with_oracle_and_decisions() {
         let sequences = cases(400);
         // To change the policy takes as long as thousands of packets.
         let of_a_world = (sequences / 200).clamp(50, 500);
+        progress::of(u64::from(sequences.div_ceil(of_a_world) * of_a_world));
         let mut runner = TestRunner::new(config(file!(), sequences.div_ceil(of_a_world)));
         let scripts = vec(any_script(), of_a_world as usize);
         let worlds = (any_guarded_world(), any_guarded_world(), any_limits(), scripts);
@@ -110,6 +112,7 @@ fn run(
     let mut policy = Policy::new(files, limits);
     for script in scripts {
         policy.run(filter, &script.on(&ground)).map_err(|error| under(files, limits, error))?;
+        progress::done(1);
     }
     let moved = filter.moved();
     if moved.is_empty() { Ok(()) } else { Err(under(files, limits, format!("counted unseen: {moved}"))) }

@@ -271,14 +271,7 @@ impl Bench {
 
     /// Every counter that is not zero.
     pub fn counts(&mut self) -> Counts {
-        let mut counts = Counts::new();
-        let devices: Vec<_> =
-            self.enforcer.devices().iter().map(|(name, device)| (name.clone(), device.slot)).collect();
-        for (name, slot) in devices {
-            for (direction, reason, counter) in self.enforcer.kernel().counters(slot).unwrap() {
-                counts.insert((name.clone(), direction, reason), (counter.packets, counter.bytes));
-            }
-        }
+        let mut counts = self.counted(false);
         for (key, (packets, bytes)) in self.unknown_counts() {
             let before = self.unknown.get(&key).copied().unwrap_or_default();
             if packets > before.0 {
@@ -290,12 +283,21 @@ impl Bench {
 
     /// Every counter of audit that is not zero.
     pub fn would_drop(&mut self) -> Counts {
+        self.counted(true)
+    }
+
+    fn counted(&mut self, audit: bool) -> Counts {
         let mut counts = Counts::new();
         let devices: Vec<_> =
             self.enforcer.devices().iter().map(|(name, device)| (name.clone(), device.slot)).collect();
         for (name, slot) in devices {
-            for (direction, reason, counter) in self.enforcer.kernel().would_drop(slot).unwrap() {
-                counts.insert((name.clone(), direction, reason), (counter.packets, counter.bytes));
+            let samples = self.enforcer.kernel().counters(slot).unwrap().samples;
+            for sample in samples.iter().filter(|sample| sample.would_drop == audit) {
+                let counter = sample.counter;
+                counts.insert(
+                    (name.clone(), sample.direction, sample.reason),
+                    (counter.packets, counter.bytes),
+                );
             }
         }
         counts

@@ -9,12 +9,14 @@
     reason = "a test program: a panic is how it says what is wrong"
 )]
 
+mod accounts;
 mod audit;
 mod baseline;
 mod bench;
 mod connections;
 mod counters;
 mod errors;
+mod events;
 mod extensions;
 mod fragments;
 mod malformed;

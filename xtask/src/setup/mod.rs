@@ -45,7 +45,18 @@ fn go(only_check: bool) -> Result<()> {
     report.tool("nsenter", || version("nsenter", "--version"), || install::apt(&["util-linux"]));
     let tcpdump = || version("tcpdump", "--version");
     report.tool("tcpdump", tcpdump, || install::apt(&["tcpdump"]));
+    report.tool("tmux", || version("tmux", "-V"), || install::apt(&["tmux"]));
     report.tool("nftables", || version("nft", "--version"), || install::apt(&["nftables"]));
+    // For the tests of metrics and alerts; the server beside it is not started.
+    report.tool(
+        "promtool",
+        || version("promtool", "--version"),
+        || install::without_services(&["prometheus"]),
+    );
+    report.tool("terminal", || version("script", "--version"), || install::apt(&["bsdutils"]));
+    for shell in ["bash", "zsh", "fish"] {
+        report.tool(shell, || version(shell, "--version"), || install::apt(&[shell]));
+    }
     report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
     report.tool("bpf-linker", bpf_linker, install::bpf_linker);
     if Uid::effective().is_root() {

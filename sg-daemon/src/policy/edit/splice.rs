@@ -3,7 +3,8 @@
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
 
-use super::{CopyRequest, DEFAULT_GROUP};
+use super::CopyRequest;
+use crate::policy::values::DEFAULT_GROUP;
 
 /// Text to insert at one place of a file.
 #[derive(Debug)]
@@ -165,12 +166,12 @@ fn implied_inbound(name: &str, request: &CopyRequest) -> String {
 }
 
 /// How things on one level are set apart: a line break and an indentation, or a space.
-struct Layout {
-    separator: String,
+pub(super) struct Layout {
+    pub separator: String,
 }
 
 impl Layout {
-    fn of(space: &str) -> Self {
+    pub fn of(space: &str) -> Self {
         let separator = match space.rfind('\n') {
             Some(at) => {
                 let at =
@@ -183,25 +184,25 @@ impl Layout {
     }
 
     /// The indentation of one level, if this is the first level.
-    fn unit(&self) -> &str {
+    pub fn unit(&self) -> &str {
         let unit = self.separator.trim_start_matches(['\r', '\n']);
         if self.separator == " " || unit.is_empty() { "  " } else { unit }
     }
 
-    fn deeper(&self, unit: &str) -> Self {
+    pub fn deeper(&self, unit: &str) -> Self {
         let one_line = self.separator == " ";
         Self { separator: if one_line { " ".to_owned() } else { format!("{}{unit}", self.separator) } }
     }
 }
 
 /// The white space that ends at `at`.
-fn space_before(text: &str, at: usize) -> &str {
+pub(super) fn space_before(text: &str, at: usize) -> &str {
     let before = text.get(..at).unwrap_or_default();
     let space = before.len() - before.trim_end_matches([' ', '\t', '\r', '\n']).len();
     before.get(before.len() - space..).unwrap_or_default()
 }
 
 /// Group names need no escapes; anything else would be escaped.
-fn json_string(text: &str) -> String {
+pub(super) fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

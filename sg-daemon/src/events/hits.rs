@@ -1,0 +1,227 @@
+//! What each rule has allowed: connections that it began, and packets of kinds that begin none.
+//!
+//! A packet that several rules allow counts for each of them. Connections that go on count once, when they begin. Counts
+//! belong to what a rule says, so they survive reloads and edits of other rules; a file in the state directory, written every
+//! minute and when the daemon ends, carries them over a restart. What is lost (more than 20,000 new connections a second on
+//! a CPU; a crash: the last minute) is at least counted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::rules::{RuleKey, every};
+use crate::api::types::Direction;
+use crate::enforce::View;
+
+/// `GET /v1/rules/hits`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleHitsAnswer {
+    /// Every rule of the policy in force: those that stand in it, and those that hold because a list is absent.
+    pub rules: Vec<RuleHits>,
+    /// Packets that rules have allowed and that are counted for none: too many came at once, or the policy that
+    /// allowed them is not known any more.
+    pub unattributed: u64,
+}
+
+/// What a rule has allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuleHits {
+    /// Empty for rules of the settings.
+    pub project: String,
+    /// Absent for `default`, which is the project's, and for rules of the settings.
+    pub vpc: Option<String>,
+    /// Absent for rules of the settings.
+    pub group: Option<String>,
+    pub direction: Direction,
+    /// `inbound[0]`, counted as in the file.
+    pub rule: String,
+    /// The rule in words.
+    pub text: String,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    /// New connections, and packets of kinds that begin none.
+    pub hits: u64,
+    /// Of the last one: seconds since 1970.
+    pub last_hit: Option<u64>,
+    /// Since when the rule is counted: seconds since 1970.
+    pub since: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Count {
+    hits: u64,
+    last_hit: Option<u64>,
+    since: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    version: u32,
+    unattributed: u64,
+    /// How much the kernel had lost by then.
+    lost: u64,
+    rules: Vec<SavedRule>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedRule {
+    #[serde(flatten)]
+    key: RuleKey,
+    #[serde(flatten)]
+    count: Count,
+}
+
+const VERSION: u32 = 1;
+/// Rules that are in no policy any more are forgotten after this many seconds without a hit: they may come back.
+const REMEMBERED: u64 = 90 * 24 * 60 * 60;
+
+/// The counts of all rules.
+#[derive(Debug)]
+pub struct Hits {
+    path: PathBuf,
+    counts: BTreeMap<Arc<RuleKey>, Count>,
+    unattributed: u64,
+    /// What of the kernel's losses is in `unattributed` already.
+    lost: u64,
+    changed: bool,
+}
+
+impl Hits {
+    /// With what was saved. A file that cannot be read is set aside: counting begins anew.
+    pub fn load(state_dir: &Path) -> Self {
+        let path = state_dir.join("rule-hits.json");
+        let mut hits = Self { path, counts: BTreeMap::new(), unattributed: 0, lost: 0, changed: false };
+        let text = match fs::read(&hits.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return hits,
+            Err(error) => {
+                tracing::warn!(%error, "the hits of rules in {} cannot be read; counting begins anew", hits.path.display());
+                return hits;
+            }
+        };
+        match serde_json::from_slice::<Saved>(&text) {
+            Ok(saved) if saved.version == VERSION => {
+                hits.unattributed = saved.unattributed;
+                hits.lost = saved.lost;
+                hits.counts = saved.rules.into_iter().map(|rule| (Arc::new(rule.key), rule.count)).collect();
+            }
+            bad => {
+                let aside = hits.path.with_extension("json.bad");
+                let why =
+                    bad.err().map_or_else(|| "of another version".to_owned(), |error| error.to_string());
+                tracing::warn!(
+                    "the hits of rules in {} are not what this sgd has written ({why}); kept as {}, counting begins anew",
+                    hits.path.display(),
+                    aside.display()
+                );
+                let _ = fs::rename(&hits.path, aside);
+            }
+        }
+        hits
+    }
+
+    /// Writes the counts down, if there is something new.
+    pub fn save(&mut self) {
+        if !self.changed {
+            return;
+        }
+        if let Err(error) = self.write() {
+            tracing::warn!(%error, "the hits of rules cannot be saved in {}", self.path.display());
+        } else {
+            self.changed = false;
+        }
+    }
+
+    fn write(&self) -> std::io::Result<()> {
+        let rules = self.counts.iter().map(|(key, count)| SavedRule { key: (**key).clone(), count: *count });
+        let saved = Saved {
+            version: VERSION,
+            unattributed: self.unattributed,
+            lost: self.lost,
+            rules: rules.collect(),
+        };
+        let new = self.path.with_extension("json.new");
+        fs::write(&new, serde_json::to_vec(&saved)?)?;
+        // A crash leaves the old file or the new one; of the last minute there is no promise.
+        fs::rename(&new, &self.path)
+    }
+
+    /// Counts a packet for the rules that allow it.
+    pub fn count<'k>(&mut self, rules: impl Iterator<Item = &'k Arc<RuleKey>>, time: SystemTime) {
+        let time = seconds(time);
+        let mut attributed = false;
+        for key in rules {
+            let new = Count { hits: 0, last_hit: None, since: time };
+            let count = self.counts.entry(Arc::clone(key)).or_insert(new);
+            count.hits += 1;
+            count.last_hit = count.last_hit.max(Some(time));
+            attributed = true;
+        }
+        if !attributed {
+            self.unattributed += 1;
+        }
+        self.changed = true;
+    }
+
+    /// How many packets the kernel could not tell of since its maps were made, which may have been an earlier daemon's.
+    pub fn lost_so_far(&mut self, lost: u64) {
+        // Fewer than before: the maps are others.
+        let more = lost.checked_sub(self.lost).unwrap_or(lost);
+        self.unattributed += more;
+        self.changed |= more > 0;
+        self.lost = lost;
+    }
+
+    /// A policy is in force: its rules are counted from now on.
+    pub fn follow(&mut self, view: &View) {
+        let now = seconds(SystemTime::now());
+        let rules = every(&view.model);
+        for (_, known) in &rules {
+            self.counts.entry(Arc::clone(&known.key)).or_insert_with(|| {
+                self.changed = true;
+                Count { hits: 0, last_hit: None, since: now }
+            });
+        }
+        let in_force: std::collections::BTreeSet<_> = rules.iter().map(|(_, known)| &known.key).collect();
+        self.counts.retain(|key, count| {
+            in_force.contains(key) || now.saturating_sub(count.last_hit.unwrap_or(count.since)) < REMEMBERED
+        });
+    }
+
+    /// The counts of a policy's rules.
+    pub fn answer(&self, view: Option<&View>) -> RuleHitsAnswer {
+        let now = seconds(SystemTime::now());
+        let rules = view.map(|view| every(&view.model)).unwrap_or_default();
+        let rules = rules.into_iter().map(|(direction, known)| {
+            let new = Count { hits: 0, last_hit: None, since: now };
+            let Count { hits, last_hit, since } = self.counts.get(&known.key).copied().unwrap_or(new);
+            RuleHits {
+                project: known.key.project.clone(),
+                vpc: known.key.vpc.clone(),
+                group: known.key.group.clone(),
+                direction: direction.into(),
+                rule: known.text.rule,
+                text: known.text.text,
+                file: known.text.file,
+                line: known.text.line,
+                hits,
+                last_hit,
+                since,
+            }
+        });
+        RuleHitsAnswer { rules: rules.collect(), unattributed: self.unattributed }
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+#[path = "hits_tests.rs"]
+mod tests;

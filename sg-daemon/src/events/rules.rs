@@ -1,0 +1,128 @@
+//! Which rules have allowed a packet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sg_common::abi::Direction;
+
+use super::decode::Seen;
+use crate::api::explain::RuleText;
+use crate::compile::fit::{Fit, Policy, Tuple};
+use crate::compile::rules::{self, Effective, Origin};
+use crate::enforce::View;
+use crate::explain::{rule_text, words};
+use crate::policy::model::{Interface, Model};
+
+/// A rule over reloads and edits of others: whose it is, and what it says. Two rules of a group that say the same are one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RuleKey {
+    pub project: String,
+    /// Absent for `default`, which is the project's.
+    pub vpc: Option<String>,
+    /// Absent for rules of the settings.
+    pub group: Option<String>,
+    /// `inbound` or `outbound`.
+    pub list: String,
+    /// In words.
+    pub text: String,
+}
+
+/// A rule in force and what is said of it.
+#[derive(Debug, Clone)]
+pub struct Known {
+    pub rule: Effective,
+    pub key: Arc<RuleKey>,
+    pub text: RuleText,
+}
+
+impl Known {
+    pub fn new(model: &Model, rule: Effective, direction: Direction) -> Self {
+        let text = rule_text(model, &rule, direction);
+        let id = match rule.origin {
+            Origin::Written { group, .. } | Origin::Implied { group } => Some(group),
+            Origin::Failsafe | Origin::MetadataExempt => None,
+        };
+        let group = id.and_then(|id| model.groups.get(id.0));
+        let vpc = group.and_then(|group| group.vpc).and_then(|vpc| model.vpcs.get(vpc.0));
+        let key = RuleKey {
+            project: group.map_or_else(String::new, |group| group.project.clone()),
+            vpc: vpc.map(|vpc| vpc.name.clone()),
+            group: group.map(|group| group.name.clone()),
+            list: match direction {
+                Direction::Inbound => "inbound".to_owned(),
+                Direction::Outbound => "outbound".to_owned(),
+            },
+            text: match rule.origin {
+                // A rule of the settings is told from another by where it stands.
+                Origin::Failsafe | Origin::MetadataExempt => format!("{}: {}", text.rule, text.text),
+                _ => words(model, rule.protocol, rule.remote, &rule.matches, direction),
+            },
+        };
+        Self { rule, key: Arc::new(key), text }
+    }
+}
+
+/// The rules of interfaces, as long as one policy is in force.
+#[derive(Default)]
+pub struct RulesOf {
+    /// Whose view they are of.
+    view: Option<Arc<View>>,
+    rules: BTreeMap<(u32, bool), Vec<Known>>,
+}
+
+impl RulesOf {
+    /// Every rule that allows the packet; none if the device is not the policy's.
+    pub fn allowing(
+        &mut self,
+        view: &Arc<View>,
+        ifindex: u32,
+        direction: Direction,
+        seen: &Seen,
+    ) -> Vec<&Known> {
+        if !self.view.as_ref().is_some_and(|known| Arc::ptr_eq(known, view)) {
+            self.rules.clear();
+            self.view = Some(Arc::clone(view));
+        }
+        let (Some(interface), Some(tuple)) = (view.interface(ifindex), tuple_of(direction, seen)) else {
+            return Vec::new();
+        };
+        let rules = self
+            .rules
+            .entry((ifindex, direction == Direction::Outbound))
+            .or_insert_with(|| of_interface(&view.model, interface, direction));
+        let policy = Policy { model: &view.model, image: &view.image };
+        rules.iter().filter(|known| Fit::of(&known.rule, &tuple, policy, interface).allows()).collect()
+    }
+}
+
+fn of_interface(model: &Model, interface: &Interface, direction: Direction) -> Vec<Known> {
+    let rules = rules::of_interface(model, interface, direction);
+    rules.into_iter().map(|rule| Known::new(model, rule, direction)).collect()
+}
+
+fn tuple_of(direction: Direction, seen: &Seen) -> Option<Tuple> {
+    let (_, remote) = seen.local_and_remote(direction);
+    Some(Tuple {
+        direction,
+        protocol: seen.protocol?,
+        remote: remote?,
+        port: seen.ports.map(|(_, destination)| destination),
+        icmp: seen.icmp,
+    })
+}
+
+/// Every rule of the policy, attached to an interface or not, in the order of the files.
+pub fn every(model: &Model) -> Vec<(Direction, Known)> {
+    let mut every: Vec<(Direction, Known)> = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        for rule in rules::of_model(model, direction) {
+            let known = Known::new(model, rule, direction);
+            if seen.insert(Arc::clone(&known.key)) {
+                every.push((direction, known));
+            }
+        }
+    }
+    every
+}

@@ -1,0 +1,159 @@
+//! Edits through the daemon: in force and in the files at once, or not at all (SPEC K2, K10, K23, D3, D21, D22).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use serde_json::json;
+use sg_tests::{Daemon, outside};
+
+use super::site;
+use crate::apply::{candidate, sgctl};
+use crate::world::{World, allowed, ask, denied, interface, policy, tcp_from};
+
+#[test]
+fn spec_k10_d21_a_rule_is_in_force_and_in_the_file_when_the_answer_comes() {
+    let (world, text) = site();
+    let mut daemon = Daemon::start(&world.site, &text).unwrap();
+    let to = world.guest(0).v4;
+    let probe = world.tcp(outside::STRANGER, to, 8080);
+    world.expect(&[denied(probe.clone())]);
+    let generation = daemon.generation().unwrap();
+    let rule = ["--protocol", "tcp", "--source", "0.0.0.0/0", "--port", "8080"];
+    let add = [&["rule", "add", "webs", "inbound"][..], &rule].concat();
+
+    let said = sgctl(&daemon, &[&add[..], &["--dry-run"]].concat(), 0);
+    assert!(
+        said.contains("+ inbound: TCP port 8080 from 0.0.0.0/0") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(daemon.policy_path()).unwrap(), text);
+    assert_eq!(daemon.generation().unwrap(), generation);
+
+    let said = sgctl(&daemon, &add, 0);
+    assert!(said.contains("inbound[2] of group \"webs\"") && said.contains("in force: generation"), "{said}");
+    world.expect(&[allowed(probe.clone())]);
+    let new = fs::read_to_string(daemon.policy_path()).unwrap();
+    assert!(new.contains("8080"), "{new}");
+    assert_eq!(daemon.generation().unwrap(), generation + 1, "one swap");
+    sgctl(&daemon, &["diff"], 0);
+    // Again: it says so already.
+    let again = ask(&daemon, &[&add[..], &["--json"]].concat(), &[0]);
+    assert_eq!((&again["done"][0]["changed"], &again["generation"]), (&json!(false), &json!(generation + 1)));
+
+    daemon.kill();
+    daemon.resume().unwrap();
+    world.expect(&[allowed(probe.clone())]);
+    let remove = [&["rule", "remove", "webs", "inbound"][..], &rule].concat();
+    sgctl(&daemon, &remove, 0);
+    world.expect(&[denied(probe)]);
+    assert_eq!(fs::read_to_string(daemon.policy_path()).unwrap(), text, "as it was, byte for byte");
+    // What explain says to add, whole.
+    let device = &world.guest(0).device;
+    let question = [
+        "explain",
+        "--interface",
+        device,
+        "--direction",
+        "inbound",
+        "--protocol",
+        "udp",
+        "--remote",
+        "192.0.2.1",
+        "--port",
+        "53",
+    ];
+    let advice = ask(&daemon, &[&question[..], &["--json"]].concat(), &[1]);
+    let add = &advice["add"];
+    let rule = add["rule"].to_string();
+    sgctl(&daemon, &["rule", "add", add["group"].as_str().unwrap(), add["list"].as_str().unwrap(), &rule], 0);
+    sgctl(&daemon, &question, 0);
+}
+
+#[test]
+fn spec_k2_k23_d3_what_may_not_be_is_refused_and_changes_nothing() {
+    let (world, text) = site();
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    let generation = daemon.generation().unwrap();
+    let device = world.guest(0).device.as_str();
+    for (arguments, words) in [
+        (&["group", "delete", "default"][..], "never be deleted"),
+        (&["group", "delete", "webs"], "attached to interface \"tap0\""),
+        (&["group", "delete", "admins"], "named by inbound[1] of group \"webs\""),
+        (&["group", "delete", "admns"], "did you mean \"admins\"?"),
+        (&["group", "show", "wbes"], "did you mean \"webs\"?"),
+        (&["interface", "detach", device, "webs"], "attach another one first"),
+        (
+            &["rule", "add", "webs", "inbound", "--protocol", "tcp", "--source", "10.0.0.1/8", "--port", "1"],
+            "write \"10.0.0.0/8\"",
+        ),
+    ] {
+        let said = sgctl(&daemon, arguments, 1);
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    assert_eq!(fs::read_to_string(daemon.policy_path()).unwrap(), text);
+    assert_eq!(daemon.generation().unwrap(), generation);
+}
+
+#[test]
+fn spec_d22_edits_wait_for_a_policy_that_waits_to_be_confirmed() {
+    let (world, text) = site();
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    let other = candidate(&world, "other.json", &text.replace("\"80\"", "\"81\""));
+    sgctl(&daemon, &["apply", "--confirm", "5m", other.to_str().unwrap()], 0);
+    let said = sgctl(&daemon, &["group", "create", "new-one"], 1);
+    assert!(said.contains("run `sgctl confirm` or `sgctl rollback` first"), "{said}");
+    sgctl(&daemon, &["group", "create", "new-one", "--dry-run"], 0);
+    sgctl(&daemon, &["rollback"], 0);
+    assert_eq!(fs::read_to_string(daemon.policy_path()).unwrap(), text);
+    sgctl(&daemon, &["group", "create", "new-one"], 0);
+}
+
+/// Only the file in which the object stands is replaced, wherever it is, and a crash later finds the whole policy.
+#[test]
+fn spec_d25_an_edit_of_one_file_of_several_keeps_the_others_and_the_whole_copy() {
+    let world = World::new(1);
+    let more =
+        policy(json!({ "security_groups": [{ "name": "more", "inbound": [tcp_from("0.0.0.0/0", 81)] }] }));
+    let webs = policy(json!({
+        "security_groups": [{ "name": "webs", "inbound": [tcp_from("0.0.0.0/0", 80)] }],
+        "interfaces": [interface(world.guest(0), &["webs"])],
+    }));
+    let directory = candidate(&world, "policies/a.json", &webs).parent().unwrap().to_owned();
+    let marked = format!("\u{feff}{more}");
+    let second = candidate(&world, "policies/b.json", &marked);
+    let elsewhere = policy(json!({ "peers": [{ "address": "203.0.113.9", "security_groups": ["more"] }] }));
+    let third = candidate(&world, "elsewhere.json", &elsewhere);
+    let mut daemon = Daemon::start(&world.site, &webs).unwrap();
+    daemon.terminate().unwrap();
+    daemon.set_policy(&directory);
+    daemon.set_arguments(&["--policy", third.to_str().unwrap()]);
+    daemon.resume().unwrap();
+
+    let inode = fs::metadata(&second).unwrap().ino();
+    sgctl(&daemon, &["interface", "attach", &world.guest(0).device, "more"], 0);
+    assert_eq!(fs::metadata(&second).unwrap().ino(), inode, "untouched");
+    world.expect(&[allowed(world.tcp(outside::STRANGER, world.guest(0).v4, 81))]);
+    sgctl(&daemon, &["group", "create", "new-one"], 0);
+    sgctl(&daemon, &["peer", "add", "203.0.113.9", "webs"], 0);
+    assert!(fs::read_to_string(&third).unwrap().contains("\"webs\""));
+    sgctl(&daemon, &["rule", "remove", "more", "inbound", "0"], 0);
+    let new = fs::read_to_string(&second).unwrap();
+    assert!(new.starts_with('\u{feff}') && new.contains("\"inbound\": []"), "{new}");
+    let mut names: Vec<_> = fs::read_dir(&directory).unwrap().map(|file| file.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["a.json", "b.json"]);
+    // The copy of the last good policy has all of it.
+    let before = ask(&daemon, &["group", "list", "--json"], &[0]);
+    fs::remove_dir_all(&directory).unwrap();
+    daemon.kill();
+    daemon.resume().unwrap();
+    let after = ask(&daemon, &["group", "list", "--json"], &[0]);
+    let names = |groups: &serde_json::Value| -> Vec<(String, usize)> {
+        let group = |group: &serde_json::Value| {
+            (group["name"].to_string(), group["inbound"].as_array().unwrap().len())
+        };
+        groups.as_array().unwrap().iter().map(group).collect()
+    };
+    assert_eq!(names(&after), names(&before));
+    assert_eq!(names(&after).len(), 4, "webs, more, new-one, default");
+}
