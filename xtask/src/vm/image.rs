@@ -15,7 +15,7 @@ use crate::setup;
 /// What the filter and the tests' network are made of, where the kernel has it as modules.
 const MODULES: [&str; 6] = ["veth", "tun", "bridge", "cls_bpf", "sch_ingress", "ipv6"];
 
-/// The first program. The exit code goes out by the second serial port.
+/// The first program. The exit codes go out by the second serial port, and what a step has said that failed by the first.
 const INIT: &str = r#"#!/bin/busybox sh
 export PATH=/bin HOME=/root
 busybox mkdir -p /proc /sys /dev /tmp /run /root /etc /var/lib
@@ -27,9 +27,12 @@ busybox mount -t tmpfs tmp /tmp
 busybox mount -t tmpfs run /run
 for module in $(busybox cat /modules/order); do busybox insmod /modules/$module; done
 busybox ip link set lo up
-busybox sh /job
-code=$?
-echo $code > /dev/ttyS1
+for step in $(busybox seq $(cat /steps/count)); do
+    busybox sh /steps/$step > /tmp/said 2>&1
+    code=$?
+    [ $code = 0 ] || { echo "=== step $step, exit code $code"; cat /tmp/said; }
+    echo $code > /dev/ttyS1
+done
 busybox sleep 0.2
 busybox poweroff -f
 "#;
@@ -51,10 +54,15 @@ pub fn write(tree: &Tree, job: &Job, scratch: &Path, to: &Path) -> Result<()> {
     }
     for (from, to) in &job.files {
         copy(from, &root, to)?;
+        strip(&root.join(to.strip_prefix("/").unwrap_or(to)));
     }
     modules(tree, &root.join("modules"))?;
     executable(&root.join("init"), INIT)?;
-    executable(&root.join("job"), &job.script)?;
+    fs::create_dir_all(root.join("steps"))?;
+    fs::write(root.join("steps/count"), job.steps.len().to_string())?;
+    for (number, step) in (1..).zip(&job.steps) {
+        fs::write(root.join(format!("steps/{number}")), format!("{}\n{}\n", job.environment, step.script))?;
+    }
     let mut pack = Command::new("sh");
     pack.current_dir(&root)
         .args(["-c", "find . | cpio --create --format newc --quiet | gzip -1 > \"$0\""])
@@ -81,6 +89,11 @@ fn copy(from: &Path, root: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Leaves out what only debuggers read, most of what is built for tests. Of what is no program nothing changes.
+fn strip(path: &Path) {
+    let _ = Command::new("strip").arg("--strip-debug").arg(path).stderr(Stdio::null()).status();
 }
 
 fn place(from: &Path, root: &Path, to: &Path) -> Result<()> {

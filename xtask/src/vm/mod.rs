@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use self::boot::{Job, Outcome};
+use self::boot::{Job, Outcome, Step};
 use crate::paint::paint;
 use crate::{cargo, setup};
 
@@ -24,7 +24,7 @@ pub struct VmTest {
     /// Only what has NAME in its name; may be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Only the demo
+    /// Only loading, the demo and `sgctl doctor`
     #[arg(long)]
     short: bool,
 }
@@ -54,7 +54,12 @@ struct Kernel {
 }
 
 const KERNELS: [Kernel; 4] = [
-    Kernel { which: Which::V5_10, suite: "bullseye", tcx: false, lacks: Some("Linux 5.18") },
+    Kernel {
+        which: Which::V5_10,
+        suite: "bullseye",
+        tcx: false,
+        lacks: Some("atomic operations that return a value"),
+    },
     Kernel { which: Which::V6_1, suite: "bookworm", tcx: false, lacks: None },
     Kernel { which: Which::V6_12, suite: "bookworm-backports", tcx: true, lacks: None },
     Kernel { which: Which::V7_3, suite: "trixie-backports", tcx: true, lacks: None },
@@ -77,28 +82,22 @@ impl VmTest {
         let guest = Guest::build()?;
         let begin = Instant::now();
         let mut wrong = Vec::new();
-        println!(
-            "\n{}",
-            paint(
-                "  kernel                     what                                                     s  outcome",
-                "2"
-            )
-        );
+        let heading = format!("  {:<26} {:<71} {:>4}  outcome", "kernel", "what", "s");
+        println!("\n{}", paint(&heading, "2"));
         for kernel in KERNELS.iter().filter(|kernel| self.wants(kernel.which)) {
             let tree = fetch::fetch(kernel.suite)?;
-            for (name, job) in self.jobs(kernel, &guest) {
-                let begin = Instant::now();
-                let outcome = boot::run(&tree, &job)?;
-                let took = begin.elapsed().as_secs();
-                let right = outcome.code == Some(0);
-                let mark = if right { paint("✓", "32") } else { paint("✗", "1;31") };
-                let short: String = name.chars().take(56).collect();
-                println!("  {:<26} {short:<56} {took:>4}  {mark}", tree.release);
-                if !right {
-                    tell(&outcome);
-                    wrong.push(format!("{}: {name}", tree.release));
-                }
+            let job = guest.job(self.steps(kernel));
+            let outcome = boot::run(&tree, &job, |step, code, took| {
+                show(&tree.release, &step.name, took.as_secs(), code == 0);
+            })?;
+            let failed = |number: usize| outcome.codes.get(number) != Some(&0);
+            let names = job.steps.iter().enumerate().filter(|(number, _)| failed(*number));
+            let names: Vec<String> =
+                names.map(|(_, step)| format!("{}: {}", tree.release, step.name)).collect();
+            if !names.is_empty() {
+                tell(&outcome, job.steps.len());
             }
+            wrong.extend(names);
         }
         let took = begin.elapsed().as_secs();
         if wrong.is_empty() {
@@ -113,85 +112,114 @@ impl VmTest {
         self.kernel.iter().any(|&wanted| wanted == kernel || wanted == Which::All)
     }
 
-    fn jobs(&self, kernel: &Kernel, guest: &Guest) -> Vec<(String, Job)> {
-        if let Some(lacks) = kernel.lacks {
-            return vec![("sgd refuses, and says what is missing".to_owned(), guest.refusal(lacks))];
-        }
+    fn steps(&self, kernel: &Kernel) -> Vec<Step> {
         let hook = if kernel.tcx { "tcx" } else { "clsact" };
-        let mut jobs = vec![(format!("demo, with {hook}"), guest.demo(hook))];
-        if !self.short {
-            jobs.extend(TESTS.iter().map(|name| ((*name).to_owned(), guest.test(name))));
+        let mut steps = match kernel.lacks {
+            Some(lacks) => vec![refusal(lacks), doctor_refuses(lacks)],
+            None => vec![loads(), doctor(hook), demo(hook)],
+        };
+        if !self.short && kernel.lacks.is_none() {
+            steps.extend(TESTS.iter().map(|name| test("daemon-tests", name)));
         }
-        jobs.retain(|(name, _)| {
-            self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
+        steps.retain(|step| {
+            self.only.is_empty() || self.only.iter().any(|part| step.name.contains(part.as_str()))
         });
-        jobs
+        steps
     }
 }
 
+fn show(release: &str, name: &str, took: u64, right: bool) {
+    let mark = if right { paint("✓", "32") } else { paint("✗", "1;31") };
+    println!("  {release:<26} {name:<71} {took:>4}  {mark}");
+}
+
 /// The last of what the guest has said.
-fn tell(outcome: &Outcome) {
+fn tell(outcome: &Outcome, steps: usize) {
     let lines: Vec<_> = outcome.console.lines().collect();
-    for line in lines.iter().skip(lines.len().saturating_sub(40)) {
+    for line in lines.iter().skip(lines.len().saturating_sub(120)) {
         println!("      {line}");
     }
-    match outcome.code {
-        Some(code) => println!("      (exit code {code})"),
-        None => println!("      (the guest has not come to an end: a panic, or it was too slow)"),
+    if outcome.codes.len() < steps {
+        println!("      (the guest has not come to its end: a panic, or it was too slow)");
     }
 }
 
 /// What goes into every guest.
 struct Guest {
     binaries: PathBuf,
-    tests: PathBuf,
+    tests: [(PathBuf, &'static str); 2],
 }
 
 impl Guest {
     fn build() -> Result<Self> {
-        // Optimised, as it is installed.
-        cargo::run(&["build", "--release", "--package", "sg-daemon", "--bins"])?;
-        cargo::run(&["build", "--package", "xtask"])?;
-        let tests = test_program("daemon")?;
-        Ok(Self { binaries: cargo::target().join("release"), tests })
+        // As the tests are built too: what is verified is optimised either way.
+        cargo::run(&["build", "--package", "sg-daemon", "--bins", "--package", "xtask"])?;
+        let tests = [(test_program("daemon")?, "daemon-tests"), (test_program("budgets")?, "budgets-tests")];
+        Ok(Self { binaries: cargo::target().join("debug"), tests })
     }
 
-    fn job(&self, script: &str) -> Job {
+    fn job(&self, steps: Vec<Step>) -> Job {
         let file = |path: PathBuf, name: &str| (path, PathBuf::from("/bin").join(name));
-        let repository = cargo::workspace();
-        let mut files = vec![
-            file(self.binaries.join("sgd"), "sgd"),
-            file(self.binaries.join("sgctl"), "sgctl"),
-            file(cargo::target().join("debug/xtask"), "xtask"),
-            file(self.tests.clone(), "daemon-tests"),
-        ];
+        let mut files: Vec<_> =
+            ["sgd", "sgctl", "xtask"].map(|name| file(self.binaries.join(name), name)).into();
+        files.extend(self.tests.iter().map(|(path, name)| file(path.clone(), name)));
         let policy = "examples/demo.json";
-        files.push((repository.join(policy), Path::new("/work").join(policy)));
+        files.push((cargo::workspace().join(policy), Path::new("/work").join(policy)));
         // The tests wait as long as a machine of this kind needs.
-        let script = format!("export SGD_BIN_DIR=/bin SGD_PATIENCE=10 SGD_WORKSPACE=/work\n{script}");
-        Job { files, programs: vec!["ip", "nsenter", "tcpdump"], script }
+        let environment = "export SGD_BIN_DIR=/bin SGD_PATIENCE=10 SGD_WORKSPACE=/work".to_owned();
+        Job { files, programs: vec!["ip", "nsenter", "tcpdump"], environment, steps }
     }
+}
 
-    fn demo(&self, hook: &str) -> Job {
-        self.job(&format!(
-            "xtask demo --prebuilt > /tmp/demo 2>&1; code=$?\ncat /tmp/demo\n\
-             [ $code = 0 ] && grep -q 'by sgctl status .*{hook}' /tmp/demo"
-        ))
-    }
+fn step(name: &str, script: String) -> Step {
+    Step { name: name.to_owned(), script }
+}
 
-    fn test(&self, name: &str) -> Job {
-        self.job(&format!(
-            "daemon-tests --test-threads=1 {name} > /tmp/test 2>&1; code=$?\ncat /tmp/test\n\
-             [ $code = 0 ] && grep -q 'test result: ok. 1 passed' /tmp/test"
-        ))
-    }
+/// Every program, by the test that asks for that.
+fn loads() -> Step {
+    test("budgets-tests", "the_kernel_takes_every_program")
+}
 
-    fn refusal(&self, lacks: &str) -> Job {
-        self.job(&format!(
-            "sgd --policy /work/examples/demo.json > /tmp/sgd 2>&1; code=$?\ncat /tmp/sgd\n\
-             [ $code != 0 ] && grep -qF '{lacks}' /tmp/sgd"
-        ))
-    }
+fn test(program: &str, name: &str) -> Step {
+    let script = format!(
+        "{program} --test-threads=1 {name} > /tmp/test 2>&1; code=$?\ncat /tmp/test\n\
+         [ $code = 0 ] && grep -q 'test result: ok. 1 passed' /tmp/test"
+    );
+    step(name, script)
+}
+
+fn demo(hook: &str) -> Step {
+    let script = format!(
+        "xtask demo --prebuilt > /tmp/demo 2>&1; code=$?\ncat /tmp/demo\n\
+         [ $code = 0 ] && grep -q 'by sgctl status .*{hook}' /tmp/demo"
+    );
+    step(&format!("demo, with {hook}"), script)
+}
+
+/// Of a veth that is there for it.
+fn doctor(hook: &str) -> Step {
+    let script = format!(
+        "ip link add doctor0 type veth peer name doctor1\n\
+         sgctl doctor > /tmp/doctor 2>&1; code=$?\nip link del doctor0\ncat /tmp/doctor\n\
+         [ $code = 0 ] && grep -q '^doctor0 .* {hook} ' /tmp/doctor && ! grep -q ' missing ' /tmp/doctor"
+    );
+    step(&format!("sgctl doctor finds nothing missing, and {hook}"), script)
+}
+
+fn doctor_refuses(lacks: &str) -> Step {
+    let script = format!(
+        "sgctl doctor > /tmp/doctor 2>&1; code=$?\ncat /tmp/doctor\n\
+         [ $code = 1 ] && grep -q ' missing .*{lacks}' /tmp/doctor"
+    );
+    step("sgctl doctor says what is missing", script)
+}
+
+fn refusal(lacks: &str) -> Step {
+    let script = format!(
+        "mkdir /tmp/state\nsgd --policy /work/examples/demo.json --state-dir /tmp/state > /tmp/sgd 2>&1; code=$?\ncat /tmp/sgd\n\
+         [ $code != 0 ] && grep -qF 'needs Linux 6.1 or later' /tmp/sgd && grep -qF '{lacks}' /tmp/sgd"
+    );
+    step("sgd refuses, and says what is missing", script)
 }
 
 /// A test program of `sg-tests`, built.
