@@ -7,6 +7,7 @@ mod chaos;
 mod demo;
 mod docs;
 mod fuzz;
+mod guest;
 mod oracle;
 mod paint;
 mod progress;
@@ -58,6 +59,8 @@ enum Verb {
     Bench(bench::Bench),
     /// Run the demo and a choice of the tests in the kernels that people run; exit 1 if one fails
     VmTest(vm::VmTest),
+    /// Boot two virtual machines behind taps and see that the filter does with them what it should; exit 1 if not
+    GuestTest(guest::GuestTest),
     /// Write the pages of docs/ that are made from the code
     Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Verb::Chaos(chaos) => chaos.run(),
         Verb::Bench(bench) => bench.run().map(success),
         Verb::VmTest(vm) => vm.run(),
+        Verb::GuestTest(guest) => guest.run().map(success),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };

@@ -4,9 +4,9 @@
 //! and the other on TC. Before the filter is on, every probe must get through: a denial shown later is then the filter's work
 //! and not a hole in the topology.
 
-mod edit;
+pub mod edit;
 mod scenes;
-mod table;
+pub mod table;
 
 use std::time::Instant;
 

@@ -36,8 +36,8 @@ fn unpack(suite: &str, directory: &Path, root: &Path) -> Result<()> {
     let depends = apt.run("apt-cache", &["depends", "linux-image-cloud-amd64"])?;
     let package = depends
         .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: "))
-        .filter(|name| name.starts_with("linux-image"))
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|name| name.starts_with("linux-image"))
         .context("linux-image-cloud-amd64 depends on no kernel")?
         .to_owned();
     let version = package.trim_start_matches("linux-image-");

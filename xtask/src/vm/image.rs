@@ -13,7 +13,8 @@ use super::fetch::Tree;
 use crate::setup;
 
 /// What the filter and the tests' network are made of, where the kernel has it as modules.
-const MODULES: [&str; 6] = ["veth", "tun", "bridge", "cls_bpf", "sch_ingress", "ipv6"];
+const MODULES: [&str; 8] =
+    ["virtio_pci", "virtio_net", "veth", "tun", "bridge", "cls_bpf", "sch_ingress", "ipv6"];
 
 /// The first program. The exit codes go out by the second serial port, and what a step has said that failed by the first.
 const INIT: &str = r#"#!/bin/busybox sh

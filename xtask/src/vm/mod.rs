@@ -1,8 +1,8 @@
 //! `cargo xtask vm-test`: the demo and a choice of the tests in Debian's kernels, in virtual machines without hardware support, so
 //! that it works wherever QEMU does.
 
-mod boot;
-mod fetch;
+pub mod boot;
+pub mod fetch;
 mod image;
 
 use std::path::{Path, PathBuf};
