@@ -43,6 +43,7 @@ impl Drop for Pins {
 }
 
 /// All programs, which are loaded when they are needed.
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 fn loaded(pins: &Pins) -> Kernel {
     let mut kernel = Kernel::open(&pins.0, TcMode::Auto, TableSizes::default()).unwrap();
     let mut refused = Vec::new();

@@ -51,7 +51,8 @@ fn functions(program: &[bpf_insn]) -> BTreeMap<usize, Function> {
         .collect();
     functions.insert(0, Function::default());
     for (at, insn) in program.iter().enumerate() {
-        let (_, function) = functions.range_mut(..=at).next_back().unwrap();
+        // There is one at 0.
+        let Some((_, function)) = functions.range_mut(..=at).next_back() else { continue };
         if let Some(callee) = target(at, insn) {
             function.calls.insert(callee);
         }

@@ -76,7 +76,7 @@ impl GuestTest {
 
         golden::open(&mut site)?;
         let open = spoofing::open(&mut site)?;
-        println!("without the filter everything comes through, {} forged packets among it", open);
+        println!("without the filter everything comes through, {open} forged packets among it");
 
         site.daemon = Some(Daemon::start(&site.topology, &policy)?);
         golden::run(&mut site, &mut table, &policy)?;

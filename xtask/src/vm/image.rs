@@ -114,13 +114,15 @@ fn modules(tree: &Tree, to: &Path) -> Result<()> {
     let index = tree.modules.join("modules.dep");
     if !index.exists() {
         let base = tree.modules.ancestors().nth(3).context("modules are in lib/modules")?;
-        let status = Command::new(setup::program("depmod")?)
+        let output = Command::new(setup::program("depmod")?)
             .arg("-b")
             .arg(base)
             .arg(&tree.release)
-            .status()
+            .output()
             .context("cannot run depmod")?;
-        ensure!(status.success(), "depmod failed ({status})");
+        // It warns of lists that come with another package, and that nobody asks here.
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "depmod failed ({}): {}", output.status, said.trim());
     }
     let index = fs::read_to_string(&index)?;
     let mut order: Vec<String> = Vec::new();
