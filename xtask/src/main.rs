@@ -7,11 +7,13 @@ mod chaos;
 mod demo;
 mod docs;
 mod fuzz;
+mod guest;
 mod oracle;
 mod paint;
 mod progress;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -38,6 +40,9 @@ enum Verb {
         /// Stop after the check that every path is open without the filter
         #[arg(long)]
         unfiltered: bool,
+        /// With what is there, in SGD_BIN_DIR: nothing is installed or built
+        #[arg(long)]
+        prebuilt: bool,
     },
     /// Let real attackers' and everyday programs loose on the filter and count what comes through
     Attack(attack::Options),
@@ -52,6 +57,10 @@ enum Verb {
     /// Measure what the filter costs
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Run the demo and a choice of the tests in the kernels that people run; exit 1 if one fails
+    VmTest(vm::VmTest),
+    /// Boot two virtual machines behind taps and see that the filter does with them what it should; exit 1 if not
+    GuestTest(guest::GuestTest),
     /// Write the pages of docs/ that are made from the code
     Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -62,13 +71,15 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Setup { check: true } => setup::check().map(success),
         Verb::Setup { check: false } => setup::install().map(success),
-        Verb::Demo { unfiltered } => demo::run(unfiltered).map(success),
+        Verb::Demo { unfiltered, prebuilt } => demo::run(unfiltered, prebuilt).map(success),
         Verb::Attack(options) => attack::run(&options).map(success),
         Verb::Test { filter } => test::run(&filter),
         Verb::Fuzz(fuzz) => fuzz.run(),
         Verb::Oracle(oracle) => oracle.run(),
         Verb::Chaos(chaos) => chaos.run(),
         Verb::Bench(bench) => bench.run().map(success),
+        Verb::VmTest(vm) => vm.run(),
+        Verb::GuestTest(guest) => guest.run().map(success),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };

@@ -89,6 +89,27 @@ pub fn install_attackers() -> Result<()> {
     Ok(())
 }
 
+/// Finds the programs that `cargo xtask vm-test` runs and installs those that are missing.
+pub fn install_vm() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    for (name, package) in VIRTUAL {
+        let find = || program(name).map(|path| path.display().to_string()).map_err(|error| error.to_string());
+        report.tool(name, find, || install::without_services(&[package]));
+    }
+    report.finish()
+}
+
+/// Programs and the Debian packages that they are in.
+const VIRTUAL: [(&str, &str); 7] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+    ("dpkg", "dpkg"),
+];
+
 /// Programs and the Debian packages that they are in.
 const ATTACKERS: [(&str, &str); 10] = [
     ("nmap", "nmap"),
