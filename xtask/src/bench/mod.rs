@@ -3,6 +3,7 @@
 mod accounts;
 mod collect;
 mod flows;
+mod packets;
 mod start;
 
 use anyhow::Result;
@@ -16,6 +17,8 @@ pub enum Bench {
     Collect(collect::Collect),
     /// Measure how long listing, filtering and counting connections takes, and what traffic notices of it
     Flows(flows::Flows),
+    /// Measure what a packet costs in the programs: established, reply, new, denied; few rules and many; one flow and a million
+    Packets(packets::Packets),
     /// Measure how long sgd takes to be ready: cold, and after it was killed
     Start(start::Start),
 }
@@ -26,6 +29,7 @@ impl Bench {
             Self::Accounts(accounts) => accounts.run(),
             Self::Collect(collect) => collect.run(),
             Self::Flows(flows) => flows.run(),
+            Self::Packets(packets) => packets.run(),
             Self::Start(start) => start.run(),
         }
     }
