@@ -6,7 +6,7 @@
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::Result;
-use sg_tests::bpf::{self, Kind, Run};
+use sg_tests::bpf::{self, EXIT, Kind, Run, instruction};
 
 /// Where a frame says which flow it is of: the last four bytes of one address and one port. Nobody looks at checksums.
 #[derive(Debug, Clone, Copy)]
@@ -82,23 +82,6 @@ impl Driver {
         bpf::set(&self.order, &order.bytes())?;
         bpf::run(&self.program, self.kind, ifindex, frame, repeat)
     }
-}
-
-/// A program that passes everything.
-pub fn empty(kind: Kind) -> Result<OwnedFd> {
-    // XDP_PASS is 2, TC_ACT_UNSPEC -1.
-    let result = if kind == Kind::Xdp { 2 } else { -1 };
-    bpf::load(kind, &[instruction(0xb7, 0, 0, 0, result), EXIT])
-}
-
-const EXIT: u64 = instruction(0x95, 0, 0, 0, 0);
-
-/// `struct bpf_insn`: the code, the registers to and from, an offset and a constant.
-const fn instruction(code: u8, to: u8, from: u8, offset: i16, constant: i32) -> u64 {
-    code as u64
-        | ((to | from << 4) as u64) << 8
-        | (offset as u16 as u64) << 16
-        | (constant as u32 as u64) << 32
 }
 
 /// Codes of the instruction set (RFC 9669).

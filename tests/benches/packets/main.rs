@@ -106,7 +106,7 @@ fn run(effort: &Effort, sizes: &[Size], mut devices: Vec<[String; 2]>) -> Result
             }
         }
     }
-    let empty = [driver::empty(Kind::Tc)?, driver::empty(Kind::Xdp)?];
+    let empty = [bpf::empty(Kind::Tc)?, bpf::empty(Kind::Xdp)?];
     for case in &mut cases {
         if case.flows.is_some() {
             let target = sessions[case.session].program(case.hook);

@@ -89,6 +89,19 @@ pub fn install_attackers() -> Result<()> {
     Ok(())
 }
 
+/// Finds the filters that `cargo xtask bench` measures beside this one and installs those that are missing.
+pub fn install_peers() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    for (name, package) in [("nft", "nftables"), ("iptables-restore", "iptables"), ("ipset", "ipset")] {
+        let find = || match program(name) {
+            Ok(path) => Ok(path.display().to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        report.tool(name, find, || install::without_services(&[package]));
+    }
+    report.finish()
+}
+
 /// Programs and the Debian packages that they are in.
 const ATTACKERS: [(&str, &str); 10] = [
     ("nmap", "nmap"),
