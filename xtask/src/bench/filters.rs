@@ -35,12 +35,11 @@ pub struct Rules(pub Vec<(String, u16)>);
 impl Rules {
     /// Those of another `variant` are others, but for the last.
     pub fn new(count: usize, variant: u16) -> Self {
-        let rule = |number: usize| {
-            let prefix = number / 4;
-            let port = [22, 443, 3306, 8000][number % 4] + 10_000 * variant;
-            (format!("172.{}.{}.0/24", 16 + prefix / 256, prefix % 256), port)
-        };
-        let mut rules: Vec<_> = (0..count - 1).map(rule).collect();
+        // Four ports a network.
+        let prefixes = (0..count).map(|number| format!("172.{}.{}.0/24", 16 + number / 256, number % 256));
+        let ports = [22, 443, 3306, 8000].map(|port| port + 10_000 * variant);
+        let all = prefixes.flat_map(|prefix| ports.map(|port| (prefix.clone(), port)));
+        let mut rules: Vec<_> = all.take(count.saturating_sub(1)).collect();
         rules.push((CLIENTS.to_owned(), TCP_PORT));
         Self(rules)
     }
