@@ -47,15 +47,15 @@ enum Verb {
     /// Let real attackers' and everyday programs loose on the filter and count what comes through
     Attack(attack::Options),
     /// Build everything and run all tests, or those whose names contain a FILTER
-    Test { filter: Vec<String> },
+    Test {
+        filter: Vec<String>,
+    },
     /// Let the fuzz targets run, each for a while; exit 1 if one fails
     Fuzz(fuzz::Fuzz),
     /// Hold the filter against an oracle in very many random cases; exit 1 if they differ
     Oracle(oracle::Oracle),
     /// Break the daemon under traffic, again and again; exit 1 if that costs a connection or a wrong verdict
     Chaos(chaos::Chaos),
-    /// Measure what the filter costs
-    #[command(subcommand)]
     Bench(bench::Bench),
     /// Run the demo and a choice of the tests in the kernels that people run; exit 1 if one fails
     VmTest(vm::VmTest),
