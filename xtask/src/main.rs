@@ -2,6 +2,7 @@
 
 mod attack;
 mod bench;
+mod book;
 mod cargo;
 mod chaos;
 mod demo;
@@ -54,6 +55,8 @@ enum Verb {
     Bench(bench::Bench),
     /// Write the pages of docs/ that are made from the code
     Docs,
+    /// Make the book of docs/, to be read in a browser
+    Book,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
     ClippyBpf,
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Chaos(chaos) => chaos.run(),
         Verb::Bench(bench) => bench.run().map(success),
         Verb::Docs => docs::write().map(success),
+        Verb::Book => book::make().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
     result.unwrap_or_else(|error| {
