@@ -10,6 +10,7 @@ mod docs;
 mod fuzz;
 mod oracle;
 mod paint;
+mod picture;
 mod progress;
 mod setup;
 mod test;
@@ -54,7 +55,11 @@ enum Verb {
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Write the pages of docs/ that are made from the code
-    Docs,
+    Docs {
+        /// Record the picture of the demo instead: runs the demo
+        #[arg(long)]
+        picture: bool,
+    },
     /// Make the book of docs/, to be read in a browser
     Book,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -72,7 +77,8 @@ fn main() -> ExitCode {
         Verb::Oracle(oracle) => oracle.run(),
         Verb::Chaos(chaos) => chaos.run(),
         Verb::Bench(bench) => bench.run().map(success),
-        Verb::Docs => docs::write().map(success),
+        Verb::Docs { picture: true } => picture::record().map(success),
+        Verb::Docs { picture: false } => docs::write().map(success),
         Verb::Book => book::make().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
