@@ -81,7 +81,7 @@ fn form(argument: &Arg) -> String {
     let many = if matches!(argument.get_action(), ArgAction::Append) { "…" } else { "" };
     let takes = argument.get_action().takes_values();
     let names = argument.get_value_names().unwrap_or_default();
-    let value = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ");
+    let value = names.iter().map(clap::builder::Str::as_str).collect::<Vec<_>>().join(" ");
     let switches: Vec<String> = [
         argument.get_short().map(|short| format!("-{short}")),
         argument.get_long().map(|long| format!("--{long}")),

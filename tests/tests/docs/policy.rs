@@ -71,11 +71,11 @@ fn object(page: &mut String, name: &str, heading: &str, definition: &Value) {
     }
     match name {
         "InboundRule" | "OutboundRule" => {
-            *page += "\n`port` is required for TCP and UDP, and `ALL` or left out for other protocols.\n"
+            *page += "\n`port` is required for TCP and UDP, and `ALL` or left out for other protocols.\n";
         }
         "Interface" => {
             *page +=
-                "\n`security_groups` is required and not empty, except with `\"kind\": \"bare_metal\"`.\n"
+                "\n`security_groups` is required and not empty, except with `\"kind\": \"bare_metal\"`.\n";
         }
         _ => assert!(definition.get("if").is_none(), "{name} has a condition that the page does not tell"),
     }

@@ -47,7 +47,7 @@ pub fn check(command: &Command, words: &[&str]) -> Result<(), String> {
             }
         } else if command.has_subcommands() {
             // `flows revoke|export` names both; a word that only stands for a verb is in capitals.
-            if word.chars().all(|letter| letter.is_uppercase()) {
+            if word.chars().all(char::is_uppercase) {
                 return Ok(());
             }
             let found = word.split('|').map(|word| command.find_subcommand(word));
