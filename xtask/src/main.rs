@@ -2,6 +2,7 @@
 
 mod attack;
 mod bench;
+mod book;
 mod cargo;
 mod chaos;
 mod demo;
@@ -10,6 +11,7 @@ mod fuzz;
 mod guest;
 mod oracle;
 mod paint;
+mod picture;
 mod progress;
 mod setup;
 mod test;
@@ -62,7 +64,13 @@ enum Verb {
     /// Boot two virtual machines behind taps and see that the filter does with them what it should; exit 1 if not
     GuestTest(guest::GuestTest),
     /// Write the pages of docs/ that are made from the code
-    Docs,
+    Docs {
+        /// Record the picture of the demo instead: runs the demo
+        #[arg(long)]
+        picture: bool,
+    },
+    /// Make the book of docs/, to be read in a browser
+    Book,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
     ClippyBpf,
 }
@@ -80,7 +88,9 @@ fn main() -> ExitCode {
         Verb::Bench(bench) => bench.run().map(success),
         Verb::VmTest(vm) => vm.run(),
         Verb::GuestTest(guest) => guest.run().map(success),
-        Verb::Docs => docs::write().map(success),
+        Verb::Docs { picture: true } => picture::record().map(success),
+        Verb::Docs { picture: false } => docs::write().map(success),
+        Verb::Book => book::make().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
     result.unwrap_or_else(|error| {

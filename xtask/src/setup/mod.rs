@@ -38,6 +38,13 @@ pub fn fuzz() -> Result<()> {
     report.finish()
 }
 
+/// Finds what makes the book of docs/ and installs it if it is missing, which takes some minutes.
+pub fn book() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    report.tool("mdBook", || version("mdbook", "--version"), install::mdbook);
+    report.finish()
+}
+
 fn go(only_check: bool) -> Result<()> {
     let mut report = Report { only_check, missing: 0 };
     report.tool("C compiler", || version("cc", "--version"), || install::apt(&["gcc", "libc6-dev"]));
