@@ -8,9 +8,11 @@ mod demo;
 mod docs;
 mod fuzz;
 mod oracle;
+mod package;
 mod paint;
 mod progress;
 mod setup;
+mod systemd;
 mod test;
 
 use std::process::ExitCode;
@@ -52,6 +54,10 @@ enum Verb {
     /// Measure what the filter costs
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Make a Debian package
+    Package(package::Package),
+    /// Install the package where a real systemd runs, and break it there: needs root
+    SystemdTest(systemd::SystemdTest),
     /// Write the pages of docs/ that are made from the code
     Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -69,6 +75,8 @@ fn main() -> ExitCode {
         Verb::Oracle(oracle) => oracle.run(),
         Verb::Chaos(chaos) => chaos.run(),
         Verb::Bench(bench) => bench.run().map(success),
+        Verb::Package(package) => package.run().map(success),
+        Verb::SystemdTest(test) => test.run().map(success),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };

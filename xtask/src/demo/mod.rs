@@ -6,7 +6,7 @@
 
 mod edit;
 mod scenes;
-mod table;
+pub mod table;
 
 use std::time::Instant;
 
