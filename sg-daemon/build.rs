@@ -67,7 +67,8 @@ fn commit(workspace: &Path) -> String {
     println!("cargo::rerun-if-changed=src");
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
     // Files that git does not know may be anything.
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+    let changed =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
     if changed { format!("{commit}, with changes") } else { commit }
 }
 

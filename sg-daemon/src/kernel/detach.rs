@@ -56,8 +56,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>, KernelError> {
 /// The devices in the map of interfaces, if there is one.
 fn of_map(pins: &Pins) -> Result<Vec<u32>, KernelError> {
     let Some(&length) = check_maps(pins)?.get(map::INTERFACES) else { return Ok(Vec::new()) };
-    let data =
-        MapData::from_pin(pins.map(map::INTERFACES)).map_err(KernelError::map(map::INTERFACES))?;
+    let data = MapData::from_pin(pins.map(map::INTERFACES)).map_err(KernelError::map(map::INTERFACES))?;
     let io = |source| KernelError::Io { name: map::INTERFACES, source };
     let interfaces: Mapped<Interface> = Mapped::new(data.fd().as_fd(), length).map_err(io)?;
     let indexes = (0..length).filter_map(|slot| interfaces.get(slot)).map(|interface| interface.ifindex);

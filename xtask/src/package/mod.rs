@@ -31,7 +31,7 @@ impl Package {
         setup::install_packager()?;
         let binaries = build(self.debug)?;
         let out = self.out.clone().unwrap_or_else(|| cargo::target().join("package"));
-        let package = make(&binaries, &self.version, &out)?;
+        let package = make(&binaries, &self.version, &out, Pack::Small)?;
         let bytes = fs::metadata(&package)?.len();
         println!("{} ({:.1} MB)", package.display(), bytes as f64 / 1e6);
         Ok(())
@@ -48,8 +48,16 @@ pub fn build(debug: bool) -> Result<PathBuf> {
     Ok(cargo::target().join(if debug { "debug" } else { "release" }))
 }
 
+/// How hard dpkg-deb works.
+#[derive(Debug, Clone, Copy)]
+pub enum Pack {
+    Small,
+    /// For a test.
+    Fast,
+}
+
 /// Packages what was built; the package's path.
-pub fn make(binaries: &Path, version: &str, out: &Path) -> Result<PathBuf> {
+pub fn make(binaries: &Path, version: &str, out: &Path, how: Pack) -> Result<PathBuf> {
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let scratch = tempfile::tempdir()?;
     let stage = Stage::fill(&scratch.path().join("stage"), binaries)?;
@@ -57,6 +65,9 @@ pub fn make(binaries: &Path, version: &str, out: &Path) -> Result<PathBuf> {
     control::write(&stage, version, &architecture)?;
     let package = out.join(format!("sgd_{version}_{architecture}.deb"));
     let mut pack = Command::new("dpkg-deb");
+    if matches!(how, Pack::Fast) {
+        pack.args(["-Zgzip", "-z1"]);
+    }
     pack.args(["--root-owner-group", "--build"]).arg(stage.root()).arg(&package);
     said(&mut pack)?;
     Ok(package)

@@ -11,6 +11,7 @@ mod site;
 mod steps;
 mod traffic;
 
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -18,6 +19,7 @@ use clap::Args;
 use sg_tests::Lab;
 
 use crate::demo::table::Table;
+use crate::package::Pack;
 use crate::{package, setup};
 
 #[derive(Debug, Args)]
@@ -37,13 +39,17 @@ impl SystemdTest {
         let binaries = package::build(self.short)?;
         let lab = Lab::new()?;
         let [package, newer] =
-            VERSIONS.map(|version| package::make(&binaries, version, lab.directory()));
+            VERSIONS.map(|version| package::make(&binaries, version, lab.directory(), Pack::Fast));
         let (package, newer) = (package?, newer?);
         let root = rootfs::unpack(&lab)?;
 
         let begin = Instant::now();
         let mut table = Table::default();
-        steps::all(&lab, &root, &package, &newer, &mut table)?;
+        if let Err(error) = steps::all(&lab, &root, &package, &newer, &mut table) {
+            let journal = ["journalctl", "--no-pager", "--unit", "sgd", "--lines", "40"];
+            let journal = package::said(Command::new("chroot").arg(&root).args(journal));
+            return Err(error.context(format!("the journal of sgd:\n{}", journal.unwrap_or_default())));
+        }
         let took = begin.elapsed().as_secs();
         ensure!(table.wrong() == 0, "{} of {} rows are not as expected", table.wrong(), table.rows());
         println!("\n{} rows, all as expected, in {took} s", table.rows());

@@ -16,7 +16,7 @@ const PACKAGES: &str = "systemd,systemd-sysv,systemd-container,iproute2,logrotat
 
 /// What a machine's systemd does before any unit, and a container's does not.
 const BPFFS: &str = "[Unit]\nDefaultDependencies=no\nBefore=local-fs.target\n\n\
-                     [Mount]\nWhat=bpf\nWhere=/sys/fs/bpf\nType=bpf\n";
+                     [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=mount -t bpf bpf /sys/fs/bpf\n";
 
 /// Looks at what is filtered, at the moment at which a host would set up its network.
 const NETWORK: &str = "[Unit]\nDefaultDependencies=no\nAfter=network-pre.target\nBefore=network.target\n\
@@ -32,7 +32,7 @@ pub fn unpack(lab: &Lab) -> Result<PathBuf> {
     let root = lab.directory().join("root");
     fs::create_dir(&root)?;
     said(Command::new("tar").arg("--extract").arg("--file").arg(&packed).arg("--directory").arg(&root))?;
-    unit(&root, "sys-fs-bpf.mount", BPFFS, "local-fs.target")?;
+    unit(&root, "lab-bpffs.service", BPFFS, "local-fs.target")?;
     unit(&root, "lab-network.service", NETWORK, "multi-user.target")?;
     // A journal that is there after a reboot.
     fs::create_dir_all(root.join("var/log/journal"))?;
