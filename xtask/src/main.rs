@@ -10,10 +10,12 @@ mod docs;
 mod fuzz;
 mod guest;
 mod oracle;
+mod package;
 mod paint;
 mod picture;
 mod progress;
 mod setup;
+mod systemd;
 mod test;
 mod vm;
 
@@ -63,6 +65,10 @@ enum Verb {
     VmTest(vm::VmTest),
     /// Boot two virtual machines behind taps and see that the filter does with them what it should; exit 1 if not
     GuestTest(guest::GuestTest),
+    /// Make a Debian package
+    Package(package::Package),
+    /// Install the package where a real systemd runs, and break it there: needs root
+    SystemdTest(systemd::SystemdTest),
     /// Write the pages of docs/ that are made from the code
     Docs {
         /// Record the picture of the demo instead: runs the demo
@@ -91,6 +97,8 @@ fn main() -> ExitCode {
         Verb::Docs { picture: true } => picture::record().map(success),
         Verb::Docs { picture: false } => docs::write().map(success),
         Verb::Book => book::make().map(success),
+        Verb::Package(package) => package.run().map(success),
+        Verb::SystemdTest(test) => test.run().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
     result.unwrap_or_else(|error| {

@@ -18,6 +18,7 @@ mod frames;
 mod group;
 mod import;
 mod interface;
+mod man;
 mod monitor;
 pub mod names;
 mod openapi;
@@ -68,6 +69,7 @@ pub struct Sgctl {
 enum Verb {
     Check(check::Check),
     Completions(completions::Completions),
+    Man(man::Manual),
     Schema(schema::Schema),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -102,6 +104,7 @@ impl Sgctl {
         let outcome = match self.verb {
             Verb::Check(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
+            Verb::Man(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::OpenApi(verb) => verb.run(),
             Verb::Group(verb) => verb.run(&self.socket),

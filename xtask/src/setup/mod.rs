@@ -78,6 +78,27 @@ fn go(only_check: bool) -> Result<()> {
     report.finish()
 }
 
+/// Finds what makes a Debian package and installs what is missing.
+pub fn install_packager() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    packager(&mut report);
+    report.finish()
+}
+
+fn packager(report: &mut Report) {
+    let shlibdeps = || version("dpkg-shlibdeps", "--version");
+    report.tool("dpkg-dev", shlibdeps, || install::apt(&["dpkg-dev"]));
+    report.tool("strip", || version("strip", "--version"), || install::apt(&["binutils"]));
+}
+
+/// Finds what makes a root file system with a real systemd and installs what is missing.
+pub fn install_systemd_test() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    packager(&mut report);
+    report.tool("mmdebstrap", || version("mmdebstrap", "--version"), || install::apt(&["mmdebstrap"]));
+    report.finish()
+}
+
 /// Finds the programs that `cargo xtask attack` runs and installs those that are missing.
 pub fn install_attackers() -> Result<()> {
     let mut report = Report { only_check: false, missing: 0 };
