@@ -5,6 +5,7 @@ mod bench;
 mod cargo;
 mod chaos;
 mod demo;
+mod deny;
 mod docs;
 mod fuzz;
 mod oracle;
@@ -58,6 +59,8 @@ enum Verb {
     Package(package::Package),
     /// Install the package where a real systemd runs, and break it there: needs root
     SystemdTest(systemd::SystemdTest),
+    /// Hold the crates of other people to deny.toml: licences, sources, duplicates
+    Deny,
     /// Write the pages of docs/ that are made from the code
     Docs,
     /// Run clippy over the kernel side, where the toolchain that builds it has one
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Verb::Bench(bench) => bench.run().map(success),
         Verb::Package(package) => package.run().map(success),
         Verb::SystemdTest(test) => test.run().map(success),
+        Verb::Deny => deny::run().map(success),
         Verb::Docs => docs::write().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };

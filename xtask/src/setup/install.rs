@@ -15,6 +15,8 @@ use sg_ebpf_build::PINNED_NIGHTLY;
 const BPF_LINKER: &str = "0.13.0";
 /// The version whose arguments `cargo xtask fuzz` gives.
 const CARGO_FUZZ: &str = "0.13.1";
+/// The version whose settings `deny.toml` has, and that builds with the compiler of this workspace.
+const CARGO_DENY: &str = "0.20.2";
 /// Debian's LLVM that reads what both kinds of compiler write.
 const LLVM: &str = "22";
 /// The compiler and its precompiled `core` for BPF. Debian keeps the `-web` packages of its stable releases new, because browsers
@@ -119,6 +121,10 @@ pub fn bpf_linker() -> Result<()> {
 
 pub fn cargo_fuzz() -> Result<()> {
     quietly(cargo_install("cargo-fuzz", CARGO_FUZZ))
+}
+
+pub fn cargo_deny() -> Result<()> {
+    quietly(cargo_install("cargo-deny", CARGO_DENY))
 }
 
 fn cargo_install(program: &str, version: &str) -> Command {
