@@ -6,6 +6,7 @@ mod book;
 mod cargo;
 mod chaos;
 mod demo;
+mod deny;
 mod docs;
 mod fuzz;
 mod guest;
@@ -69,6 +70,8 @@ enum Verb {
     Package(package::Package),
     /// Install the package where a real systemd runs, and break it there: needs root
     SystemdTest(systemd::SystemdTest),
+    /// Hold the crates of other people to deny.toml: licences, sources, duplicates
+    Deny,
     /// Write the pages of docs/ that are made from the code
     Docs {
         /// Record the picture of the demo instead: runs the demo
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         Verb::Book => book::make().map(success),
         Verb::Package(package) => package.run().map(success),
         Verb::SystemdTest(test) => test.run().map(success),
+        Verb::Deny => deny::run().map(success),
         Verb::ClippyBpf => cargo::clippy_bpf().map(success),
     };
     result.unwrap_or_else(|error| {

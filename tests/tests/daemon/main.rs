@@ -21,6 +21,7 @@ mod completion;
 mod counters;
 mod crash;
 mod ctl;
+mod detach;
 mod devices;
 mod doctor;
 mod enforce;

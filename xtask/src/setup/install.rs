@@ -17,6 +17,8 @@ const BPF_LINKER: &str = "0.13.0";
 const CARGO_FUZZ: &str = "0.13.1";
 /// The version that `cargo xtask book` has been tried with.
 const MDBOOK: &str = "0.5.4";
+/// The version whose settings `deny.toml` has, and that builds with the compiler of this workspace.
+const CARGO_DENY: &str = "0.20.2";
 /// Debian's LLVM that reads what both kinds of compiler write.
 const LLVM: &str = "22";
 /// The compiler and its precompiled `core` for BPF. Debian keeps the `-web` packages of its stable releases new, because browsers
@@ -128,6 +130,10 @@ pub fn mdbook() -> Result<()> {
     // Neither its server nor its watching.
     cargo.args(["--no-default-features", "--features", "search"]);
     quietly(cargo)
+}
+
+pub fn cargo_deny() -> Result<()> {
+    quietly(cargo_install("cargo-deny", CARGO_DENY))
 }
 
 fn cargo_install(program: &str, version: &str) -> Command {

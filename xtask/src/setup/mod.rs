@@ -61,6 +61,9 @@ fn go(only_check: bool) -> Result<()> {
         || install::without_services(&["prometheus"]),
     );
     report.tool("terminal", || version("script", "--version"), || install::apt(&["bsdutils"]));
+    // For the score of the unit. Nothing is booted with it.
+    let analyze = || version("systemd-analyze", "--version");
+    report.tool("systemd-analyze", analyze, || install::without_services(&["systemd"]));
     for shell in ["bash", "zsh", "fish"] {
         report.tool(shell, || version(shell, "--version"), || install::apt(&[shell]));
     }
@@ -89,6 +92,14 @@ fn packager(report: &mut Report) {
     let shlibdeps = || version("dpkg-shlibdeps", "--version");
     report.tool("dpkg-dev", shlibdeps, || install::apt(&["dpkg-dev"]));
     report.tool("strip", || version("strip", "--version"), || install::apt(&["binutils"]));
+}
+
+/// Finds cargo-deny and installs it if it is missing, which takes some minutes.
+pub fn install_deny() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    report.tool("C compiler", || version("cc", "--version"), || install::apt(&["gcc", "libc6-dev"]));
+    report.tool("cargo-deny", || version("cargo-deny", "--version"), install::cargo_deny);
+    report.finish()
 }
 
 /// Finds what makes a root file system with a real systemd and installs what is missing.
@@ -147,8 +158,7 @@ const VIRTUAL: [(&str, &str); 7] = [
     ("dpkg", "dpkg"),
 ];
 
-const PEERS: [(&str, &str); 3] =
-    [("nft", "nftables"), ("iptables-restore", "iptables"), ("ipset", "ipset")];
+const PEERS: [(&str, &str); 3] = [("nft", "nftables"), ("iptables-restore", "iptables"), ("ipset", "ipset")];
 
 /// Programs and the Debian packages that they are in.
 const ATTACKERS: [(&str, &str); 10] = [

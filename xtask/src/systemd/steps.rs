@@ -248,7 +248,7 @@ impl<'a> Host<'a> {
     fn remove(&mut self, held: &mut Connection) -> Result<()> {
         self.table.heading("dpkg --remove, dpkg --purge");
         let (said, cost) = traffic::under_open(self.site, held, || {
-            Ok(self.container.run(&["dpkg", "--remove", "sgd"])?.success("dpkg --remove")?)
+            self.container.run(&["dpkg", "--remove", "sgd"])?.success("dpkg --remove")
         })?;
         let said = format!("{}{}", said.stdout, said.stderr);
         let expected = format!("sgd: detached, not filtered any more: {DEVICE}");
