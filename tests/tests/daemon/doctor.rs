@@ -8,10 +8,15 @@ use sg_tests::{Daemon, binary};
 
 use crate::world::{World, interface, policy, with};
 
-/// What a host's doctor says without a daemon.
-fn alone(world: &World, arguments: &[&str]) -> Output {
+/// What a host's doctor says, in the namespace of its devices.
+fn doctor(world: &World, socket: &Path, arguments: &[&str]) -> Output {
     let mut command = world.site.host.command(binary("sgctl").unwrap());
-    command.args(["--socket", "/nonexistent", "doctor"]).args(arguments).output().unwrap()
+    command.arg("--socket").arg(socket).arg("doctor").args(arguments).output().unwrap()
+}
+
+/// Without a daemon.
+fn alone(world: &World, arguments: &[&str]) -> Output {
+    doctor(world, Path::new("/nonexistent"), arguments)
 }
 
 fn report(output: &Output) -> Value {
@@ -73,7 +78,7 @@ fn doctor_says_what_is_in_force_and_auto_comes_to_what_it_said() {
         "interfaces": [interface(a, &["webs"]), with(interface(b, &["webs"]), "hook", "xdp")],
     }));
     let daemon = Daemon::start(&world.site, &policy).unwrap();
-    let output = daemon.sgctl(&["doctor", "--json"]).unwrap();
+    let output = doctor(&world, &daemon.socket(), &["--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let report = report(&output);
     let said = &device(&report, "tap0")["hook"];
