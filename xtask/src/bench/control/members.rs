@@ -24,10 +24,10 @@ pub fn measure(members: usize, rounds: usize, figures: &mut Figures) -> Result<(
     let policy = json!({
         "version": 1, "project": "bench", "vpc": "main",
         "security_groups": [
-            { "name": "web", "inbound": [{ "protocol": "TCP", "source": "@members", "port": 80 }] },
+            { "name": "webs", "inbound": [{ "protocol": "TCP", "source": "@members", "port": 80 }] },
             { "name": "members" },
         ],
-        "interfaces": [{ "name": DEVICE, "addresses": [GUEST], "security_groups": ["web"] }],
+        "interfaces": [{ "name": DEVICE, "addresses": [GUEST], "security_groups": ["webs"] }],
         "peers": peers,
     });
     let daemon = Daemon::start(&site, &policy.to_string())?;
