@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 use sg_tests::figures::Figures;
 use sg_tests::{Daemon, Netns, Process, Topology, write_file};
@@ -24,10 +24,10 @@ pub fn measure(members: usize, rounds: usize, figures: &mut Figures) -> Result<(
     let policy = json!({
         "version": 1, "project": "bench", "vpc": "main",
         "security_groups": [
-            { "name": "web", "inbound": [{ "protocol": "TCP", "source": "@members", "port": 80 }] },
+            { "name": "webs", "inbound": [{ "protocol": "TCP", "source": "@members", "port": 80 }] },
             { "name": "members" },
         ],
-        "interfaces": [{ "name": DEVICE, "addresses": [GUEST], "security_groups": ["web"] }],
+        "interfaces": [{ "name": DEVICE, "addresses": [GUEST], "security_groups": ["webs"] }],
         "peers": peers,
     });
     let daemon = Daemon::start(&site, &policy.to_string())?;
@@ -36,13 +36,13 @@ pub fn measure(members: usize, rounds: usize, figures: &mut Figures) -> Result<(
     let api = Api::new(&daemon.socket());
     let (nft, nft_lab) = theirs()?;
     let (ipset, ipset_lab) = theirs()?;
-    let mut elements = String::from("table inet filter { set members { type ipv4_addr; elements = { ");
+    let mut elements = String::from("table inet filter { set members { type ipv4_addr; elements = {\n");
     let mut sets = String::from("create members hash:ip hashsize 131072 maxelem 1000000\n");
     for address in addresses(members) {
-        write!(elements, "{address}, ")?;
+        writeln!(elements, "{address},")?;
         writeln!(sets, "add members {address}")?;
     }
-    elements.push_str("} } }\n");
+    elements.push_str("}\n}\n}\n");
     let file = |lab: &sg_tests::Lab, text: &str| {
         Ok::<_, anyhow::Error>(write_file(lab.directory(), "members", text)?.to_string_lossy().into_owned())
     };
@@ -75,6 +75,6 @@ fn run(host: &Netns, program: &str, arguments: &[&str]) -> Result<f64> {
     let began = Instant::now();
     let finished = Process::finish(command, PATIENCE)?;
     let took = began.elapsed();
-    ensure!(finished.status.success(), "{program}: {}", finished.stderr.trim());
+    finished.success(program)?;
     Ok(took.as_secs_f64() * MS)
 }

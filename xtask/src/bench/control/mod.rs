@@ -20,6 +20,19 @@ pub struct Control {
     /// Fewer sizes and rounds
     #[arg(long)]
     quick: bool,
+    /// Only one part of it; may be given several times
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// All rules, and one more
+    Swaps,
+    /// What traffic notices of swaps
+    Traffic,
+    /// One member more, and memory
+    Members,
 }
 
 impl Control {
@@ -27,17 +40,21 @@ impl Control {
         if super::again_with_daemon(true)? {
             return Ok(());
         }
-        measure(self.quick, &mut Figures::open()?)
+        let mut figures = Figures::open()?;
+        let wanted = |part| self.only.is_empty() || self.only.contains(&part);
+        let rounds = if self.quick { 5 } else { 9 };
+        let counts: &[usize] = if self.quick { &[10, 10_000] } else { &[10, 100, 1000, 10_000] };
+        if wanted(Part::Swaps) {
+            swaps::measure(counts, rounds, &mut figures)?;
+        }
+        if wanted(Part::Traffic) {
+            traffic::measure(if self.quick { 20 } else { 200 }, &mut figures)?;
+        }
+        if wanted(Part::Members) {
+            members::measure(if self.quick { 10_000 } else { 100_000 }, rounds, &mut figures)?;
+        }
+        Ok(())
     }
-}
-
-/// To be called in a process that knows where sgd is: see [`super::again_with_daemon`].
-fn measure(quick: bool, figures: &mut Figures) -> Result<()> {
-    let rounds = if quick { 5 } else { 9 };
-    let counts: &[usize] = if quick { &[10, 10_000] } else { &[10, 100, 1000, 10_000] };
-    swaps::measure(counts, rounds, figures)?;
-    traffic::measure(if quick { 20 } else { 200 }, figures)?;
-    members::measure(if quick { 10_000 } else { 100_000 }, rounds, figures)
 }
 
 /// sgd under rules on a site of its own.
