@@ -8,6 +8,7 @@ mod candidate;
 mod check;
 mod completions;
 mod diff;
+mod doctor;
 mod edit;
 mod explain;
 mod export;
@@ -17,6 +18,7 @@ mod frames;
 mod group;
 mod import;
 mod interface;
+mod man;
 mod monitor;
 pub mod names;
 mod openapi;
@@ -67,6 +69,7 @@ pub struct Sgctl {
 enum Verb {
     Check(check::Check),
     Completions(completions::Completions),
+    Man(man::Manual),
     Schema(schema::Schema),
     #[command(name = "openapi")]
     OpenApi(openapi::OpenApi),
@@ -74,6 +77,7 @@ enum Verb {
     Rule(rule::Rule),
     Peer(peer::Peer),
     Status(status::Status),
+    Doctor(doctor::Doctor),
     Stats(stats::Stats),
     Top(top::Top),
     Rules(rules::Rules),
@@ -100,12 +104,14 @@ impl Sgctl {
         let outcome = match self.verb {
             Verb::Check(verb) => verb.run(),
             Verb::Completions(verb) => verb.run(),
+            Verb::Man(verb) => verb.run(),
             Verb::Schema(verb) => verb.run(),
             Verb::OpenApi(verb) => verb.run(),
             Verb::Group(verb) => verb.run(&self.socket),
             Verb::Rule(verb) => verb.run(&self.socket),
             Verb::Peer(verb) => verb.run(&self.socket),
             Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Doctor(verb) => verb.run(&self.socket),
             Verb::Stats(verb) => verb.run(&self.socket),
             Verb::Top(verb) => verb.run(&self.socket),
             Verb::Rules(verb) => verb.run(&self.socket),

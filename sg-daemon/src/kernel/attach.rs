@@ -377,6 +377,19 @@ impl Kernel {
     }
 }
 
+/// Takes our clsact filters off a device; whether there were any.
+pub(super) fn detach_clsact(interface: &str) -> bool {
+    let mut any = false;
+    for place in Place::EVERY {
+        if let Some((_, kind)) = place.tc()
+            && let Ok(link) = place.clsact(interface, kind)
+        {
+            any |= link.detach().is_ok();
+        }
+    }
+    any
+}
+
 /// Attaches a TC program, by the way that the kernel has and the operator wants: by which, and whether it was not attached
 /// before.
 fn attach_tc(

@@ -1,10 +1,12 @@
 //! The daemon: loads, watches, swaps, answers, and stops when it is told to.
 
+pub mod detach;
 pub mod inject;
 mod install;
 mod journal;
 mod layout;
 mod lock;
+pub mod log;
 mod notify;
 pub mod panic;
 mod retry;

@@ -22,6 +22,7 @@ mod counters;
 mod crash;
 mod ctl;
 mod devices;
+mod doctor;
 mod enforce;
 mod explain;
 mod files;

@@ -80,6 +80,27 @@ fn go(only_check: bool) -> Result<()> {
     report.finish()
 }
 
+/// Finds what makes a Debian package and installs what is missing.
+pub fn install_packager() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    packager(&mut report);
+    report.finish()
+}
+
+fn packager(report: &mut Report) {
+    let shlibdeps = || version("dpkg-shlibdeps", "--version");
+    report.tool("dpkg-dev", shlibdeps, || install::apt(&["dpkg-dev"]));
+    report.tool("strip", || version("strip", "--version"), || install::apt(&["binutils"]));
+}
+
+/// Finds what makes a root file system with a real systemd and installs what is missing.
+pub fn install_systemd_test() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    packager(&mut report);
+    report.tool("mmdebstrap", || version("mmdebstrap", "--version"), || install::apt(&["mmdebstrap"]));
+    report.finish()
+}
+
 /// Finds the programs that `cargo xtask attack` runs and installs those that are missing.
 pub fn install_attackers() -> Result<()> {
     let mut report = Report { only_check: false, missing: 0 };
@@ -97,6 +118,39 @@ pub fn install_attackers() -> Result<()> {
     }
     Ok(())
 }
+
+/// Finds the programs that `cargo xtask vm-test` runs and installs those that are missing.
+pub fn install_vm() -> Result<()> {
+    install_programs(&VIRTUAL)
+}
+
+/// Finds the filters that `cargo xtask bench` measures beside this one and installs those that are missing.
+pub fn install_peers() -> Result<()> {
+    install_programs(&PEERS)
+}
+
+/// Programs and the Debian packages that they are in.
+fn install_programs(programs: &[(&str, &str)]) -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    for &(name, package) in programs {
+        let find = || program(name).map(|path| path.display().to_string()).map_err(|error| error.to_string());
+        report.tool(name, find, || install::without_services(&[package]));
+    }
+    report.finish()
+}
+
+const VIRTUAL: [(&str, &str); 7] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+    ("dpkg", "dpkg"),
+];
+
+const PEERS: [(&str, &str); 3] =
+    [("nft", "nftables"), ("iptables-restore", "iptables"), ("ipset", "ipset")];
 
 /// Programs and the Debian packages that they are in.
 const ATTACKERS: [(&str, &str); 10] = [
