@@ -77,19 +77,31 @@ impl Page {
     }
 }
 
-/// All pages: those in the root, and docs/.
+/// All pages: those in the root, and docs/ with what is below it.
 pub fn every() -> Vec<Page> {
-    let mut names = Vec::new();
-    for directory in ["", "docs"] {
-        for entry in fs::read_dir(root().join(directory)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "md") {
-                names.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
+    let mut names = below("docs");
+    names.extend(in_directory("").into_iter().filter(|name| name.ends_with(".md")));
     names.sort();
     names.iter().map(|name| Page::read(name)).collect()
+}
+
+/// The pages in a directory and those below it, by their names in the repository.
+pub fn below(directory: &str) -> Vec<String> {
+    let mut pages = Vec::new();
+    for name in in_directory(directory) {
+        if root().join(&name).is_dir() {
+            pages.extend(below(&name));
+        } else if name.ends_with(".md") {
+            pages.push(name);
+        }
+    }
+    pages
+}
+
+fn in_directory(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(directory)).unwrap();
+    let path = |entry: fs::DirEntry| entry.path().strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+    entries.map(|entry| path(entry.unwrap())).collect()
 }
 
 /// Holds a page that is made to what it should be, or writes it where `cargo xtask docs` asks for that.

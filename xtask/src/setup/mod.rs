@@ -52,6 +52,8 @@ fn go(only_check: bool) -> Result<()> {
     report.tool("nsenter", || version("nsenter", "--version"), || install::apt(&["util-linux"]));
     let tcpdump = || version("tcpdump", "--version");
     report.tool("tcpdump", tcpdump, || install::apt(&["tcpdump"]));
+    // For the test that runs the commands of the docs.
+    report.tool("curl", || version("curl", "--version"), || install::apt(&["curl"]));
     report.tool("tmux", || version("tmux", "-V"), || install::apt(&["tmux"]));
     report.tool("nftables", || version("nft", "--version"), || install::apt(&["nftables"]));
     // For the tests of metrics and alerts; the server beside it is not started.
