@@ -77,6 +77,17 @@ fn spec_d15_six_extension_headers_are_walked_and_no_more() {
 }
 
 #[test]
+fn spec_d15_behind_the_last_extension_header_there_may_be_nothing() {
+    for number in [50, 59, 255] {
+        for count in 0..=6 {
+            let packet =
+                Packet { protocol: number, payload: Vec::new(), ..behind(question(), count, HOP_BY_HOP, 8) };
+            assert_eq!(judged(&mut trial(), true, &packet), NewFlow, "{number} behind {count}");
+        }
+    }
+}
+
+#[test]
 fn spec_6_a_routing_header_of_type_0_is_found_behind_others() {
     for before in 0..6 {
         for (kind, reason) in [(0, SourceRoute), (4, NewFlow)] {

@@ -75,6 +75,25 @@ fn spec_6_a_tag_that_the_device_has_taken_out_is_a_tag() {
 }
 
 #[test]
+fn spec_6_options_that_only_the_device_has_are_not_taken_for_none() {
+    const GRE: u8 = 47;
+    let host = Host::new(&files(), ROOM);
+    let [here, there] = ["10.0.0.5", "198.51.100.7"].map(|address| address.parse().unwrap());
+    let plain = Packet::new(here, there, GRE, vec![7; 40]);
+    let headers = 14 + 20;
+    for (options, at_hand, reason) in [
+        (&[][..], headers, NewFlow),
+        (&[1; 8], headers + 8, Established),
+        (&[1; 8], headers + 7, Malformed),
+        (&[1; 8], headers, Malformed),
+    ] {
+        let frame = plain.clone().options(options).frame();
+        let verdict = host.judge_first("sg0", true, &frame, at_hand).verdict;
+        assert_eq!(verdict.reason(), Some(reason), "{options:?}, {at_hand} bytes");
+    }
+}
+
+#[test]
 fn spec_d13_what_an_error_quotes_ends_with_the_error() {
     // Behind the packet's end there may be anything, also what would make it pass.
     let here: [SocketAddr; 2] = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());

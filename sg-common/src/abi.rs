@@ -724,9 +724,15 @@ pub struct SkBuff {
     pub csum_offset: u32,
     pub head: u32,
     pub data: u32,
+    /// The number of the kernel's function `bpf_cast_to_kern_ctx`, through which the structure is read as fast as any memory;
+    /// 0: there is none (before Linux 6.2), and each word takes a helper's call.
+    pub cast: u32,
 }
 
 impl SkBuff {
+    /// The helper that the object calls in place of that function: the daemon changes the calls, as the number of a function
+    /// differs from build to build too.
+    pub const CAST_CALL: u32 = 0x5347_4443;
     /// The symbol in the object.
     pub const SYMBOL: &str = "SK_BUFF";
     pub const UNKNOWN: Self = Self {
@@ -737,6 +743,7 @@ impl SkBuff {
         csum_offset: 0,
         head: 0,
         data: 0,
+        cast: 0,
     };
 }
 

@@ -119,7 +119,7 @@ fn open<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>, 
     };
     if room {
         // Of a flow that was there before anybody counted.
-        let key = &scratch.key;
+        let key = &scratch.key.0;
         let is_known = verdict.reason_number() == Reason::Established as u32;
         let known = if is_known { tables.live(key).or_else(|| tables.half_open(key)) } else { None };
         let from_guest = known.map_or(outbound, |flow| flow.flags() & FLOW_ORIGIN_OUTBOUND != 0);

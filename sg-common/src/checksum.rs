@@ -75,6 +75,5 @@ where
 #[inline(never)]
 fn spoils_ip<F: ReadIp, P: Packet, T: Tables<F>>(packet: &P, tables: &T, network: u32) -> bool {
     let Some(Scratch { ip, free, .. }) = tables.scratch() else { return true };
-    *ip = Ip::NOTHING;
     F::read_ip(packet, network, ip, Opaque(free)).is_ok() && spoils(packet, ip)
 }

@@ -6,6 +6,40 @@ use crate::abi::{
     PolicyDirection,
 };
 
+/// Something at an address that is a multiple of 8.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct Aligned<T>(pub T);
+
+impl<T> Aligned<T> {
+    /// Stores 8 bytes at once: what the kernel compares in pieces of 8 bytes must not have been stored in smaller ones just
+    /// before, or the processor waits for each.
+    #[inline(always)]
+    fn store<const WORDS: usize>(&mut self, words: [u64; WORDS]) {
+        const { assert!(size_of::<T>() == WORDS * size_of::<u64>()) };
+        let to = core::ptr::from_mut(self).cast::<u64>();
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: it is as long as the words and aligned like them.
+            unsafe { to.add(index).write_volatile(word) };
+        }
+    }
+}
+
+/// Two words that lie behind one another in memory.
+#[inline(always)]
+const fn pair(first: u32, second: u32) -> u64 {
+    let (low, high) = if cfg!(target_endian = "little") { (first, second) } else { (second, first) };
+    low as u64 | (high as u64) << 32
+}
+
+/// Ports as they lie in memory.
+#[inline(always)]
+const fn word_of(ports: FlowPorts) -> u32 {
+    let FlowPorts { local, remote } = ports;
+    let (low, high) = if cfg!(target_endian = "little") { (local, remote) } else { (remote, local) };
+    low as u32 | (high as u32) << 16
+}
+
 /// An address family.
 pub trait Family: Sized {
     type Address: Copy + PartialEq + core::fmt::Debug;
@@ -31,6 +65,14 @@ pub trait Family: Sized {
         remote: Self::Address,
         ports: FlowPorts,
     ) -> Self::FlowKey;
+    /// [`Self::flow_key`], to be looked up at once.
+    fn store_flow_key(
+        key: &mut Aligned<Self::FlowKey>,
+        zone_protocol: u32,
+        local: Self::Address,
+        remote: Self::Address,
+        ports: FlowPorts,
+    );
 
     fn fragment_key(
         zone_protocol: u32,
@@ -96,6 +138,17 @@ impl Family for V4 {
     #[inline(always)]
     fn flow_key(zone_protocol: u32, local: Be32, remote: Be32, ports: FlowPorts) -> FlowKeyV4 {
         FlowKeyV4 { zone_protocol, local, remote, ports }
+    }
+
+    #[inline(always)]
+    fn store_flow_key(
+        key: &mut Aligned<FlowKeyV4>,
+        zone_protocol: u32,
+        local: Be32,
+        remote: Be32,
+        ports: FlowPorts,
+    ) {
+        key.store([pair(zone_protocol, local.0), pair(remote.0, word_of(ports))]);
     }
 
     #[inline(always)]
@@ -196,6 +249,23 @@ impl Family for V6 {
     #[inline(always)]
     fn flow_key(zone_protocol: u32, local: [Be32; 4], remote: [Be32; 4], ports: FlowPorts) -> FlowKeyV6 {
         FlowKeyV6 { zone_protocol, local, remote, ports }
+    }
+
+    #[inline(always)]
+    fn store_flow_key(
+        key: &mut Aligned<FlowKeyV6>,
+        zone_protocol: u32,
+        local: [Be32; 4],
+        remote: [Be32; 4],
+        ports: FlowPorts,
+    ) {
+        key.store([
+            pair(zone_protocol, local[0].0),
+            pair(local[1].0, local[2].0),
+            pair(local[3].0, remote[0].0),
+            pair(remote[1].0, remote[2].0),
+            pair(remote[3].0, word_of(ports)),
+        ]);
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
 use crate::classify::classify;
 use crate::conntrack::{self, FlowRef, Insertion, Known, State};
-use crate::family::{V4, V6};
+use crate::family::{Aligned, V4, V6};
 use crate::fragment;
 use crate::packet::{
     ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, load,
@@ -65,7 +65,7 @@ pub trait Environment {
 pub struct Scratch<F: ReadIp> {
     pub ip: Ip<F>,
     pub transport: Transport,
-    pub key: F::FlowKey,
+    pub key: Aligned<F::FlowKey>,
     /// For [`crate::account`].
     pub account: F::AccountKey,
     /// For [`crate::fragment`].
@@ -428,13 +428,16 @@ where
     scratch.network = 0;
     // Of another packet; only pieces look it up anew.
     scratch.datagram.ports = 0;
-    scratch.ip = Ip::NOTHING;
     scratch.transport = Transport::NOTHING;
     let verdict = match read::<F, P>(packet, at, network, scratch) {
         Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
         Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
         Err(reason) => {
+            if scratch.network == 0 {
+                // Of the header before this one, or half of this one.
+                scratch.ip = Ip::NOTHING;
+            }
             store(&mut scratch.verdict, Verdict::of(reason));
             return load(&scratch.verdict);
         }
@@ -508,8 +511,9 @@ where
     }
     let Scratch { ip, transport, .. } = &*scratch;
     let (local, remote) = ip.local_and_remote(at.direction);
-    scratch.key = F::flow_key(at.zone_protocol(ip.protocol), local, remote, transport.ports);
-    let Scratch { transport, key, free, unknown, .. } = &mut *scratch;
+    let (zone_protocol, ports) = (at.zone_protocol(ip.protocol), transport.ports);
+    F::store_flow_key(&mut scratch.key, zone_protocol, local, remote, ports);
+    let Scratch { transport, key: Aligned(key), free, unknown, .. } = &mut *scratch;
     *unknown = 1;
     let (transport, key) = (&*transport, &*key);
     let live = tables.live(key);
@@ -678,7 +682,7 @@ where
 /// A packet of no known flow: the rules decide, and it may start one. `over`: its key has a live flow that is over.
 #[inline(never)]
 fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>, over: bool) -> Verdict {
-    let Scratch { ip, transport, key, unknown, .. } = scratch;
+    let Scratch { ip, transport, key: Aligned(key), unknown, .. } = scratch;
     if *unknown != 0
         && may_belong_to_a_live_flow(transport)
         && let Some(flow) = tables.live(key)

@@ -315,7 +315,10 @@ impl ReadIp for V6 {
         ip.destination = header.destination;
         ip.protocol = header.next_header;
         ip.hop_limit = header.hop_limit;
+        ip.source_routed = false;
+        ip.piece = Piece::WHOLE;
         ip.transport = network + 40;
+        ip.data = 0;
         ip.end = end;
         if !is_extension(ip.protocol) {
             return Ok(());

@@ -4,7 +4,8 @@
 //! with what is in the kernel, and [`kernel`] is the only module that talks to bpf(2). [`enforce`] carries a plan out,
 //! [`explain`] asks the kernel about packets, [`events`] hears what it tells of them, [`live`] looks at what goes on,
 //! [`flowlog`] writes down what has passed, [`carry`] brings groups from and to clouds, [`transfer`] moves connections
-//! between hosts, [`supervise`] runs all of it as a daemon as [`arguments`] say, [`metrics`] tells Prometheus about it, and [`api`] is how [`cli`]
+//! between hosts, [`supervise`] runs all of it as a daemon as [`arguments`] say, [`metrics`] tells Prometheus about it,
+//! [`doctor`] looks at the host, and [`api`] is how [`cli`]
 //! reaches it.
 
 pub mod api;
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod compile;
 pub mod crash;
 pub mod diff;
+pub mod doctor;
 pub mod enforce;
 pub mod events;
 pub mod explain;

@@ -148,7 +148,7 @@ impl Packet for TcPacket<'_> {
 /// What [`pending_checksum`] returns where none is to be written.
 const NOT_PENDING: u64 = u64::MAX;
 
-/// See [`Packet::pending_checksum`]. A subprogram: what it reads passes through the stack, of which its callers have none to
+/// See [`Packet::pending_checksum`]. A subprogram: what it reads may pass through the stack, of which its callers have none to
 /// spare.
 #[inline(never)]
 fn pending_checksum(skb: *mut __sk_buff) -> u64 {
@@ -157,27 +157,75 @@ fn pending_checksum(skb: *mut __sk_buff) -> u64 {
     if layout.summed_mask == 0 {
         return NOT_PENDING;
     }
-    let Some(summed) = kernel::<u8>(skb, layout.summed) else { return NOT_PENDING };
+    let summed = if layout.cast == 0 {
+        let Some(summed) = probe::<u8>(skb, layout.summed) else { return NOT_PENDING };
+        summed
+    } else {
+        // SAFETY: there is a function to call.
+        unsafe { at::<u8>(cast(skb), layout.summed) }
+    };
     if u32::from(summed) & layout.summed_mask != layout.summed_partial {
         return NOT_PENDING;
     }
-    let (Some(start), Some(offset)) =
-        (kernel::<u16>(skb, layout.csum_start), kernel::<u16>(skb, layout.csum_offset))
-    else {
-        return NOT_PENDING;
+    let (start, offset, head, data) = if layout.cast == 0 {
+        let (Some(start), Some(offset)) =
+            (probe::<u16>(skb, layout.csum_start), probe::<u16>(skb, layout.csum_offset))
+        else {
+            return NOT_PENDING;
+        };
+        let (Some(head), Some(data)) = (probe::<u64>(skb, layout.head), probe::<u64>(skb, layout.data))
+        else {
+            return NOT_PENDING;
+        };
+        (start, offset, head, data)
+    } else {
+        // SAFETY: there is a function to call.
+        unsafe {
+            let skb = cast(skb);
+            (
+                at::<u16>(skb, layout.csum_start),
+                at::<u16>(skb, layout.csum_offset),
+                at::<u64>(skb, layout.head),
+                at::<u64>(skb, layout.data),
+            )
+        }
     };
-    let (Some(head), Some(data)) = (kernel::<u64>(skb, layout.head), kernel::<u64>(skb, layout.data)) else {
-        return NOT_PENDING;
-    };
-    // The sum's beginning counts from the buffer's head, which may lie before the frame.
-    let place = (u64::from(start) + u64::from(offset)).wrapping_sub(data.wrapping_sub(head));
+    // The sum's beginning counts from the buffer's head, which may lie before the frame. Of 64 bits, although 32 would do: to the
+    // verifier these are pointers.
+    let before = black_box(data.wrapping_sub(head));
+    let place = (u64::from(start) + u64::from(offset)).wrapping_sub(before);
     place & u64::from(u32::MAX)
 }
 
-/// Reads a field of the kernel's own structure. The pointer that a program is called with is that of the `sk_buff`; what
+/// The kernel's own structure behind a context.
+///
+/// # Safety
+///
+/// [`SkBuff::cast`] must not be 0: only then have the calls been changed.
+#[inline(always)]
+unsafe fn cast(skb: *mut __sk_buff) -> *const u8 {
+    // SAFETY: how helpers are called, by their number.
+    let function: unsafe extern "C" fn(*mut __sk_buff) -> *const u8 =
+        unsafe { core::mem::transmute(SkBuff::CAST_CALL as usize) };
+    // SAFETY: as promised, it is not that helper which is called.
+    unsafe { function(skb) }
+}
+
+/// Reads a field of the kernel's own structure.
+///
+/// # Safety
+///
+/// The field must be there: the verifier looks it up in the kernel's types.
+#[inline(always)]
+unsafe fn at<T: Copy>(skb: *const u8, offset: u32) -> T {
+    // SAFETY: as promised.
+    unsafe { skb.add(offset as usize).cast::<T>().read_volatile() }
+}
+
+/// Reads a field of the kernel's own structure through a helper. The pointer that a program is called with is that of the `sk_buff`; what
 /// the verifier shows as `__sk_buff` it translates access by access.
 #[inline(always)]
-fn kernel<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+fn probe<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     let field = skb.cast::<u8>().wrapping_add(offset as usize);
     // SAFETY: the helper reads any address, or fails.
     unsafe { bpf_probe_read_kernel(field.cast::<T>()) }.ok()

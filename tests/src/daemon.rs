@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::lab::BPFFS;
 use crate::netns::Netns;
+use crate::patience;
 use crate::registry::{Held, Resource, lock};
 use crate::topology::Topology;
 
@@ -126,7 +127,7 @@ impl Daemon {
         };
         let (child, held) = Held::make(make)?;
         self.running = Some(Running { child, _held: held });
-        self.wait_log_since(seen, " ready", START)?; // not "already"
+        self.wait_log_since(seen, " ready", patience::of_daemon(START))?; // not "already"
         self.status().map(drop)
     }
 
@@ -179,7 +180,7 @@ impl Daemon {
 
     /// Waits until a policy later than `before` is in force.
     pub fn wait_generation(&self, before: u64) -> Result<u64> {
-        let deadline = Instant::now() + APPLY;
+        let deadline = Instant::now() + patience::of_daemon(APPLY);
         loop {
             let now = self.generation()?;
             if now > before {

@@ -19,8 +19,10 @@
 //! SIGTERM. What an earlier process could not remove because it was killed is removed by the next one ([`sweep`]).
 //! All of it needs root, and says so.
 
+pub mod bpf;
 mod count;
 mod daemon;
+pub mod figures;
 mod lab;
 mod netns;
 pub mod patience;

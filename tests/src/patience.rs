@@ -10,3 +10,9 @@ pub const ALLOWED: Duration = Duration::from_secs(5);
 
 /// Where silence is expected. A packet crosses the lab in less than a millisecond.
 pub const DENIED: Duration = Duration::from_millis(400);
+
+/// What a daemon may take, `SGD_PATIENCE` times as long: on emulated processors it is slower by that much.
+pub fn of_daemon(usual: Duration) -> Duration {
+    let times = std::env::var("SGD_PATIENCE").ok().and_then(|times| times.parse().ok());
+    usual * times.unwrap_or(1)
+}

@@ -5,9 +5,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// The root of the repository.
+/// The root of the repository: in `SGD_WORKSPACE` if xtask runs where it was not built.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::env::var_os("SGD_WORKSPACE").map_or_else(built, PathBuf::from)
 }
 
 /// cargo, in the workspace. The one that runs xtask, unless xtask was started by hand.

@@ -51,7 +51,7 @@ impl Chaos {
         let begin = Instant::now();
         let mut child = self
             .tests()
-            .env("SGD_BIN_DIR", target().join("release"))
+            .env("SGD_BIN_DIR", cargo::target().join("release"))
             .env("SGD_CHAOS", if self.short { "short" } else { "long" })
             .env("SGD_CHAOS_TABLE", &table)
             .env("SGD_BEFORE_BIN_DIR", &before.binaries)
@@ -106,10 +106,6 @@ impl Chaos {
     }
 }
 
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| cargo::workspace().join("target"), PathBuf::from)
-}
-
 /// Prints a row; whether it is as expected.
 fn show(row: &Value) -> bool {
     let number = |name: &str| row.get(name).and_then(Value::as_u64);
@@ -134,7 +130,7 @@ struct Before {
 impl Before {
     fn build(commit: &str, scratch: &Path) -> Result<Self> {
         let checkout = scratch.join("before");
-        let binaries = target().join("before");
+        let binaries = cargo::target().join("before");
         let before = Self { checkout, binaries: binaries.join("release") };
         git(&["worktree", "add", "--detach", "--force", &before.checkout.to_string_lossy(), commit])?;
         let status = cargo::cargo(&["build", "--release", "--package", "sg-daemon"])

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sg_common::metrics::{EVERY, LABELS, Metric, PROCESS};
 use sg_common::verdict::{Action, Reason};
 
-use crate::cargo::workspace;
+use crate::cargo::{self, workspace};
 
 const DROP_REASONS: &str = "docs/drop-reasons.md";
 const METRICS: &str = "docs/metrics.md";
@@ -17,7 +17,13 @@ const MADE: [&str; 2] = ["<!-- The tables: made by `cargo xtask docs` -->\n", "<
 /// Writes every page that is not what it should be.
 pub fn write() -> Result<()> {
     put(DROP_REASONS, &drop_reasons())?;
-    put(METRICS, &metrics()?)
+    put(METRICS, &metrics()?)?;
+    // The others are made of what sg-daemon says, which is not built into this program: the tests that hold them write them.
+    cargo::run(&["build", "-p", "sg-daemon", "--bins"])?;
+    let tests = ["test", "-p", "sg-tests", "--test", "docs", "--", "--nocapture", "made_pages"];
+    let status = cargo::cargo(&tests).env("SGD_WRITE_DOCS", "1").status().context("cannot run cargo")?;
+    ensure!(status.success(), "the pages of the policy and of the commands could not be made ({status})");
+    Ok(())
 }
 
 fn put(name: &str, page: &str) -> Result<()> {

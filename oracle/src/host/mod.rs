@@ -164,6 +164,11 @@ impl Host {
         self.judged_by(self, device, ingress, &Frame { tag_taken_out: true, ..Frame::whole(frame) })
     }
 
+    /// A frame of which only the first `bytes` are at hand, and the device has the rest: pages of a super-packet.
+    pub fn judge_first(&self, device: &str, ingress: bool, frame: &[u8], bytes: usize) -> Judgement {
+        self.judged_by(self, device, ingress, &Frame { at_hand: bytes, ..Frame::whole(frame) })
+    }
+
     /// A frame into which two bytes of checksum are still to be written.
     pub fn judge_pending(&self, device: &str, ingress: bool, frame: &[u8], checksum: u32) -> Judgement {
         let frame = Frame { pending_checksum: Some(checksum), ..Frame::whole(frame) };
@@ -308,13 +313,14 @@ fn v6(address: [Be32; 4]) -> IpAddr {
 
 struct Frame<'a> {
     bytes: &'a [u8],
+    at_hand: usize,
     tag_taken_out: bool,
     pending_checksum: Option<u32>,
 }
 
 impl<'a> Frame<'a> {
     const fn whole(bytes: &'a [u8]) -> Self {
-        Self { bytes, tag_taken_out: false, pending_checksum: None }
+        Self { bytes, at_hand: bytes.len(), tag_taken_out: false, pending_checksum: None }
     }
 }
 
@@ -324,7 +330,8 @@ impl Packet for Frame<'_> {
     }
 
     fn read<H: Header>(&self, offset: u32) -> Option<H> {
-        let bytes = self.bytes.get(offset as usize..)?.get(..size_of::<H>())?;
+        let at_hand = self.bytes.get(..self.at_hand)?;
+        let bytes = at_hand.get(offset as usize..)?.get(..size_of::<H>())?;
         // SAFETY: there are as many bytes as the header has, and any bytes are one.
         Some(unsafe { bytes.as_ptr().cast::<H>().read_unaligned() })
     }

@@ -13,7 +13,7 @@ use sg_common::abi::{
 };
 use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
-use sg_common::family::{V4, V6};
+use sg_common::family::{Aligned, V4, V6};
 use sg_common::fragment::Range;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::packet::{Ip, Transport};
@@ -241,7 +241,7 @@ macro_rules! tables {
                 Some(scratch.get_or_insert(Scratch {
                     ip: Ip::NOTHING,
                     transport: Transport::NOTHING,
-                    key: $blank,
+                    key: Aligned($blank),
                     account: $account { flow: $blank, dropped: 0 },
                     datagram: Datagram { expires: 0, verdict: 0, place: 0, end: 0, ports: 0, ranges: [0; 8] },
                     joined: Range { start: 0, end: 0 },

@@ -8,6 +8,7 @@ mod candidate;
 mod check;
 mod completions;
 mod diff;
+mod doctor;
 mod edit;
 mod explain;
 mod export;
@@ -76,6 +77,7 @@ enum Verb {
     Rule(rule::Rule),
     Peer(peer::Peer),
     Status(status::Status),
+    Doctor(doctor::Doctor),
     Stats(stats::Stats),
     Top(top::Top),
     Rules(rules::Rules),
@@ -109,6 +111,7 @@ impl Sgctl {
             Verb::Rule(verb) => verb.run(&self.socket),
             Verb::Peer(verb) => verb.run(&self.socket),
             Verb::Status(verb) => verb.run(&self.socket),
+            Verb::Doctor(verb) => verb.run(&self.socket),
             Verb::Stats(verb) => verb.run(&self.socket),
             Verb::Top(verb) => verb.run(&self.socket),
             Verb::Rules(verb) => verb.run(&self.socket),

@@ -117,7 +117,7 @@ impl Messages {
 }
 
 /// `struct nlmsghdr` and `struct ifinfomsg`: include/uapi/linux/netlink.h and rtnetlink.h.
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 const INFO: usize = 16;
 
 /// What a datagram of netlink messages says. Nothing of it can be wrong but its end.
@@ -153,7 +153,7 @@ fn change(message: &[u8]) -> Option<Change> {
 }
 
 /// The value of an attribute.
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(crate) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let (length, kind) = (usize::from(half(bytes, 0)?), half(bytes, 2)?);
         let attribute = bytes.get(..length)?;
@@ -167,11 +167,11 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 

@@ -1,6 +1,7 @@
 //! Where the running kernel keeps what `__sk_buff` does not show, from its BTF (Documentation/bpf/btf.rst): as much of the
 //! format as it takes to find the members of one structure.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -48,7 +49,39 @@ fn layout(bytes: &[u8]) -> Result<SkBuff, &'static str> {
         csum_offset: whole("csum_offset")?,
         head: whole("head")?,
         data: whole("data")?,
+        // Linux has it since 6.2.
+        cast: btf.function("bpf_cast_to_kern_ctx").unwrap_or(0),
     })
+}
+
+/// The object with its calls of [`SkBuff::CAST_CALL`] changed into those of the kernel's function. Where there is none, they
+/// stay: nothing comes by them, and the verifier takes them out.
+///
+/// # Errors
+///
+/// If there is no such call.
+pub fn object<'a>(object: &'a [u8], layout: &SkBuff) -> Result<Cow<'a, [u8]>, KernelError> {
+    if layout.cast == 0 {
+        return Ok(Cow::Borrowed(object));
+    }
+    // BPF_JMP | BPF_CALL; the second byte is BPF_PSEUDO_KFUNC_CALL in place of the source register (include/uapi/linux/bpf.h).
+    let instruction = |source: u8, number: u32| {
+        let [a, b, c, d] = number.to_le_bytes();
+        [0x85, source << 4, 0, 0, a, b, c, d]
+    };
+    let call = instruction(0, SkBuff::CAST_CALL);
+    let mut object = object.to_vec();
+    let mut changed = 0;
+    // Sections of instructions are aligned.
+    for bytes in object.chunks_exact_mut(call.len()).filter(|bytes| *bytes == call) {
+        bytes.copy_from_slice(&instruction(2, layout.cast));
+        changed += 1;
+    }
+    if changed == 0 {
+        Err(KernelError::Missing { name: "call of bpf_cast_to_kern_ctx" })
+    } else {
+        Ok(Cow::Owned(object))
+    }
 }
 
 struct Btf<'a> {
@@ -67,6 +100,7 @@ struct Member<'a> {
 
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const FUNCTION: u32 = 12;
 
 impl<'a> Btf<'a> {
     fn read(bytes: &'a [u8]) -> Option<Self> {
@@ -105,13 +139,23 @@ impl<'a> Btf<'a> {
 
     /// The members of a structure, those of nameless structures and unions inside of it among them.
     fn members(&self, name: &str) -> Option<Vec<Member<'a>>> {
-        let is_it = |kind: &&&[u8]| {
-            word(kind, 4).is_some_and(|info| info >> 24 & 0x1f == STRUCT)
-                && word(kind, 0).and_then(|at| self.string(at)) == Some(name)
-        };
+        let index = self.named(name, STRUCT)?;
         let mut members = Vec::new();
-        self.add_members(self.types.iter().find(is_it)?, 0, &mut members)?;
+        self.add_members(self.types.get(index)?, 0, &mut members)?;
         Some(members)
+    }
+
+    /// The number of a function.
+    fn function(&self, name: &str) -> Option<u32> {
+        u32::try_from(self.named(name, FUNCTION)? + 1).ok()
+    }
+
+    /// Where in `types` one of a kind and name is.
+    fn named(&self, name: &str, kind: u32) -> Option<usize> {
+        self.types.iter().position(|found| {
+            word(found, 4).is_some_and(|info| info >> 24 & 0x1f == kind)
+                && word(found, 0).and_then(|at| self.string(at)) == Some(name)
+        })
     }
 
     fn add_members(&self, of: &'a [u8], base: u32, members: &mut Vec<Member<'a>>) -> Option<()> {

@@ -11,6 +11,7 @@ mod flows;
 mod layouts;
 mod mapped;
 mod pins;
+pub mod probe;
 mod programs;
 mod reader;
 mod sizes;
@@ -43,7 +44,7 @@ pub use self::flows::{FlowEntry, FlowKey};
 use self::layouts::Deferred;
 pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
-pub use self::pins::Pins;
+pub use self::pins::{Pins, is_bpffs};
 use self::programs::Programs;
 pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
@@ -57,12 +58,19 @@ use crate::policy::model::Timeouts;
 /// The eBPF object, built by this package's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SGD_BPF_OBJECT"));
 
+/// The programs as they were compiled: an ELF file.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
 /// What can go wrong at the kernel's side. Causes name the system call.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     #[error("the eBPF object cannot be loaded (root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is needed)")]
     Load(#[source] aya::EbpfError),
-    #[error("the kernel refuses the program {name}; Linux 5.18 or later with BTF is needed")]
+    #[error("the filter needs Linux 6.1 or later; this is {release}, without {lacks}")]
+    TooOld { release: String, lacks: String },
+    #[error("the kernel refuses the program {name}; Linux 6.1 or later with BTF is needed (sgctl doctor)")]
     Program { name: &'static str, source: ProgramError },
     #[error("the object has no {name}, as it was not built from this source; build and install sgd anew")]
     Missing { name: &'static str },
@@ -155,6 +163,7 @@ impl Kernel {
     ///
     /// If the kernel refuses anything; what was there is as it was.
     pub fn open(pin_dir: &Path, tc_mode: TcMode, sizes: TableSizes) -> Result<Self, KernelError> {
+        probe::refuse_too_old()?;
         let pins = Pins::open(pin_dir)?;
         let pinned = pins::check_maps(&pins)?;
         let mut loader = EbpfLoader::new();
@@ -167,7 +176,8 @@ impl Kernel {
         }
         let layout = btf::sk_buff()?;
         loader.override_global(SkBuff::SYMBOL, &layout, true);
-        let mut ebpf = loader.load(OBJECT).map_err(KernelError::Load)?;
+        let object = btf::object(OBJECT, &layout)?;
+        let mut ebpf = loader.load(&object).map_err(KernelError::Load)?;
         let control = mapped(&ebpf, map::CONTROL)?;
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;

@@ -101,7 +101,8 @@ fn make_directory(dir: &Path) -> Result<(), KernelError> {
     })
 }
 
-fn is_bpffs(path: &Path) -> bool {
+/// Whether a BPF file system is mounted there.
+pub fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type().0 == BPF_FS_MAGIC)
 }
 

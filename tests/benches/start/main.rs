@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use sg_tests::figures::Figures;
 use sg_tests::{Lab, Netns, Process, binary};
 
 /// How often each kind of start is tried; the median is printed.
@@ -15,19 +16,27 @@ const ROUNDS: usize = 7;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() -> Result<()> {
-    let counts = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let quick = std::env::args().any(|argument| argument == "quick");
+    let rounds = if quick { 3 } else { ROUNDS };
+    let counts = std::env::args().skip(1).filter(|argument| argument != "--bench" && argument != "quick");
     let counts: Vec<u16> = counts
         .map(|argument| argument.parse().with_context(|| format!("{argument} is no number of interfaces")))
         .collect::<Result<_>>()?;
     ensure!(!counts.is_empty(), "say with how many interfaces");
-    println!("{}: from exec to READY=1, median of {ROUNDS} (fastest – slowest)", binary("sgd")?.display());
+    println!("{}: from exec to READY=1, median of {rounds} (fastest – slowest)", binary("sgd")?.display());
+    let mut figures = Figures::open()?;
     println!("{:>10}  {:>8}  {:<28}  warm, after kill -9", "interfaces", "hook", "cold");
     for count in counts {
         for hook in ["tc", "xdp"] {
             let site = Site::new(count, hook)?;
-            let cold = (0..ROUNDS).map(|_| site.cold()).collect::<Result<Vec<_>>>()?;
+            let cold = (0..rounds).map(|_| site.cold()).collect::<Result<Vec<_>>>()?;
             drop(site.start()?);
-            let warm = (0..ROUNDS).map(|_| Ok(site.start()?.0)).collect::<Result<Vec<_>>>()?;
+            let warm = (0..rounds).map(|_| Ok(site.start()?.0)).collect::<Result<Vec<_>>>()?;
+            for (how, times) in [("cold", &cold), ("warm", &warm)] {
+                let seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+                let labels = json!({ "start": how, "interfaces": count, "hook": hook });
+                figures.add("start", "s", &labels, &seconds)?;
+            }
             println!("{count:>10}  {hook:>8}  {:<28}  {}", figure(cold), figure(warm));
         }
     }

@@ -23,6 +23,7 @@ mod crash;
 mod ctl;
 mod detach;
 mod devices;
+mod doctor;
 mod enforce;
 mod explain;
 mod files;

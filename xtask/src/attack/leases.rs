@@ -71,7 +71,7 @@ fn first_line(stdout: &[u8], stderr: &[u8]) -> String {
 }
 
 /// Leases one address.
-fn serve_dhcp(topology: &Topology, netns: &Netns, address: &str) -> Result<Process> {
+pub fn serve_dhcp(topology: &Topology, netns: &Netns, address: &str) -> Result<Process> {
     let directory = topology.lab.directory();
     let mut command = netns.command(program("dnsmasq")?);
     command

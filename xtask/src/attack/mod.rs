@@ -8,12 +8,12 @@ mod evasions;
 mod flood;
 mod floods;
 mod identity;
-mod leases;
+pub mod leases;
 mod narrow;
 mod scans;
 mod scapy;
 mod services;
-mod site;
+pub mod site;
 mod syn;
 mod table;
 

@@ -4,7 +4,7 @@
 //! and the other on TC. Before the filter is on, every probe must get through: a denial shown later is then the filter's work
 //! and not a hole in the topology.
 
-mod edit;
+pub mod edit;
 mod scenes;
 pub mod table;
 
@@ -18,9 +18,11 @@ use crate::{cargo, setup};
 use scenes::{Row, World};
 use table::Table;
 
-pub fn run(unfiltered: bool) -> Result<()> {
-    setup::install()?;
-    if !unfiltered {
+pub fn run(unfiltered: bool, prebuilt: bool) -> Result<()> {
+    if !prebuilt {
+        setup::install()?;
+    }
+    if !unfiltered && !prebuilt {
         cargo::run(&["build", "--package", "sg-daemon"])?;
     }
     let begin = Instant::now();

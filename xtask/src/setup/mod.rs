@@ -38,6 +38,13 @@ pub fn fuzz() -> Result<()> {
     report.finish()
 }
 
+/// Finds what makes the book of docs/ and installs it if it is missing, which takes some minutes.
+pub fn book() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    report.tool("mdBook", || version("mdbook", "--version"), install::mdbook);
+    report.finish()
+}
+
 fn go(only_check: bool) -> Result<()> {
     let mut report = Report { only_check, missing: 0 };
     report.tool("C compiler", || version("cc", "--version"), || install::apt(&["gcc", "libc6-dev"]));
@@ -120,6 +127,38 @@ pub fn install_attackers() -> Result<()> {
     }
     Ok(())
 }
+
+/// Finds the programs that `cargo xtask vm-test` runs and installs those that are missing.
+pub fn install_vm() -> Result<()> {
+    install_programs(&VIRTUAL)
+}
+
+/// Finds the filters that `cargo xtask bench` measures beside this one and installs those that are missing.
+pub fn install_peers() -> Result<()> {
+    install_programs(&PEERS)
+}
+
+/// Programs and the Debian packages that they are in.
+fn install_programs(programs: &[(&str, &str)]) -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    for &(name, package) in programs {
+        let find = || program(name).map(|path| path.display().to_string()).map_err(|error| error.to_string());
+        report.tool(name, find, || install::without_services(&[package]));
+    }
+    report.finish()
+}
+
+const VIRTUAL: [(&str, &str); 7] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox"),
+    ("cpio", "cpio"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("zstd", "zstd"),
+    ("dpkg", "dpkg"),
+];
+
+const PEERS: [(&str, &str); 3] = [("nft", "nftables"), ("iptables-restore", "iptables"), ("ipset", "ipset")];
 
 /// Programs and the Debian packages that they are in.
 const ATTACKERS: [(&str, &str); 10] = [

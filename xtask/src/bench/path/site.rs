@@ -1,0 +1,134 @@
+//! Where packets are forwarded:
+//!
+//! ```text
+//!   guest                          host                              outside
+//!   eth0 10.0.0.5      tap0 ── routed or bridged ── up0      eth0, and addresses in 198.18.0.0/15
+//! ```
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, Result};
+use sg_tests::{Daemon, Guest, Lab, Netns, Topology};
+
+use super::super::filters::{DEVICE, GUEST, Peer, Rules};
+
+pub const UPLINK: &str = "up0";
+pub const GUEST_MAC: &str = "52:54:00:00:00:05";
+pub const OUTSIDE_MAC: &str = "52:54:00:00:00:01";
+const UPLINK_MAC: &str = "52:54:00:00:00:02";
+const TAP_MAC: &str = "52:54:00:00:00:03";
+/// The client's.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+
+/// What stands between.
+#[derive(Debug, Clone, Copy)]
+pub enum Filter {
+    /// `many`: with tables for more connections than there are by default.
+    Ours {
+        many: bool,
+    },
+    Peer(Peer),
+}
+
+pub struct Site {
+    /// Dropped first.
+    _daemon: Option<Daemon>,
+    pub host: Netns,
+    pub guest: Netns,
+    pub outside: Netns,
+    /// Where a frame from outside is sent to.
+    pub towards_guest: &'static str,
+    /// Where one of the guest's is.
+    pub towards_outside: &'static str,
+    _topology: Topology,
+}
+
+impl Site {
+    pub fn new(bridged: bool, filter: Option<(Filter, &Rules)>) -> Result<Self> {
+        let lab = Lab::new()?;
+        let [host, guest, outside] = ["host", "g0", "outside"].map(|role| lab.netns(role));
+        let (host, guest, outside) = (host?, guest?, outside?);
+        for netns in [&host, &guest, &outside] {
+            netns.silence()?;
+        }
+        host.ip(&format!(
+            "link add {DEVICE} address {TAP_MAC} type veth peer name eth0 address {GUEST_MAC} netns {}\n\
+             link add {UPLINK} address {UPLINK_MAC} type veth peer name eth0 address {OUTSIDE_MAC} netns {}\n\
+             link set {DEVICE} up\nlink set {UPLINK} up",
+            guest.name(),
+            outside.name()
+        ))?;
+        let towards = |netns: &Netns, lines: &str| netns.ip(&format!("link set eth0 up\n{lines}"));
+        let (towards_guest, towards_outside) =
+            if bridged { (GUEST_MAC, OUTSIDE_MAC) } else { (UPLINK_MAC, TAP_MAC) };
+        towards(
+            &guest,
+            &format!(
+                "address add {GUEST}/32 dev eth0\nroute add 10.0.0.1 dev eth0\nroute add default via 10.0.0.1\n\
+                 neigh replace 10.0.0.1 lladdr {towards_outside} dev eth0 nud permanent"
+            ),
+        )?;
+        towards(
+            &outside,
+            &format!(
+                "address add {CLIENT}/32 dev eth0\nroute add 192.0.2.1 dev eth0\nroute add {GUEST}/32 via 192.0.2.1 src {CLIENT}\n\
+                 neigh replace 192.0.2.1 lladdr {towards_guest} dev eth0 nud permanent"
+            ),
+        )?;
+        if bridged {
+            host.ip(&format!(
+                "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br0 up\n\
+                 link set {DEVICE} master br0\nlink set {UPLINK} master br0"
+            ))?;
+        } else {
+            set(&host, "ipv4/ip_forward", "1")?;
+            host.ip(&format!(
+                "route add {GUEST}/32 dev {DEVICE}\nneigh replace {GUEST} lladdr {GUEST_MAC} dev {DEVICE} nud permanent\n\
+                 route add 192.0.2.2 dev {UPLINK}\nroute add 198.18.0.0/15 via 192.0.2.2\n\
+                 neigh replace 192.0.2.2 lladdr {OUTSIDE_MAC} dev {UPLINK} nud permanent"
+            ))?;
+        }
+        // The lab's type of a site, with these namespaces in it: that is where its daemon runs.
+        let member = Guest {
+            netns: guest.clone(),
+            device: DEVICE.to_owned(),
+            mac: GUEST_MAC.to_owned(),
+            v4: GUEST.parse()?,
+            v6: std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let topology = Topology { host: host.clone(), outside: outside.clone(), guests: vec![member], lab };
+        let daemon = match filter {
+            None => None,
+            Some((Filter::Ours { many }, rules)) => {
+                // A sixteenth is one interface's.
+                let extra: &[&str] = if many { &["--live-flows", "1600000"] } else { &[] };
+                Some(Daemon::start_with(&topology, &rules.sgd().to_string(), extra)?)
+            }
+            Some((Filter::Peer(peer), rules)) => {
+                peer.apply(&host, rules, topology.lab.directory())?;
+                // A network card has looked at checksums before. Injected frames are right, but nobody vouches for them.
+                set(&host, "netfilter/nf_conntrack_checksum", "0")?;
+                if peer.is_bridged() {
+                    set(&host, "bridge/bridge-nf-call-iptables", "1")?;
+                }
+                None
+            }
+        };
+        Ok(Self {
+            _daemon: daemon,
+            host,
+            guest,
+            outside,
+            towards_guest,
+            towards_outside,
+            _topology: topology,
+        })
+    }
+}
+
+/// A setting of a namespace below /proc/sys/net.
+fn set(netns: &Netns, name: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/{name}");
+    netns.run(|| fs::write(&path, value))?.with_context(|| format!("cannot write {path}"))
+}
