@@ -15,10 +15,10 @@ use sg_ebpf_build::PINNED_NIGHTLY;
 const BPF_LINKER: &str = "0.13.0";
 /// The version whose arguments `cargo xtask fuzz` gives.
 const CARGO_FUZZ: &str = "0.13.1";
-/// The version that `cargo xtask book` has been tried with.
-const MDBOOK: &str = "0.5.4";
 /// The version whose settings `deny.toml` has, and that builds with the compiler of this workspace.
 const CARGO_DENY: &str = "0.20.2";
+/// The version that `cargo xtask book` has been tried with.
+const MDBOOK: &str = "0.5.4";
 /// Debian's LLVM that reads what both kinds of compiler write.
 const LLVM: &str = "22";
 /// The compiler and its precompiled `core` for BPF. Debian keeps the `-web` packages of its stable releases new, because browsers
@@ -125,15 +125,15 @@ pub fn cargo_fuzz() -> Result<()> {
     quietly(cargo_install("cargo-fuzz", CARGO_FUZZ))
 }
 
+pub fn cargo_deny() -> Result<()> {
+    quietly(cargo_install("cargo-deny", CARGO_DENY))
+}
+
 pub fn mdbook() -> Result<()> {
     let mut cargo = cargo_install("mdbook", MDBOOK);
     // Neither its server nor its watching.
     cargo.args(["--no-default-features", "--features", "search"]);
     quietly(cargo)
-}
-
-pub fn cargo_deny() -> Result<()> {
-    quietly(cargo_install("cargo-deny", CARGO_DENY))
 }
 
 fn cargo_install(program: &str, version: &str) -> Command {
