@@ -18,7 +18,7 @@ const CLIENT: &str = "203.0.113.0/24";
 /// An answer that takes longer is none, however busy the machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between eight queries and the next: so that flows are over before their table is full of them.
-const PACE: Duration = Duration::from_millis(1);
+const PACE: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -42,7 +42,7 @@ pub fn measure(swaps: usize, figures: &mut Figures) -> Result<()> {
     });
     let [first, _] = &policies;
     let site = Topology::with_guests(1)?;
-    let daemon = Daemon::start_with(&site, first, &["--live-flows", "1600000"])?;
+    let daemon = Daemon::start_with(&site, first, &["--live-flows", "800000"])?;
     let guest = site.guest(0)?;
     let _servers = guest.netns.serve_udp(&[(guest.v4, UDP_PORT).into(), (guest.v4, DENIED_PORT).into()])?;
     let mut paths = Vec::new();
