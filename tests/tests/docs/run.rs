@@ -215,6 +215,7 @@ pages! {
     pages_quick_start_in_korean: "docs/quick-start.ko.md",
     pages_operations: "docs/operations.md",
     pages_api: "docs/api.md",
+    pages_doctor: "docs/doctor.md",
     pages_edit: "docs/edit.md",
     pages_explain: "docs/explain.md",
     pages_flow_log: "docs/flow-log.md",
