@@ -553,6 +553,19 @@ impl Kernel {
 
     /// The kernel's tick rate is a build option (`CONFIG_HZ`) that no file is sure to tell: it is measured.
     fn measure_hz(&mut self) -> Result<u32, KernelError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.measure_hz_once() {
+                // This thread, or the whole machine if it is a virtual one, stood still between a reading of the clock and one of
+                // the ticks.
+                Err(KernelError::Clock(_)) if tries < 10 => {}
+                measured => return measured,
+            }
+        }
+    }
+
+    fn measure_hz_once(&mut self) -> Result<u32, KernelError> {
         let (start, jiffies) = (Instant::now(), self.raw_jiffies()?);
         std::thread::sleep(Duration::from_millis(60));
         let (elapsed, ticks) = (start.elapsed(), self.raw_jiffies()?.wrapping_sub(jiffies));

@@ -165,7 +165,7 @@ impl Guest {
         files.push((cargo::workspace().join(policy), Path::new("/work").join(policy)));
         // The tests wait as long as a machine of this kind needs.
         let environment = "export SGD_BIN_DIR=/bin SGD_PATIENCE=10 SGD_WORKSPACE=/work".to_owned();
-        Job { files, programs: vec!["ip", "nsenter", "tcpdump"], environment, steps }
+        Job { files, programs: vec!["ip", "tc", "nsenter", "tcpdump"], environment, steps }
     }
 }
 
