@@ -162,9 +162,9 @@ impl Guest {
             ["sgd", "sgctl", "xtask"].map(|name| file(self.binaries.join(name), name)).into();
         files.extend(self.tests.iter().map(|(path, name)| file(path.clone(), name)));
         let policy = "examples/demo.json";
-        files.push((cargo::workspace().join(policy), Path::new("/work").join(policy)));
+        files.push((cargo::workspace().join(policy), Path::new("/sgd").join(policy)));
         // The tests wait as long as a machine of this kind needs.
-        let environment = "export SGD_BIN_DIR=/bin SGD_PATIENCE=10 SGD_WORKSPACE=/work".to_owned();
+        let environment = "export SGD_BIN_DIR=/bin SGD_PATIENCE=10 SGD_WORKSPACE=/sgd".to_owned();
         Job { files, programs: vec!["ip", "tc", "nsenter", "tcpdump"], environment, steps }
     }
 }
@@ -214,7 +214,7 @@ fn doctor_refuses(lacks: &str) -> Step {
 
 fn refusal(lacks: &str) -> Step {
     let script = format!(
-        "mkdir /tmp/state\nsgd --policy /work/examples/demo.json --state-dir /tmp/state > /tmp/sgd 2>&1; code=$?\ncat /tmp/sgd\n\
+        "mkdir /tmp/state\nsgd --policy /sgd/examples/demo.json --state-dir /tmp/state > /tmp/sgd 2>&1; code=$?\ncat /tmp/sgd\n\
          [ $code != 0 ] && grep -qF 'needs Linux 6.1 or later' /tmp/sgd && grep -qF '{lacks}' /tmp/sgd"
     );
     step("sgd refuses, and says what is missing", script)
