@@ -6,7 +6,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};
 use sg_common::verdict::Reason::{
-    self, Established, Fragment, Malformed, NeighborDiscovery, NewFlow, NoRule, Related, Vlan,
+    self, EarlyFragment, Established, Fragment, FragmentOverlap, Malformed, NeighborDiscovery, NewFlow,
+    NoRule, Related, Vlan,
 };
 use sg_oracle::frame::{ACK, FIRST, Packet, SYN};
 use sg_oracle::host::Host;
@@ -137,6 +138,29 @@ fn spec_d13_an_error_about_a_later_piece_passes_as_long_as_the_datagram_is_known
             assert_eq!(sent(&mut trial, later.frame()), Fragment);
             trial.step(&Step::Advance(seconds)).unwrap();
             assert_eq!(received(&mut trial, later.error(there.ip(), kind, 1).frame()), reason);
+        }
+    }
+}
+
+#[test]
+fn spec_d14_an_identification_serves_again_once_its_datagram_is_whole() {
+    let here: [SocketAddr; 2] = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
+    let there = ["198.51.100.7:53", "[2001:db8::7]:53"].map(|address| address.parse().unwrap());
+    for (here, there) in here.into_iter().zip(there) {
+        let whole = Packet::udp(here, there, &[7; 100]);
+        let (first, last) = (whole.piece(0, 48, 9), whole.piece(48, 108, 9));
+        let mut trial = Trial::new(&files(), ROOM);
+        for (piece, reason) in [
+            (&last, EarlyFragment),
+            // Now it is whole, so the same bytes are those of another.
+            (&first, NewFlow),
+            (&first, Established),
+            (&last, Fragment),
+            (&first, Established),
+            // This one is not whole yet.
+            (&first, FragmentOverlap),
+        ] {
+            assert_eq!(sent(&mut trial, piece.frame()), reason, "{here}");
         }
     }
 }
