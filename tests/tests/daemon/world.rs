@@ -229,6 +229,12 @@ pub fn plug_as(site: &Topology, device: &str, number: u8, name: &str) -> Guest {
             outside::ROUTER_V6
         ))
         .unwrap();
+    // A port that has only just been told of its cable does not forward yet.
+    wait("the port forwards", || {
+        let mut ip = site.host.command("ip");
+        let output = ip.args(["-details", "link", "show", "dev", device]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("state forwarding")
+    });
     Guest { netns, device: device.to_owned(), mac, v4: v4.parse().unwrap(), v6: v6.parse().unwrap() }
 }
 
