@@ -59,6 +59,16 @@ pub enum Table {
 
 impl Table {
     pub const COUNT: usize = 8;
+    /// Those whose entries are counted one by one; port sets are tables of their own.
+    pub const OF_ENTRIES: [Self; 7] = [
+        Self::ClassesV4,
+        Self::ClassesV6,
+        Self::Pairs,
+        Self::MembersV4,
+        Self::MembersV6,
+        Self::OwnV4,
+        Self::OwnV6,
+    ];
 
     /// For programs.
     pub const fn name(self) -> &'static str {
@@ -320,15 +330,7 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
     delete.extend(gone_members);
     // Old and new are there at once for a while.
     let needed = counted(now.entries, &write);
-    for table in [
-        Table::ClassesV4,
-        Table::ClassesV6,
-        Table::Pairs,
-        Table::MembersV4,
-        Table::MembersV6,
-        Table::OwnV4,
-        Table::OwnV6,
-    ] {
+    for table in Table::OF_ENTRIES {
         let of = |counts: &[u32; Table::COUNT]| counts.get(table as usize).copied().unwrap_or(0);
         let (needed, limit) = (of(&needed), of(&capacity.entries));
         if needed > limit {

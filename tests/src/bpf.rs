@@ -122,32 +122,25 @@ pub fn map(map_type: u32, value_size: u32) -> Result<OwnedFd> {
 
 /// Sets the only element.
 pub fn set(map: &OwnedFd, value: &[u8]) -> Result<()> {
-    let key = 0u32;
-    let mut attr = MapUpdate {
-        map_fd: map.as_raw_fd() as u32,
-        pad: 0,
-        key: (&raw const key) as u64,
-        value: value.as_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: the key has four bytes, and callers' values are as large as they made the map's.
-    unsafe { bpf(MAP_UPDATE, &mut attr) }.context("BPF_MAP_UPDATE_ELEM")?;
-    Ok(())
+    // SAFETY: callers' values are as large as they made the map's.
+    unsafe { element(MAP_UPDATE, map, value.as_ptr() as u64) }.context("BPF_MAP_UPDATE_ELEM")
 }
 
 /// The only element, in so many bytes.
 pub fn get(map: &OwnedFd, value: &mut [u8]) -> Result<()> {
-    let key = 0u32;
-    let mut attr = MapUpdate {
-        map_fd: map.as_raw_fd() as u32,
-        pad: 0,
-        key: (&raw const key) as u64,
-        value: value.as_mut_ptr() as u64,
-        flags: 0,
-    };
     // SAFETY: as in `set`.
-    unsafe { bpf(MAP_LOOKUP, &mut attr) }.context("BPF_MAP_LOOKUP_ELEM")?;
-    Ok(())
+    unsafe { element(MAP_LOOKUP, map, value.as_mut_ptr() as u64) }.context("BPF_MAP_LOOKUP_ELEM")
+}
+
+/// # Safety
+///
+/// At `value` there must be as many bytes as a value of the map has.
+unsafe fn element(command: libc::c_int, map: &OwnedFd, value: u64) -> io::Result<()> {
+    let key = 0u32;
+    let map_fd = map.as_raw_fd() as u32;
+    let mut attr = MapUpdate { map_fd, pad: 0, key: (&raw const key) as u64, value, flags: 0 };
+    // SAFETY: the key has four bytes; the value is the caller's promise.
+    unsafe { bpf(command, &mut attr) }.map(drop)
 }
 
 /// Attaches a program to what comes in at a device of this network namespace, until the descriptor is closed. TC needs Linux 6.6.

@@ -33,15 +33,7 @@ pub fn tables(enforcer: &mut Enforcer, summary: &Summary) -> Vec<TableFill> {
         fill("interfaces", "filtered interfaces", devices, MAX_INTERFACES, now),
         fill("member_sets", "places of members, for their sets of groups", slots, capacity.member_slots, now),
     ];
-    for table in [
-        Table::ClassesV4,
-        Table::ClassesV6,
-        Table::Pairs,
-        Table::MembersV4,
-        Table::MembersV6,
-        Table::OwnV4,
-        Table::OwnV6,
-    ] {
+    for table in Table::OF_ENTRIES {
         let of = |numbers: [u32; Table::COUNT]| numbers.get(table as usize).copied().unwrap_or(0);
         tables.push(fill(table.name(), table.what(), of(entries).into(), of(capacity.entries), now));
     }

@@ -115,13 +115,7 @@ pub fn install_systemd_test() -> Result<()> {
 /// Finds the programs that `cargo xtask attack` runs and installs those that are missing.
 pub fn install_attackers() -> Result<()> {
     let mut report = Report { only_check: false, missing: 0 };
-    for (name, package) in ATTACKERS {
-        let find = || match program(name) {
-            Ok(path) => Ok(path.display().to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        report.tool(name, find, || install::without_services(&[package]));
-    }
+    programs(&mut report, &ATTACKERS);
     report.tool("scapy", scapy, || install::without_services(&["python3-scapy"]));
     report.tool("PostgreSQL", postgresql_version, || install::without_services(&["postgresql"]));
     if report.missing > 0 {
@@ -140,16 +134,21 @@ pub fn install_peers() -> Result<()> {
     install_programs(&PEERS)
 }
 
-/// Programs and the Debian packages that they are in.
-fn install_programs(programs: &[(&str, &str)]) -> Result<()> {
+fn install_programs(names: &[(&'static str, &'static str)]) -> Result<()> {
     let mut report = Report { only_check: false, missing: 0 };
-    for &(name, package) in programs {
-        let find = || program(name).map(|path| path.display().to_string()).map_err(|error| error.to_string());
-        report.tool(name, find, || install::without_services(&[package]));
-    }
+    programs(&mut report, names);
     report.finish()
 }
 
+/// Finds programs or installs the Debian packages that they are in.
+fn programs(report: &mut Report, names: &[(&'static str, &'static str)]) {
+    for &(name, package) in names {
+        let find = || program(name).map(|path| path.display().to_string()).map_err(|error| error.to_string());
+        report.tool(name, find, || install::without_services(&[package]));
+    }
+}
+
+/// Programs and the Debian packages that they are in.
 const VIRTUAL: [(&str, &str); 7] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox"),

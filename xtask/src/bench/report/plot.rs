@@ -93,28 +93,17 @@ fn plots(run: &Run) -> Vec<Plot> {
             title: "What a packet of one of many connections costs, in random order (test runs)",
             x: "connections",
             y: ns,
-            lines: vec![
-                packet(
-                    "TC ingress, IPv4",
-                    "flows",
-                    json!({ "hook": "TC ingress", "family": "IPv4", "rules": 10, "packet": "established" }),
-                ),
-                packet(
-                    "TC egress, IPv4",
-                    "flows",
-                    json!({ "hook": "TC egress", "family": "IPv4", "rules": 10, "packet": "reply" }),
-                ),
-                packet(
-                    "XDP, IPv4",
-                    "flows",
-                    json!({ "hook": "XDP", "family": "IPv4", "rules": 10, "packet": "established" }),
-                ),
-                packet(
-                    "XDP, IPv6",
-                    "flows",
-                    json!({ "hook": "XDP", "family": "IPv6", "rules": 10, "packet": "established" }),
-                ),
-            ],
+            lines: [
+                ("TC ingress", "IPv4", "established"),
+                ("TC egress", "IPv4", "reply"),
+                ("XDP", "IPv4", "established"),
+                ("XDP", "IPv6", "established"),
+            ]
+            .map(|(hook, family, what)| {
+                let labels = json!({ "hook": hook, "family": family, "rules": 10, "packet": what });
+                packet(&format!("{hook}, {family}"), "flows", labels)
+            })
+            .into(),
         },
         Plot {
             file: "members.svg",
