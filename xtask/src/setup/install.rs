@@ -126,14 +126,22 @@ pub fn cargo_fuzz() -> Result<()> {
 }
 
 pub fn cargo_deny() -> Result<()> {
-    quietly(cargo_install("cargo-deny", CARGO_DENY))
+    quietly(soon(cargo_install("cargo-deny", CARGO_DENY)))
 }
 
 pub fn mdbook() -> Result<()> {
     let mut cargo = cargo_install("mdbook", MDBOOK);
     // Neither its server nor its watching.
     cargo.args(["--no-default-features", "--features", "search"]);
-    quietly(cargo)
+    quietly(soon(cargo))
+}
+
+/// Of a program that runs for seconds the build is what takes time.
+fn soon(mut cargo: Command) -> Command {
+    for (setting, value) in [("OPT_LEVEL", "1"), ("LTO", "off"), ("CODEGEN_UNITS", "16")] {
+        cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
+    cargo
 }
 
 fn cargo_install(program: &str, version: &str) -> Command {

@@ -10,12 +10,12 @@ use sg_tests::Lab;
 use crate::cargo;
 use crate::package::said;
 
-const SUITE: &str = "bookworm";
+pub const SUITE: &str = "bookworm";
 /// Beside what is essential. The container's manager is in it too, so that both are of one version and nothing is installed here.
 const PACKAGES: &str = "systemd,systemd-sysv,systemd-container,iproute2,logrotate,procps";
 
 /// What a machine's systemd does before any unit, and a container's does not.
-const BPFFS: &str = "[Unit]\nDefaultDependencies=no\nBefore=local-fs.target\n\n\
+const BPFFS: &str = "[Unit]\nDefaultDependencies=no\nBefore=local-fs.target\nConditionVirtualization=container\n\n\
                      [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=mount -t bpf bpf /sys/fs/bpf\n";
 
 /// Looks at what is filtered, at the moment at which a host would set up its network.
@@ -23,11 +23,20 @@ const NETWORK: &str = "[Unit]\nDefaultDependencies=no\nAfter=network-pre.target\
                        Wants=network.target\n\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
                        ExecStart=-/bin/sh -c 'sgctl status --json > /var/lib/lab-network.json'\n";
 
-/// A fresh one, in the lab's directory.
-pub fn unpack(lab: &Lab) -> Result<PathBuf> {
-    let packed = cargo::target().join("systemd-test").join(format!("{SUITE}.tar"));
+/// What a file system that is made of it depends on.
+pub const CONTENTS: [&str; 4] = [SUITE, PACKAGES, BPFFS, NETWORK];
+
+/// Where what is made once is kept.
+pub fn directory() -> PathBuf {
+    cargo::target().join("systemd-test")
+}
+
+/// A fresh one with some more packages, in the lab's directory.
+pub fn unpack(lab: &Lab, more: &str) -> Result<PathBuf> {
+    let suffix = if more.is_empty() { String::new() } else { format!("-{}", more.replace(',', "-")) };
+    let packed = directory().join(format!("{SUITE}{suffix}.tar"));
     if !packed.exists() {
-        make(&packed)?;
+        make(&packed, more)?;
     }
     let root = lab.directory().join("root");
     fs::create_dir(&root)?;
@@ -39,21 +48,25 @@ pub fn unpack(lab: &Lab) -> Result<PathBuf> {
     Ok(root)
 }
 
-fn make(packed: &Path) -> Result<()> {
+fn make(packed: &Path, more: &str) -> Result<()> {
     println!("making Debian's {SUITE}, once: {}", packed.display());
     let directory = packed.parent().context("a file is in a directory")?;
     fs::create_dir_all(directory)?;
     // What is half made is none.
-    let half = directory.join(format!("{SUITE}.half.tar"));
+    let half = packed.with_extension("half.tar");
     let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", "--include", PACKAGES, SUITE]).arg(&half);
+    command.args(["--quiet", "--variant=minbase", "--include", PACKAGES]);
+    if !more.is_empty() {
+        command.args(["--include", more]);
+    }
+    command.arg(SUITE).arg(&half);
     said(&mut command)?;
     fs::rename(&half, packed)?;
     Ok(())
 }
 
 /// A unit that some target wants.
-fn unit(root: &Path, name: &str, text: &str, wanted_by: &str) -> Result<()> {
+pub fn unit(root: &Path, name: &str, text: &str, wanted_by: &str) -> Result<()> {
     let units = root.join("etc/systemd/system");
     fs::write(units.join(name), text)?;
     let wants = units.join(format!("{wanted_by}.wants"));

@@ -41,12 +41,32 @@ busybox poweroff -f
 /// Applets that the jobs and the lab call by their names.
 const APPLETS: [&str; 8] = ["sh", "cat", "grep", "sleep", "mkdir", "ping", "true", "kill"];
 
+/// What the file system on the first disk needs, where the kernel has it as modules.
+const OF_DISK: [&str; 4] = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"];
+
+/// The first program where there is a disk. What is on it does the rest.
+const OVER: &str = r#"#!/bin/busybox sh
+busybox mount -t devtmpfs dev /dev
+busybox mount -t proc proc /proc
+for module in $(busybox cat /modules/order); do busybox insmod /modules/$module; done
+until [ -e /dev/vda ]; do busybox sleep 0.1; done
+busybox mount -t ext4 /dev/vda /disk && exec busybox switch_root /disk /sbin/init
+"#;
+
+/// Writes an initial file system that hands over to the one on the first disk to `to`, compressed.
+pub fn write_over(tree: &Tree, scratch: &Path, to: &Path) -> Result<()> {
+    let root = scratch.join("initial");
+    bare(tree, &root, &OF_DISK, OVER)?;
+    for directory in ["dev", "proc", "disk"] {
+        fs::create_dir(root.join(directory))?;
+    }
+    pack(&root, to)
+}
+
 /// Writes the initial file system of `job` to `to`, compressed.
 pub fn write(tree: &Tree, job: &Job, scratch: &Path, to: &Path) -> Result<()> {
     let root = scratch.join("root");
-    fs::create_dir_all(root.join("bin"))?;
-    fs::create_dir_all(root.join("modules"))?;
-    copy(&setup::program("busybox")?, &root, Path::new("/bin/busybox"))?;
+    bare(tree, &root, &MODULES, INIT)?;
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet))?;
     }
@@ -57,15 +77,26 @@ pub fn write(tree: &Tree, job: &Job, scratch: &Path, to: &Path) -> Result<()> {
         copy(from, &root, to)?;
         strip(&root.join(to.strip_prefix("/").unwrap_or(to)));
     }
-    modules(tree, &root.join("modules"))?;
-    executable(&root.join("init"), INIT)?;
     fs::create_dir_all(root.join("steps"))?;
     fs::write(root.join("steps/count"), job.steps.len().to_string())?;
     for (number, step) in (1..).zip(&job.steps) {
         fs::write(root.join(format!("steps/{number}")), format!("{}\n{}\n", job.environment, step.script))?;
     }
+    pack(&root, to)
+}
+
+/// busybox, modules and the first program.
+fn bare(tree: &Tree, root: &Path, names: &[&str], init: &str) -> Result<()> {
+    fs::create_dir_all(root.join("bin"))?;
+    fs::create_dir_all(root.join("modules"))?;
+    copy(&setup::program("busybox")?, root, Path::new("/bin/busybox"))?;
+    modules(tree, names, &root.join("modules"))?;
+    executable(&root.join("init"), init)
+}
+
+fn pack(root: &Path, to: &Path) -> Result<()> {
     let mut pack = Command::new("sh");
-    pack.current_dir(&root)
+    pack.current_dir(root)
         .args(["-c", "find . | cpio --create --format newc --quiet | gzip -1 > \"$0\""])
         .arg(to);
     let status = pack.stdin(Stdio::null()).status().context("cannot run sh")?;
@@ -110,7 +141,25 @@ fn place(from: &Path, root: &Path, to: &Path) -> Result<()> {
 }
 
 /// Puts the modules and a list of them, in the order in which they have to be loaded, into a directory.
-fn modules(tree: &Tree, to: &Path) -> Result<()> {
+fn modules(tree: &Tree, names: &[&str], to: &Path) -> Result<()> {
+    let index = index(tree)?;
+    let mut order: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for module in names {
+        // Not there: built in.
+        let Some((path, depends)) = entry(&index, module) else { continue };
+        for path in depends.split_whitespace().rev().chain([path]) {
+            if seen.insert(path.to_owned()) {
+                order.push(unpack(&tree.modules.join(path), to)?);
+            }
+        }
+    }
+    fs::write(to.join("order"), order.join("\n"))?;
+    Ok(())
+}
+
+/// modules.dep of a tree, which depmod writes if the package has not brought it.
+pub fn index(tree: &Tree) -> Result<String> {
     let index = tree.modules.join("modules.dep");
     if !index.exists() {
         let base = tree.modules.ancestors().nth(3).context("modules are in lib/modules")?;
@@ -124,20 +173,7 @@ fn modules(tree: &Tree, to: &Path) -> Result<()> {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "depmod failed ({}): {}", output.status, said.trim());
     }
-    let index = fs::read_to_string(&index)?;
-    let mut order: Vec<String> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for module in MODULES {
-        // Not there: built in.
-        let Some((path, depends)) = entry(&index, module) else { continue };
-        for path in depends.split_whitespace().rev().chain([path]) {
-            if seen.insert(path.to_owned()) {
-                order.push(unpack(&tree.modules.join(path), to)?);
-            }
-        }
-    }
-    fs::write(to.join("order"), order.join("\n"))?;
-    Ok(())
+    fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))
 }
 
 /// The line of modules.dep of a module: its file, and the files that it depends on, the nearest first.

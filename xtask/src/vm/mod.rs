@@ -3,7 +3,7 @@
 
 pub mod boot;
 pub mod fetch;
-mod image;
+pub mod image;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
