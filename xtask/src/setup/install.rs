@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::Uid;
-use sg_ebpf_build::PINNED_NIGHTLY;
+use sg_ebpf_build::{PINNED_NIGHTLY, Toolchain};
 
 /// The version that builds with [`LLVM`] and has been tried with aya-ebpf of this workspace.
 const BPF_LINKER: &str = "0.13.0";
@@ -92,6 +92,21 @@ fn apt_bpf_toolchain() -> Result<()> {
         "no package source here has {} in the same version (on Debian 12 and 13 the first pair is in main and security)",
         BPF_RUST.map(|packages| packages.join(" and ")).join(", nor ")
     )
+}
+
+/// The clippy of the toolchain that is there.
+pub fn bpf_clippy() -> Result<()> {
+    if let Toolchain::Nightly { rustup, name, .. } = Toolchain::find()? {
+        let mut rustup = Command::new(rustup);
+        rustup.args(["component", "add", "clippy", "--toolchain", name]);
+        return quietly(rustup);
+    }
+    let has = |package: &str| {
+        let mut dpkg = Command::new("dpkg-query");
+        dpkg.args(["--show", package]).stdout(Stdio::null()).stderr(Stdio::null());
+        dpkg.status().is_ok_and(|status| status.success())
+    };
+    apt(&[if has("rustc-web") { "rust-web-clippy" } else { "rust-clippy" }])
 }
 
 /// Whether two packages were built from the same source: a rebuild of one of them (`+b1`) does not matter.

@@ -96,6 +96,20 @@ fn packager(report: &mut Report) {
     report.tool("strip", || version("strip", "--version"), || install::apt(&["binutils"]));
 }
 
+/// Finds the clippy of the toolchain that builds the kernel side and installs it if it is missing.
+pub fn bpf_clippy() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
+    report.tool("bpf-linker", bpf_linker, install::bpf_linker);
+    let clippy = || match Toolchain::find() {
+        Ok(toolchain) if toolchain.has_clippy() => Ok(format!("of {toolchain}")),
+        Ok(toolchain) => Err(format!("{toolchain} has none")),
+        Err(error) => Err(error.to_string()),
+    };
+    report.tool("clippy for BPF", clippy, install::bpf_clippy);
+    report.finish()
+}
+
 /// Finds cargo-deny and installs it if it is missing, which takes a minute or two.
 pub fn install_deny() -> Result<()> {
     let mut report = Report { only_check: false, missing: 0 };
