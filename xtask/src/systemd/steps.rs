@@ -148,9 +148,9 @@ impl<D: Debian> Host<'_, D> {
     }
 
     fn booted(&mut self, what: &str, boot: &Boot) {
-        let what = format!("{what}: of {} packets from outside, those that", boot.sent);
-        self.row("D25", &format!("{what} no rule allows and came through"), "0", &boot.denied.to_string());
-        self.is("D25", &format!("{what} a rule allows came through in the end"), boot.allowed > 0);
+        let what = format!("{what}, {} packets from outside", boot.sent);
+        self.row("D25", &format!("{what}: let through without a rule"), "0", &boot.denied.to_string());
+        self.is("D25", &format!("{what}: some with a rule, in the end"), boot.allowed > 0);
     }
 
     fn install(&mut self) -> Result<()> {
