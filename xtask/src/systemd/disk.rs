@@ -19,8 +19,6 @@ pub const UP: &str = "=== up";
 pub const ERRORS: &str = "=== errors";
 pub const END: &str = "=== end";
 
-/// Beside what is in a container.
-const PACKAGES: &str = "udev,kmod";
 const SIZE: &str = "1200M";
 
 const SHELL: &str = r#"#!/bin/sh
@@ -82,13 +80,12 @@ fn network() -> String {
 pub fn make(lab: &Lab, tree: &Tree) -> Result<PathBuf> {
     let mut contents = DefaultHasher::new();
     let release = &tree.release;
-    (PACKAGES, SIZE, SHELL, SHELL_UNIT, ECHO_UNIT, echo(), network(), rootfs::CONTENTS, release)
-        .hash(&mut contents);
+    (SIZE, SHELL, SHELL_UNIT, ECHO_UNIT, echo(), network(), rootfs::CONTENTS, release).hash(&mut contents);
     let disk = rootfs::directory().join(format!("{release}-{:016x}.ext4", contents.finish()));
     if disk.exists() {
         return Ok(disk);
     }
-    let root = rootfs::unpack(lab, PACKAGES)?;
+    let root = rootfs::unpack(lab)?;
     println!("making the disk of the machine, once: {}", disk.display());
     fill(&root, tree)?;
     // What is half made is none.

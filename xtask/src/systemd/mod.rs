@@ -37,7 +37,7 @@ use crate::{package, setup};
 
 #[derive(Debug, Args)]
 pub struct SystemdTest {
-    /// Install the debug build, which is there sooner
+    /// Install the debug build, which is there sooner; in a virtual machine, only that and a reboot
     #[arg(long)]
     short: bool,
     /// In a virtual machine instead, which boots, reboots, and loses its power
@@ -64,13 +64,13 @@ impl SystemdTest {
             let tree = fetch::fetch(rootfs::SUITE)?;
             let disk = disk::make(&lab, &tree)?;
             let begin = Instant::now();
-            steps::in_machine(&lab, &tree, &disk, packages, &mut table).map_err(|error| {
+            steps::in_machine(&lab, &tree, &disk, packages, self.short, &mut table).map_err(|error| {
                 let console = std::fs::read(lab.directory().join(boot::CONSOLE)).unwrap_or_default();
                 error.context(format!("the machine's console:\n{}", String::from_utf8_lossy(&console)))
             })?;
             begin
         } else {
-            let root = rootfs::unpack(&lab, "")?;
+            let root = rootfs::unpack_for_container(&lab)?;
             let begin = Instant::now();
             steps::in_container(&lab, &root, packages, &mut table).map_err(|error| told(error, &root))?;
             begin

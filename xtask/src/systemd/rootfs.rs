@@ -1,6 +1,7 @@
 //! Debian's root file system, made once and kept packed in cargo's target directory.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,8 +12,16 @@ use crate::cargo;
 use crate::package::said;
 
 pub const SUITE: &str = "bookworm";
-/// Beside what is essential. The container's manager is in it too, so that both are of one version and nothing is installed here.
-const PACKAGES: &str = "systemd,systemd-sysv,systemd-container,iproute2,logrotate,procps";
+/// Beside what is essential. The container's manager is in it too, so that both are of one version and nothing is installed here; what
+/// looks after devices is for a machine.
+const PACKAGES: &str = "systemd,systemd-sysv,systemd-container,iproute2,logrotate,procps,udev,kmod";
+/// What does so: the devices of a container are those of the machine that it is on.
+const DEVICES: [&str; 4] = [
+    "systemd-udevd.service",
+    "systemd-udevd-control.socket",
+    "systemd-udevd-kernel.socket",
+    "systemd-udev-trigger.service",
+];
 
 /// What a machine's systemd does before any unit, and a container's does not.
 const BPFFS: &str = "[Unit]\nDefaultDependencies=no\nBefore=local-fs.target\nConditionVirtualization=container\n\n\
@@ -31,12 +40,13 @@ pub fn directory() -> PathBuf {
     cargo::target().join("systemd-test")
 }
 
-/// A fresh one with some more packages, in the lab's directory.
-pub fn unpack(lab: &Lab, more: &str) -> Result<PathBuf> {
-    let suffix = if more.is_empty() { String::new() } else { format!("-{}", more.replace(',', "-")) };
-    let packed = directory().join(format!("{SUITE}{suffix}.tar"));
+/// A fresh one, in the lab's directory.
+pub fn unpack(lab: &Lab) -> Result<PathBuf> {
+    let mut contents = DefaultHasher::new();
+    PACKAGES.hash(&mut contents);
+    let packed = directory().join(format!("{SUITE}-{:016x}.tar", contents.finish()));
     if !packed.exists() {
-        make(&packed, more)?;
+        make(&packed)?;
     }
     let root = lab.directory().join("root");
     fs::create_dir(&root)?;
@@ -48,18 +58,23 @@ pub fn unpack(lab: &Lab, more: &str) -> Result<PathBuf> {
     Ok(root)
 }
 
-fn make(packed: &Path, more: &str) -> Result<()> {
+/// The same for a container.
+pub fn unpack_for_container(lab: &Lab) -> Result<PathBuf> {
+    let root = unpack(lab)?;
+    for unit in DEVICES {
+        std::os::unix::fs::symlink("/dev/null", root.join("etc/systemd/system").join(unit))?;
+    }
+    Ok(root)
+}
+
+fn make(packed: &Path) -> Result<()> {
     println!("making Debian's {SUITE}, once: {}", packed.display());
     let directory = packed.parent().context("a file is in a directory")?;
     fs::create_dir_all(directory)?;
     // What is half made is none.
     let half = packed.with_extension("half.tar");
     let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=minbase", "--include", PACKAGES]);
-    if !more.is_empty() {
-        command.args(["--include", more]);
-    }
-    command.arg(SUITE).arg(&half);
+    command.args(["--quiet", "--variant=minbase", "--include", PACKAGES, SUITE]).arg(&half);
     said(&mut command)?;
     fs::rename(&half, packed)?;
     Ok(())
