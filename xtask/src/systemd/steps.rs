@@ -187,6 +187,10 @@ impl<D: Debian> Host<'_, D> {
         let told = ["commit:", "rustc", "object"].iter().all(|word| version.contains(word));
         self.is("", "sgd --version has build facts", told);
 
+        let completes = "for one in sgd sgctl; do . /usr/share/bash-completion/completions/$one && complete -p $one; done";
+        let completes = self.debian.run(&["bash", "-c", completes])?.stdout;
+        self.row("", "programs that bash completes", "2", &completes.lines().count().to_string());
+
         let analysis = self.debian.said(&["systemd-analyze", "security", "--no-pager", "sgd.service"])?;
         let score = analysis.lines().last().and_then(|line| line.split(": ").nth(1)?.split(' ').next());
         let score: f64 = score.and_then(|text| text.parse().ok()).with_context(|| analysis.clone())?;
