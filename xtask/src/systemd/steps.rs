@@ -291,7 +291,7 @@ impl<D: Debian> Host<'_, D> {
         let status =
             serde_json::from_str::<Value>(&seen).with_context(|| format!("at network.target: {seen}"))?;
         let seen = debian::state(&status, self.site.device).unwrap_or("not there");
-        self.row("D25", "what who sets up the network finds the interface", "enforced", seen);
+        self.row("D25", "whoever sets up the network finds the interface", "enforced", seen);
         let ready = self.ready(&["--output", "cat"])?;
         let expected = (starts + 1).to_string();
         self.row("", "times that the journal has `ready`, over both boots", &expected, &ready.to_string());
