@@ -19,8 +19,8 @@ pub(crate) const MOST_BYTES: u64 = 64 << 20;
 /// Of one policy.
 pub(crate) const MOST_FILES: usize = 4096;
 /// How much memory the syntax trees of all files may take together: for `{"x":1}` that is seventy times its text. A
-/// policy of 100,000 peers takes half of it.
-pub(crate) const MOST_TREE: usize = 192 << 20;
+/// policy of 100,000 peers takes somewhat more than half of it.
+pub(crate) const MOST_TREE: usize = 160 << 20;
 /// The format nests seven deep. The parser recurses, so this also bounds its stack.
 pub(crate) const MOST_NESTING: usize = 64;
 
