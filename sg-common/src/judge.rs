@@ -4,8 +4,8 @@ use core::hint::black_box;
 
 use crate::abi::{
     Account, COUNTED_TWICE, Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow,
-    GUARD_VLAN, Hook, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey, REASON_SLOTS, Row,
-    WOULD_DROP, counter_index, interface_slot, packet_kind,
+    GUARD_VLAN, HANDED_ON, Hook, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey,
+    REASON_SLOTS, Row, WOULD_DROP, counter_index, interface_slot, packet_kind, row_of,
 };
 use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
@@ -242,7 +242,7 @@ impl Judgement {
 
     /// [`Interface::row`], 0 if the filter was not told of the device.
     pub const fn row(&self) -> u32 {
-        self.counter() / (2 * REASON_SLOTS)
+        row_of(self.counter())
     }
 
     /// What is to be done with the packet.
@@ -262,6 +262,12 @@ impl Judgement {
     #[inline(always)]
     pub const fn counted_twice(&self) -> u32 {
         self.counter() - self.outcome.kind() % REASON_SLOTS + COUNTED_TWICE
+    }
+
+    /// The index under which it is counted that it was handed to another port of the bridge.
+    #[inline(always)]
+    pub const fn handed_on(&self) -> u32 {
+        self.counter() - self.outcome.kind() % REASON_SLOTS + HANDED_ON
     }
 }
 

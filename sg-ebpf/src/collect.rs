@@ -6,7 +6,7 @@ use core::mem::offset_of;
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem, bpf_map_lookup_elem};
 use aya_ebpf::programs::RawTracePointContext;
 use sg_common::abi::{
-    AccountKeyV4, AccountKeyV6, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6, collect,
+    AccountKeyV4, AccountKeyV6, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6,
 };
 use sg_common::judge::Environment as _;
 
@@ -20,11 +20,11 @@ pub struct Collection {
     pub before: u64,
     /// … and all entries of this zone, unless it is 0.
     pub zone: u32,
-    /// Flows; with [`collect::FULL`] in the end.
+    /// Flows; with [`sg_common::abi::collect::FULL`] in the end.
     pub deleted: u32,
     /// Accounts of what is dropped are over if no packet came since this.
     pub before_drops: u64,
-    /// [`collect`].
+    /// [`sg_common::abi::collect`].
     pub accounts: u64,
     /// Jiffies, as the programs have them.
     pub now: u64,
@@ -39,7 +39,7 @@ const DROPS_PATIENCE: u64 = 10;
 /// there were, and in the highest bit whether records wait for the next run.
 ///
 /// An entry that expired this very moment is left alone for another `arg(0)` jiffies: a packet of the same 5-tuple may be
-/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0. `arg(2)` says what to do with accounts ([`collect`]),
+/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0. `arg(2)` says what to do with accounts ([`sg_common::abi::collect`]),
 /// and `arg(3)` in how many jiffies one has to be recorded.
 ///
 /// A walk over a million flows takes long. So this is no classifier, of which a test run holds up soft interrupts, and

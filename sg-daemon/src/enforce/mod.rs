@@ -35,6 +35,7 @@ pub use self::view::{View, Views};
 use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::crash::{self, Point};
+use crate::fast_path::{FastPath, Wanted, Way};
 use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TableSizes, TcMode};
 use crate::plan::{Plan, PlanError, Resident, plan};
 use crate::policy::model::{HookChoice, Model, OnRuleChange, Timeouts};
@@ -103,6 +104,8 @@ pub struct Enforcer {
     views: Arc<Views>,
     /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
     zones_seen: BTreeMap<u32, String>,
+    /// From when the first interface is to be on it.
+    fast_path: Option<FastPath>,
 }
 
 impl Enforcer {
@@ -127,6 +130,7 @@ impl Enforcer {
             swaps: 0,
             views: Arc::default(),
             zones_seen: BTreeMap::new(),
+            fast_path: None,
         };
         enforcer.find_devices()?;
         Ok(enforcer)
@@ -339,6 +343,35 @@ impl Enforcer {
         View { generation, model: Arc::clone(model), image: Arc::clone(image), devices }
     }
 
+    /// Tells the fast path which of the filtered devices are to be on it.
+    fn hand_on(&mut self, model: &Model) {
+        let mut wanted = BTreeMap::new();
+        for interface in model.interfaces.iter().filter(|interface| interface.fast_path) {
+            let Some(device) = self.devices.get(&interface.name) else { continue };
+            let Some(row) = self.kernel.row(device.slot) else { continue };
+            let by_xdp = device.attached.is_some_and(|attached| attached.ingress == "xdp");
+            let why_not = by_xdp.then_some("XDP hands nothing on; set its \"hook\" to \"tc\" or \"auto\"");
+            wanted.insert(device.ifindex, Wanted { row, why_not });
+        }
+        if self.fast_path.is_none() && !wanted.is_empty() {
+            match self.kernel.station_maps().and_then(FastPath::start) {
+                Ok(started) => self.fast_path = Some(started),
+                Err(error) => tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "there is no fast path: packets go through their bridges"
+                ),
+            }
+        }
+        if let Some(fast_path) = &self.fast_path {
+            fast_path.want(wanted);
+        }
+    }
+
+    /// What has become of an interface's wish to be on the fast path.
+    pub fn way(&self, ifindex: u32) -> Option<Way> {
+        self.fast_path.as_ref()?.way(ifindex)
+    }
+
     fn note_unfilterable(&mut self, now: BTreeSet<String>) {
         for name in now.difference(&self.unfilterable) {
             tracing::warn!(interface = name, "not filtered: the device carries no Ethernet frames");
@@ -538,6 +571,7 @@ impl Enforcer {
     ///
     /// If a pinned file stays.
     pub fn detach_everything(&mut self) -> io::Result<()> {
+        self.fast_path = None;
         self.gate.open();
         for (name, device) in std::mem::take(&mut self.devices) {
             self.kernel.detach(&name, device.ifindex);

@@ -15,6 +15,7 @@ pub mod probe;
 mod programs;
 mod reader;
 mod sizes;
+mod stations;
 mod tables;
 mod transfer;
 
@@ -48,6 +49,7 @@ pub use self::pins::{Pins, is_bpffs};
 use self::programs::Programs;
 pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
+pub use self::stations::StationMaps;
 use self::tables::TableMaps;
 pub use self::tables::{v6_of, words_of};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};

@@ -289,7 +289,7 @@ pub fn v6_of(words: [Be32; 4]) -> Ipv6Addr {
 }
 
 /// A failed insertion: full maps say `E2BIG` (hash) or `ENOSPC` (trie).
-fn full(name: &'static str) -> impl FnOnce(MapError) -> KernelError {
+pub(super) fn full(name: &'static str) -> impl FnOnce(MapError) -> KernelError {
     move |source| match &source {
         MapError::SyscallError(error)
             if matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>

@@ -180,6 +180,8 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// Frames may carry VLAN tags; what is inside is judged all the same.
     pub trunk: bool,
+    /// What it may send to another port of its bridge is handed to that port without going through the bridge.
+    pub fast_path: bool,
     pub addresses: Vec<IpAddr>,
     pub allowed_addresses: Vec<IpAddr>,
     /// In the order written, each once. Empty only for [`Kind::BareMetal`] (K3).

@@ -63,6 +63,7 @@ pub(crate) struct RawInterface {
     pub hook: HookChoice,
     pub mac: Option<[u8; 6]>,
     pub trunk: bool,
+    pub fast_path: bool,
     pub addresses: Vec<Spanned<IpAddr>>,
     pub allowed_addresses: Vec<Spanned<IpAddr>>,
     pub groups: Vec<Spanned<String>>,

@@ -73,6 +73,7 @@ impl Resolver<'_, '_> {
             hook: raw.hook,
             mac: raw.mac,
             trunk: raw.trunk,
+            fast_path: raw.fast_path,
             addresses: raw.addresses.iter().map(|address| address.value).collect(),
             allowed_addresses: raw.allowed_addresses.iter().map(|address| address.value).collect(),
             groups,

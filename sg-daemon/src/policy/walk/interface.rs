@@ -65,6 +65,7 @@ impl Walk<'_, '_> {
             hook: self.word(object, path, "hook", HOOKS).map_or(HookChoice::Auto, |hook| hook.value),
             mac,
             trunk: self.boolean(object, path, "trunk").is_some_and(|trunk| trunk.value),
+            fast_path: self.boolean(object, path, "fast_path").is_some_and(|fast_path| fast_path.value),
             addresses,
             allowed_addresses,
             groups: groups.unwrap_or_default(),
