@@ -204,6 +204,20 @@ impl Outcome {
     pub const fn outbound(self) -> u32 {
         (self.kind() >= packet_kind(Direction::Outbound, 0)) as u32
     }
+
+    /// The packet belongs to a flow, and passes for that: then the index in `COUNTERS` under which it is counted if it is handed
+    /// to another port of the bridge.
+    #[inline(always)]
+    pub const fn established(self) -> Option<u32> {
+        const { assert!(Reason::Established as u32 == 0) };
+        if self.kind().is_multiple_of(REASON_SLOTS) { Some(self.counter() + HANDED_ON) } else { None }
+    }
+
+    /// The index in `COUNTERS` under which the packet is counted.
+    #[inline(always)]
+    const fn counter(self) -> u32 {
+        (self.0 & ((1 << Self::KIND) - 1)) as u32
+    }
 }
 
 impl Judgement {
@@ -255,19 +269,13 @@ impl Judgement {
     /// The index in `COUNTERS` under which the packet is counted.
     #[inline(always)]
     pub const fn counter(&self) -> u32 {
-        (self.outcome.0 & ((1 << Outcome::KIND) - 1)) as u32
+        self.outcome.counter()
     }
 
     /// The index under which it is counted that XDP has counted it too.
     #[inline(always)]
     pub const fn counted_twice(&self) -> u32 {
         self.counter() - self.outcome.kind() % REASON_SLOTS + COUNTED_TWICE
-    }
-
-    /// The index under which it is counted that it was handed to another port of the bridge.
-    #[inline(always)]
-    pub const fn handed_on(&self) -> u32 {
-        self.counter() - self.outcome.kind() % REASON_SLOTS + HANDED_ON
     }
 }
 

@@ -196,12 +196,6 @@ impl Verdict {
         (self.0 & 0xff) as u32
     }
 
-    /// The packet belongs to a flow, and passes for that.
-    #[inline(always)]
-    pub const fn is_established(self) -> bool {
-        self.reason_number() == Reason::Established as u32
-    }
-
     pub const fn reason(self) -> Option<Reason> {
         Reason::from_number(self.reason_number())
     }

@@ -8,7 +8,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use sg_common::abi::{EVENT_BEHIND_XDP, EVENT_EGRESS, Hook, explain, row_of};
 use sg_common::checksum::check;
 use sg_common::forward::forward;
-use sg_common::judge::{Environment as _, Judgement, judge};
+use sg_common::judge::{Environment as _, Judgement, Outcome, judge};
 use sg_common::packet::Packet;
 use sg_common::verdict::Action;
 
@@ -61,18 +61,17 @@ fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
     let packet = TcPacket::new(ctx);
     let judgement = filter(&packet, packet.context(), packet.ifindex(), hook);
     match judgement.action() {
-        Action::Drop => TC_ACT_SHOT as i32,
-        Action::Allow if matches!(hook, Hook::Ingress) && judgement.verdict.is_established() => {
-            hand_on(ctx, judgement.handed_on())
-        }
+        Action::Allow if matches!(hook, Hook::Ingress) => hand_on(ctx, judgement.outcome),
         Action::Allow => NEXT,
+        Action::Drop => TC_ACT_SHOT as i32,
     }
 }
 
 /// The fast path. `index`: of the counter of packets that go this way. A subprogram: what the verdict needed of the stack is free
 /// again.
 #[inline(never)]
-fn hand_on(ctx: &TcContext, index: u32) -> i32 {
+fn hand_on(ctx: &TcContext, outcome: Outcome) -> i32 {
+    let Some(index) = outcome.established() else { return NEXT };
     let (packet, kernel) = (TcPacket::at_hand(ctx), Kernel::<false>);
     let from = (row_of(index), packet.ifindex());
     // SAFETY: the context is the one that the kernel passed.

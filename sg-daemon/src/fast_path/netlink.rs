@@ -12,6 +12,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::enforce::links::{HEADER, word};
+
 /// A socket that hears of changes, and one that asks.
 #[derive(Debug)]
 pub struct Netlink {
@@ -77,10 +79,10 @@ impl Netlink {
                 Ok((datagram, _)) => messages(&datagram, |payload| match payload {
                     RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => each(Heard::Link),
                     RouteNetlinkMessage::NewNeighbour(message) => {
-                        each(Heard::Neighbour { message, gone: false })
+                        each(Heard::Neighbour { message, gone: false });
                     }
                     RouteNetlinkMessage::DelNeighbour(message) => {
-                        each(Heard::Neighbour { message, gone: true })
+                        each(Heard::Neighbour { message, gone: true });
                     }
                     _ => {}
                 })
@@ -145,8 +147,7 @@ impl Netlink {
 /// Takes a datagram apart; true if it is the last of an answer. What this version of the library cannot read is passed over: a
 /// device of a kind of its own is no port of a bridge.
 fn messages(mut bytes: &[u8], mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<bool> {
-    while bytes.len() >= HEADER {
-        let length = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
+    while let Some(length) = word(bytes, 0).map(|length| length as usize) {
         let Some(one) = bytes.get(..length).filter(|_| length >= HEADER) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
@@ -161,6 +162,3 @@ fn messages(mut bytes: &[u8], mut each: impl FnMut(RouteNetlinkMessage)) -> io::
     }
     Ok(false)
 }
-
-/// `struct nlmsghdr`, include/uapi/linux/netlink.h.
-const HEADER: usize = 16;

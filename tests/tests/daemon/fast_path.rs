@@ -4,28 +4,13 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sg_tests::{Daemon, Netns, outside};
+use sg_tests::{Daemon, outside};
 
 use crate::world::{
     World, alive, allowed, cut, denied, interface, policy, status_of, tcp_from, udp_from, wait, with,
 };
 
 /// Two guests on the fast path; a third one without. Port 1001 and UDP 53 are open to everybody.
-fn site() -> World {
-    let world = World::new(3);
-    // Where br_netfilter is loaded, it sees all bridges by default.
-    netfilter(&world.site.host, "0");
-    world
-}
-
-fn netfilter(host: &Netns, on: &str) {
-    for tables in ["ip", "ip6", "arp"] {
-        let path = format!("/proc/sys/net/bridge/bridge-nf-call-{tables}tables");
-        let script = format!("test ! -e {path} || echo {on} > {path}");
-        assert!(host.command("sh").args(["-c", &script]).status().unwrap().success());
-    }
-}
-
 fn fast(world: &World, more: &[(&str, Value)]) -> String {
     let group = json!({
         "name": "open", "inbound": [tcp_from("0.0.0.0/0", 1001), tcp_from("::/0", 1001), udp_from("0.0.0.0/0", 53)],
@@ -81,7 +66,7 @@ fn talk(ours: &UdpSocket, theirs: &UdpSocket, rounds: usize) {
 
 #[test]
 fn spec_d2_d24_guests_of_a_bridge_talk_past_it_and_both_interfaces_rules_apply() {
-    let world = site();
+    let world = World::new(3);
     let daemon = Daemon::start(&world.site, &fast(&world, &[])).unwrap();
     wait("both are direct", || is_direct(&daemon, "tap0") && is_direct(&daemon, "tap1"));
     let (a, b, c) = (world.guest(0), world.guest(1), world.guest(2));
@@ -130,7 +115,7 @@ fn spec_d2_d24_guests_of_a_bridge_talk_past_it_and_both_interfaces_rules_apply()
 
 #[test]
 fn what_a_bridge_decides_otherwise_goes_through_the_bridge() {
-    let world = site();
+    let world = World::new(3);
     let daemon = Daemon::start(&world.site, &fast(&world, &[])).unwrap();
     wait("both are direct", || is_direct(&daemon, "tap0") && is_direct(&daemon, "tap1"));
     let (ours, theirs) = ends(&world, 0, 1);
@@ -191,7 +176,7 @@ fn what_a_bridge_decides_otherwise_goes_through_the_bridge() {
 /// Somebody's hardware address moves to another port.
 #[test]
 fn a_station_that_moves_is_found_where_it_is() {
-    let world = site();
+    let world = World::new(3);
     let daemon = Daemon::start(&world.site, &fast(&world, &[])).unwrap();
     wait("both are direct", || is_direct(&daemon, "tap0") && is_direct(&daemon, "tap1"));
     let (ours, theirs) = ends(&world, 0, 1);
@@ -234,7 +219,7 @@ fn a_station_that_moves_is_found_where_it_is() {
 /// A daemon that is gone follows no bridge: what it has written down holds for seconds and no longer.
 #[test]
 fn spec_d20_without_a_daemon_packets_go_through_the_bridge_again() {
-    let world = site();
+    let world = World::new(3);
     let mut daemon = Daemon::start(&world.site, &fast(&world, &[])).unwrap();
     wait("both are direct", || is_direct(&daemon, "tap0") && is_direct(&daemon, "tap1"));
     let (ours, theirs) = ends(&world, 0, 1);

@@ -92,13 +92,7 @@ impl Site {
             ),
         )?;
         if bridged {
-            for tables in ["ip", "ip6", "arp"] {
-                // Where the module is loaded, it sees all bridges by default.
-                let name = format!("bridge/bridge-nf-call-{tables}tables");
-                if host.run(|| fs::exists(format!("/proc/sys/net/{name}")))?? {
-                    set(&host, &name, "0")?;
-                }
-            }
+            host.bridge_without_netfilter()?;
             host.ip(&format!(
                 "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br0 up\n\
                  link set {DEVICE} master br0\nlink set {UPLINK} master br0"
