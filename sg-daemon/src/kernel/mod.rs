@@ -17,6 +17,7 @@ mod reader;
 mod sizes;
 mod stations;
 mod tables;
+mod ticks;
 mod transfer;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -211,7 +212,7 @@ impl Kernel {
             deferred: None,
             retired: VecDeque::new(),
         };
-        kernel.hz = kernel.measure_hz()?;
+        kernel.hz = ticks::rate(&mut ticks::OfKernel { kernel: &mut kernel, begin: Instant::now() })?;
         kernel.heal();
         kernel.forget_watchers();
         Ok(kernel)
@@ -551,32 +552,6 @@ impl Kernel {
             timeouts.other,
         ];
         (seconds.map(|seconds| self.jiffies(seconds).try_into().unwrap_or(u32::MAX)), self.hz / 16)
-    }
-
-    /// The kernel's tick rate is a build option (`CONFIG_HZ`) that no file is sure to tell: it is measured.
-    fn measure_hz(&mut self) -> Result<u32, KernelError> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.measure_hz_once() {
-                // This thread, or the whole machine if it is a virtual one, stood still between a reading of the clock and one of
-                // the ticks.
-                Err(KernelError::Clock(_)) if tries < 10 => {}
-                measured => return measured,
-            }
-        }
-    }
-
-    fn measure_hz_once(&mut self) -> Result<u32, KernelError> {
-        let (start, jiffies) = (Instant::now(), self.raw_jiffies()?);
-        std::thread::sleep(Duration::from_millis(60));
-        let (elapsed, ticks) = (start.elapsed(), self.raw_jiffies()?.wrapping_sub(jiffies));
-        let measured = ticks * 1_000_000 / u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
-        [100u32, 250, 300, 1000]
-            .into_iter()
-            .min_by_key(|hz| u64::from(*hz).abs_diff(measured) * 1000 / u64::from(*hz))
-            .filter(|hz| u64::from(*hz).abs_diff(measured) * 3 < u64::from(*hz))
-            .ok_or(KernelError::Clock(measured))
     }
 }
 
