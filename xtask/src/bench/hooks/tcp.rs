@@ -21,10 +21,10 @@ const BLOCK: usize = 1 << 17;
 /// Questions for each block that is sent.
 const QUESTIONS: u32 = 4;
 
-/// Milliseconds of CPU for each 10⁹ bytes of which half go each way, and Gbit/s, both ways together. The work is the same every time:
-/// so many blocks each way, and questions. CPU time is that of all threads that take part, whose own the soft interrupts are that
+/// Milliseconds of CPU for each 10⁹ bytes of which half go each way. The work is the same every time: so many blocks each way, and
+/// questions. CPU time is that of all threads that take part, whose own the soft interrupts are that
 /// run behind them, and that of the kernel's threads for those that do not (ksoftirqd, which may work for others too).
-pub fn bulk(site: &Site, blocks: u32) -> Result<(f64, f64)> {
+pub fn bulk(site: &Site, blocks: u32) -> Result<f64> {
     let listen = || {
         Ok::<_, std::io::Error>((
             TcpListener::bind((CLIENT, TCP_PORT))?,
@@ -48,7 +48,7 @@ pub fn bulk(site: &Site, blocks: u32) -> Result<(f64, f64)> {
     answers.set_read_timeout(Some(AGAIN))?;
     let stop = AtomicBool::new(false);
     let bytes = blocks as usize * BLOCK;
-    let (began, before) = (Instant::now(), all_cpu()?);
+    let before = all_cpu()?;
     std::thread::scope(|scope| -> Result<()> {
         let answering = scope.spawn(|| answer(&answers, &stop));
         let threads = [
@@ -63,9 +63,8 @@ pub fn bulk(site: &Site, blocks: u32) -> Result<(f64, f64)> {
         join(answering)?;
         results.into_iter().collect()
     })?;
-    let (seconds, used) = (began.elapsed().as_secs_f64(), all_cpu()? - before);
-    let gigabytes = 2.0 * bytes as f64 / 1e9;
-    Ok((used * 1e3 / gigabytes, gigabytes * 8.0 / seconds))
+    let used = all_cpu()? - before;
+    Ok(used * 1e3 / (2.0 * bytes as f64 / 1e9))
 }
 
 fn join(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
