@@ -336,7 +336,7 @@ pub enum Role {
     Host,
 }
 
-/// Where in the kernel packets are judged.
+/// Where in the kernel packets of an instance are judged. auto is tc, by measurement (docs/hooks.md).
 #[derive(Debug, JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 pub enum Hook {

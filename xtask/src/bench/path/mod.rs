@@ -15,7 +15,10 @@ use sg_tests::figures::{Figures, Spread};
 use super::filters::{Peer, Rules};
 use super::report::bars::{NONE, NONE_BRIDGED, OURS, OURS_BOTH, OURS_BRIDGED, OURS_FAST};
 use inject::{FLOWS, Injector};
+pub use inject::{checksum, thread_time};
+pub use site::{CLIENT, GUEST_MAC, OUTSIDE_MAC};
 use site::{Filter, Ports, Site};
+pub use sockets::cpu;
 
 #[derive(Debug, Args)]
 pub struct Path {
