@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::Direction;
 
+use super::members::Members;
 use super::ranges::Ranges;
 use crate::kernel::FlowEntry;
 use crate::policy::model::{HookChoice, OnRuleChange, Role, Timeouts};
@@ -23,7 +24,7 @@ pub struct VpcName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     pub policies: Vec<Arc<PolicyImage>>,
-    pub members: BTreeMap<(VpcName, IpAddr), Arc<SetName>>,
+    pub members: Members,
     pub interfaces: Vec<InterfaceImage>,
     pub on_rule_change: OnRuleChange,
 }
@@ -39,7 +40,7 @@ impl Image {
         let Some(policy) = interface.policy.and_then(|index| self.policies.get(index)) else {
             return true;
         };
-        let set = self.members.get(&(interface.vpc.clone(), flow.remote)).map(Arc::as_ref);
+        let set = self.members.get(&interface.vpc, flow.remote).map(Arc::as_ref);
         policy.admits(flow.origin, flow.remote, set, flow.protocol, flow.number())
     }
 }
@@ -121,6 +122,14 @@ impl PolicyImage {
 }
 
 impl DirectionImage {
+    /// Whether there is a class of exactly this network.
+    pub fn has(&self, net: IpNet) -> bool {
+        match net {
+            IpNet::V4(net) => self.v4.contains_key(&net),
+            IpNet::V6(net) => self.v6.contains_key(&net),
+        }
+    }
+
     /// The row of the longest prefix that holds `remote`.
     pub fn class(&self, remote: IpAddr) -> Option<&Cells> {
         match remote {
