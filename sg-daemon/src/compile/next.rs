@@ -10,9 +10,8 @@ use std::sync::Arc;
 use super::image::{Image, PolicyImage, VpcName};
 use super::members::Members;
 use super::{Sets, image, member_addresses, members, vpc_names};
-use crate::policy::model::{
-    Group, GroupId, Interface, Match, Model, Peer, Protocol, Remote, Role, Rule, Rules, VpcId,
-};
+use crate::policy::model::{GroupId, Interface, Model, Role, VpcId};
+use crate::policy::same::{other_peers, same_names, same_rules};
 
 /// Compiles a checked policy after `before`, which is another model and what was made of it.
 pub fn compile_next(model: &Model, before: (&Model, &Image)) -> Image {
@@ -48,19 +47,6 @@ fn known_policies<'i>(old: &Model, made: &'i Image) -> HashMap<Key, &'i Arc<Poli
         .collect()
 }
 
-/// Whether each id means the same VPC and the same group in both models.
-fn same_names(old: &Model, new: &Model) -> bool {
-    let vpc = |model: &Model| {
-        model.vpcs.iter().map(|vpc| (vpc.project.clone(), vpc.name.clone())).collect::<Vec<_>>()
-    };
-    let name = |group: &Group, other: &Group| {
-        (&group.name, &group.project, group.vpc) == (&other.name, &other.project, other.vpc)
-    };
-    vpc(old) == vpc(new)
-        && old.groups.len() == new.groups.len()
-        && old.groups.iter().zip(&new.groups).all(|(group, other)| name(group, other))
-}
-
 /// For each group of the new model whether its rules are those that the old one's group of that id has.
 fn same_groups(old: &Model, new: &Model) -> Vec<bool> {
     let groups = old.groups.iter().zip(&new.groups);
@@ -69,19 +55,6 @@ fn same_groups(old: &Model, new: &Model) -> Vec<bool> {
             same_rules(&group.inbound, &other.inbound) && same_rules(&group.outbound, &other.outbound)
         })
         .collect()
-}
-
-fn same_rules(one: &Rules, other: &Rules) -> bool {
-    match (one, other) {
-        (Rules::Implied, Rules::Implied) => true,
-        (Rules::Written(one), Rules::Written(other)) => {
-            fn said(rule: &Rule) -> (Protocol, Remote, &Match) {
-                (rule.protocol, rule.remote, &rule.matches)
-            }
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| said(one) == said(other))
-        }
-        _ => false,
-    }
 }
 
 /// The members after those of `made`, where ids mean the same in both models.
@@ -157,16 +130,4 @@ fn other_interfaces<'m>(old: &'m Model, new: &'m Model) -> impl Iterator<Item = 
         before.get(interface.name.as_str()).is_none_or(|other| !same(interface, other))
     };
     old.interfaces.iter().filter(gone).chain(new.interfaces.iter().filter(come))
-}
-
-/// What is between the peers with which both lists begin and those with which they end.
-fn other_peers<'p>(old: &'p [Peer], new: &'p [Peer]) -> (&'p [Peer], &'p [Peer]) {
-    let same = |(one, other): &(&Peer, &Peer)| {
-        one.address == other.address && one.vpc == other.vpc && one.groups == other.groups
-    };
-    let front = old.iter().zip(new).take_while(same).count();
-    let (old, new) = (old.get(front..).unwrap_or_default(), new.get(front..).unwrap_or_default());
-    let back = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
-    let rest = |peers: &'p [Peer]| peers.get(..peers.len() - back).unwrap_or_default();
-    (rest(old), rest(new))
 }

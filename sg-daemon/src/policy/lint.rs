@@ -19,6 +19,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -118,7 +119,7 @@ fn memberships(model: &Model) -> impl Iterator<Item = ((VpcId, GroupId), IpAddr)
     interfaces.chain(peers)
 }
 
-pub(crate) fn lint(resolved: &Resolved, sources: &[SourceFile], findings: &mut Findings<'_>) {
+pub(crate) fn lint(resolved: &Resolved, sources: &[Arc<SourceFile>], findings: &mut Findings<'_>) {
     let members = memberships(&resolved.model).map(|(key, _)| key).collect();
     let mut lint = Lint { resolved, model: &resolved.model, sources, findings, members };
     lint.settings();
@@ -130,7 +131,7 @@ pub(crate) fn lint(resolved: &Resolved, sources: &[SourceFile], findings: &mut F
 struct Lint<'l, 's> {
     resolved: &'l Resolved,
     model: &'l Model,
-    sources: &'l [SourceFile],
+    sources: &'l [Arc<SourceFile>],
     findings: &'l mut Findings<'s>,
     members: HashSet<(VpcId, GroupId)>,
 }

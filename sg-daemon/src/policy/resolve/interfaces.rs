@@ -11,7 +11,7 @@ use crate::policy::raw::{RawFile, RawInterface, RawPeer};
 use crate::policy::source::{Span, Spanned};
 
 impl Resolver<'_, '_> {
-    pub(super) fn interfaces(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
+    pub(super) fn interfaces(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>]) {
         let mut names: HashMap<&str, Span> = HashMap::new();
         let mut addresses: HashMap<(VpcId, IpAddr), (Span, &str)> = HashMap::new();
         for (file, vpc) in files.iter().zip(vpcs) {
@@ -62,8 +62,8 @@ impl Resolver<'_, '_> {
             .expected(format!("at most {quota} (settings.quotas.groups_per_interface)"));
             self.findings.report(over.span, &format!("interfaces[{}].security_groups", raw.index), fault);
         }
-        let user = format!("interface {}", quote(name));
-        let groups = self.members(vpc, &raw.groups, &user, &format!("interfaces[{}]", raw.index));
+        let user = || format!("interface {}", quote(name));
+        let groups = self.members(vpc, &raw.groups, &user, &|| format!("interfaces[{}]", raw.index));
         let timeouts = timeouts(&self.limits().timeouts, &raw.timeouts);
         let interface = Interface {
             name: name.to_owned(),
@@ -79,13 +79,13 @@ impl Resolver<'_, '_> {
             vpc,
             timeouts,
             enforcement: raw.enforcement,
-            source: self.at(raw.span),
+            source: self.at(raw.span, &raw.at),
         };
         self.out.model.interfaces.push(interface);
         self.out.interface_index.push(raw.index);
     }
 
-    pub(super) fn peers(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
+    pub(super) fn peers(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>]) {
         let mut seen: HashMap<(VpcId, IpAddr), Span> = HashMap::new();
         for (file, vpc) in files.iter().zip(vpcs) {
             let Some(vpc) = *vpc else { continue };
@@ -97,26 +97,32 @@ impl Resolver<'_, '_> {
 
     fn peer(&mut self, raw: &RawPeer, vpc: VpcId, seen: &mut HashMap<(VpcId, IpAddr), Span>) {
         let who =
-            raw.address.as_ref().map_or("a peer".to_owned(), |address| format!("peer {}", address.value));
-        let groups = self.members(vpc, &raw.groups, &who, &format!("peers[{}]", raw.index));
+            || raw.address.as_ref().map_or("a peer".to_owned(), |address| format!("peer {}", address.value));
+        let groups = self.members(vpc, &raw.groups, &who, &|| format!("peers[{}]", raw.index));
         let Some(address) = &raw.address else { return };
         if let Some(&first) = seen.get(&(vpc, address.value)) {
-            let fault = Fault::error(format!("{who} is written twice"))
+            let fault = Fault::error(format!("{} is written twice", who()))
                 .expected("each address once, with all of its groups")
                 .related(first, "first written here");
             self.findings.report(address.span, &format!("peers[{}].address", raw.index), fault);
             return;
         }
         seen.insert((vpc, address.value), address.span);
-        let peer = Peer { address: address.value, groups, vpc, source: self.at(raw.span) };
+        let peer = Peer { address: address.value, groups, vpc, source: self.at(raw.span, &raw.at) };
         self.out.model.peers.push(peer);
         self.out.peer_index.push(raw.index);
     }
 
-    fn members(&mut self, vpc: VpcId, names: &[Spanned<String>], user: &str, field: &str) -> Vec<GroupId> {
+    fn members(
+        &mut self,
+        vpc: VpcId,
+        names: &[Spanned<String>],
+        user: &dyn Fn() -> String,
+        field: &dyn Fn() -> String,
+    ) -> Vec<GroupId> {
         let mut groups = Vec::with_capacity(names.len());
         for (index, name) in names.iter().enumerate() {
-            groups.extend(self.group(vpc, name, user, &format!("{field}.security_groups[{index}]")));
+            groups.extend(self.group(vpc, name, user, &|| format!("{}.security_groups[{index}]", field())));
         }
         groups
     }
