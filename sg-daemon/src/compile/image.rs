@@ -2,6 +2,7 @@
 //! interfaces they come from, and a policy that did not change is recognised and left alone by the plan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -74,14 +75,39 @@ pub struct GuardImage {
 }
 
 /// The rules that interfaces with the same groups share.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct PolicyImage {
     pub vpc: VpcName,
     pub inbound: DirectionImage,
     pub outbound: DirectionImage,
+    /// Policies are looked up by all that they say, which may be ten thousand rows: that is hashed once.
+    digest: u64,
+}
+
+impl PartialEq for PolicyImage {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+            && self.vpc == other.vpc
+            && self.inbound == other.inbound
+            && self.outbound == other.outbound
+    }
+}
+
+impl Eq for PolicyImage {}
+
+impl Hash for PolicyImage {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.digest);
+    }
 }
 
 impl PolicyImage {
+    pub fn new(vpc: VpcName, inbound: DirectionImage, outbound: DirectionImage) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (&vpc, &inbound, &outbound).hash(&mut hasher);
+        Self { vpc, inbound, outbound, digest: hasher.finish() }
+    }
+
     pub fn direction(&self, direction: Direction) -> &DirectionImage {
         match direction {
             Direction::Inbound => &self.inbound,

@@ -141,11 +141,8 @@ impl Policies<'_> {
             direction_image(self.model, &rules::of_interface(self.model, interface, direction), direction)
         };
         let policy = known(interface).unwrap_or_else(|| {
-            Arc::new(PolicyImage {
-                vpc: vpc.clone(),
-                inbound: direction(Direction::Inbound),
-                outbound: direction(Direction::Outbound),
-            })
+            let [inbound, outbound] = [Direction::Inbound, Direction::Outbound].map(direction);
+            Arc::new(PolicyImage::new(vpc.clone(), inbound, outbound))
         });
         let index = *self.by_content.entry(Arc::clone(&policy)).or_insert_with(|| {
             self.all.push(policy);
@@ -280,7 +277,7 @@ fn members(model: &Model, vpcs: &[VpcName]) -> Members {
         }
     }
     for peer in &model.peers {
-        groups_of.entry((peer.vpc, peer.address)).or_default().extend(&peer.groups);
+        groups_of.entry((peer.vpc, peer.address)).or_default().extend(peer.groups.iter());
     }
     let mut sets = Sets::new(model, vpcs);
     let mut members = Members::default();

@@ -88,7 +88,7 @@ fn next_members(model: &Model, vpcs: &[VpcName], old: &Model, made: &Image) -> M
     for peer in if by_interface { model.peers.as_slice() } else { come } {
         let at = (peer.vpc, peer.address);
         if touched.contains(&at) {
-            groups_of.entry(at).or_default().extend(&peer.groups);
+            groups_of.entry(at).or_default().extend(peer.groups.iter());
         }
     }
     let mut sets = Sets::new(model, vpcs);

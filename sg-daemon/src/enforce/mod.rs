@@ -102,6 +102,8 @@ pub struct Enforcer {
     gate: Arc<Gate>,
     /// Policies put in force, since the daemon was started.
     swaps: u64,
+    /// Writes to maps until the last of them began.
+    writes_before: u64,
     views: Arc<Views>,
     /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
     zones_seen: BTreeMap<u32, String>,
@@ -127,6 +129,7 @@ impl Enforcer {
             active: None,
             gate: Arc::default(),
             swaps: 0,
+            writes_before: 0,
             views: Arc::default(),
             zones_seen: BTreeMap::new(),
         };
@@ -164,6 +167,12 @@ impl Enforcer {
 
     pub fn swaps(&self) -> u64 {
         self.swaps
+    }
+
+    /// Writes to the policy's maps since the daemon was started, and those that the last change took.
+    pub fn map_writes(&self) -> (u64, u64) {
+        let all = self.kernel.writes().total();
+        (all, all - self.writes_before)
     }
 
     pub fn devices(&self) -> &BTreeMap<String, Device> {
@@ -241,6 +250,7 @@ impl Enforcer {
         let capacity = self.kernel.capacity();
         // An element that was deleted in force is not to be another one's while a packet still reads it.
         self.settle();
+        self.writes_before = self.kernel.writes().total();
         if let Some(patch) = before.and_then(|before| patch(&image, &before, &self.resident, capacity)) {
             let applied = self.patch(patch, &model, image)?;
             self.note_unfilterable(unfilterable);

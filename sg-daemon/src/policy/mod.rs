@@ -191,7 +191,7 @@ fn check(files: &Files) -> Result<Arc<Known>, LoadError> {
     let mut counts = count(&raw);
     counts.files = sources.len();
     let complete = faults.is_empty() && walked.len() == sources.len();
-    let resolved = resolve::resolve(&raw, sources, complete, &mut findings);
+    let resolved = resolve::resolve(&raw, sources, complete, before.first().map(Arc::as_ref), &mut findings);
     let (diagnostics, omitted) = findings.finish();
     faults.extend(diagnostics);
     if !faults.is_empty() {

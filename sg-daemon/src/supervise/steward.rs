@@ -190,6 +190,18 @@ impl Steward {
         if let (Order::Reload | Order::Apply { .. } | Order::Edit(_), Some(why)) = (&order, self.why_not()) {
             return Err(Refusal::Conflict(why));
         }
+        let outcome = self.carried_out(order).await;
+        self.settle_soon();
+        outcome
+    }
+
+    /// Deletes what the policy before has left in the kernel, without anybody waiting for it.
+    fn settle_soon(&self) {
+        let shared = self.shared.clone();
+        drop(spawn_blocking(move || shared.enforcer().settle()));
+    }
+
+    async fn carried_out(&mut self, order: Order) -> Answer {
         match order {
             Order::Reload => match self.reload(Cause::Operator).await {
                 Ok(applied) => Ok(answer(applied)),

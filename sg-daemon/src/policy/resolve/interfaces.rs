@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Resolver;
 use super::settings::timeouts;
 use crate::policy::diagnostic::{Fault, quote};
+use crate::policy::memo::Known;
 use crate::policy::model::{GroupId, Interface, Peer, VpcId};
 use crate::policy::raw::{RawFile, RawInterface, RawPeer};
+use crate::policy::same::same_names;
 use crate::policy::source::{Span, Spanned};
 
 impl Resolver<'_, '_> {
@@ -85,7 +88,14 @@ impl Resolver<'_, '_> {
         self.out.interface_index.push(raw.index);
     }
 
-    pub(super) fn peers(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>]) {
+    pub(super) fn peers(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>], before: Option<&Known>) {
+        let after = before.and_then(|before| self.peers_after(files, vpcs, before));
+        if let Some(peers) = after {
+            self.out.model.peers = peers;
+            let raw = files.iter().flat_map(|file| &file.peers);
+            self.out.peer_index = raw.map(|raw| raw.index).collect();
+            return;
+        }
         let mut seen: HashMap<(VpcId, IpAddr), Span> = HashMap::new();
         for (file, vpc) in files.iter().zip(vpcs) {
             let Some(vpc) = *vpc else { continue };
@@ -93,6 +103,50 @@ impl Resolver<'_, '_> {
                 self.peer(raw, vpc, &mut seen);
             }
         }
+    }
+
+    /// The peers of a policy whose names all mean what they meant in another one that had no fault: those that both have are
+    /// as they were. `None` if that is not so, or if there is something to complain of.
+    fn peers_after(&self, files: &[&RawFile], vpcs: &[Option<VpcId>], before: &Known) -> Option<Vec<Peer>> {
+        const FEW: usize = 16;
+        if files.len() != before.walked.len() || !same_names(&before.model, &self.out.model) {
+            return None;
+        }
+        let mut peers = Vec::with_capacity(before.model.peers.len() + FEW);
+        let mut fresh = Vec::new();
+        let mut rest = before.model.peers.as_slice();
+        for ((file, vpc), walked) in files.iter().zip(vpcs).zip(&before.walked) {
+            let (vpc, old) = ((*vpc)?, &walked.raw);
+            if (&file.project, &file.vpc) != (&old.project, &old.vpc) {
+                return None;
+            }
+            let (known, others) = rest.split_at_checked(old.peers.items.len())?;
+            rest = others;
+            let (old, new) = (&old.peers.items, &file.peers.items);
+            let front = old.iter().zip(new).take_while(|(old, new)| Arc::ptr_eq(old, new)).count();
+            let left = old.len().min(new.len()) - front;
+            let pairs = old.iter().rev().zip(new.iter().rev()).take(left);
+            let back = pairs.take_while(|(old, new)| Arc::ptr_eq(old, new) || same_peer(old, new)).count();
+            peers.extend_from_slice(known.get(..front)?);
+            for raw in new.get(front..new.len() - back)? {
+                let groups: Option<Arc<[GroupId]>> =
+                    raw.groups.iter().map(|name| self.named(vpc, &name.value)).collect();
+                fresh.push(peers.len());
+                let (address, source) = (raw.address.as_ref()?.value, self.at(raw.span, &raw.at));
+                peers.push(Peer { address, groups: groups?, vpc, source });
+            }
+            let behind = known.get(known.len() - back..)?.iter().zip(new.get(new.len() - back..)?);
+            // They may stand on another line.
+            peers.extend(
+                behind.map(|(peer, raw)| Peer { source: self.at(raw.span, &raw.at), ..peer.clone() }),
+            );
+        }
+        let taken = |at: usize| {
+            let this = peers.get(at).map(|peer| (peer.vpc, peer.address));
+            let mut others = peers.iter().enumerate().filter(|(other, _)| *other != at);
+            others.any(|(_, peer)| Some((peer.vpc, peer.address)) == this)
+        };
+        (fresh.len() <= FEW && !fresh.into_iter().any(taken)).then_some(peers)
     }
 
     fn peer(&mut self, raw: &RawPeer, vpc: VpcId, seen: &mut HashMap<(VpcId, IpAddr), Span>) {
@@ -108,7 +162,8 @@ impl Resolver<'_, '_> {
             return;
         }
         seen.insert((vpc, address.value), address.span);
-        let peer = Peer { address: address.value, groups, vpc, source: self.at(raw.span, &raw.at) };
+        let peer =
+            Peer { address: address.value, groups: groups.into(), vpc, source: self.at(raw.span, &raw.at) };
         self.out.model.peers.push(peer);
         self.out.peer_index.push(raw.index);
     }
@@ -126,4 +181,12 @@ impl Resolver<'_, '_> {
         }
         groups
     }
+}
+
+fn same_peer(one: &RawPeer, other: &RawPeer) -> bool {
+    let address = |peer: &RawPeer| peer.address.as_ref().map(|address| address.value);
+    let mut groups = one.groups.iter().zip(&other.groups);
+    address(one) == address(other)
+        && one.groups.len() == other.groups.len()
+        && groups.all(|(group, other)| group.value == other.value)
 }

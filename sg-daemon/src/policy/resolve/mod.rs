@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::diagnostic::{Fault, Findings, quote};
+use super::memo;
 use super::model::{FileId, GroupId, Model, Settings, Source, Vpc, VpcId};
 use super::names::nearest;
 use super::raw::{Known, RawFile};
@@ -31,11 +32,12 @@ pub(crate) struct Resolved {
 /// Merges what the walk found. The result is meaningful only if `findings` hold no error afterwards.
 ///
 /// `complete` says that every file could be read and walked; if not, a name may well be defined in the part that
-/// is missing, and dangling references are not reported.
+/// is missing, and dangling references are not reported. `before` is another policy, which may be much like this one.
 pub(crate) fn resolve(
     files: &[&RawFile],
     sources: &[Arc<SourceFile>],
     complete: bool,
+    before: Option<&memo::Known>,
     findings: &mut Findings<'_>,
 ) -> Resolved {
     let mut resolver = Resolver {
@@ -55,7 +57,7 @@ pub(crate) fn resolve(
     resolver.groups(files, &vpcs);
     resolver.rules(files, &vpcs);
     resolver.interfaces(files, &vpcs);
-    resolver.peers(files, &vpcs);
+    resolver.peers(files, &vpcs, before);
     resolver.out
 }
 
@@ -130,6 +132,13 @@ impl Resolver<'_, '_> {
         of_file
     }
 
+    fn named(&self, vpc: VpcId, name: &str) -> Option<GroupId> {
+        if name == DEFAULT_GROUP {
+            return self.defaults.get(&self.out.model.vpcs.get(vpc.0)?.project).copied();
+        }
+        self.custom.get(&vpc)?.get(name).copied()
+    }
+
     /// The group called `name` in a VPC, or a fault that says who needs it (D1, D3).
     fn group(
         &mut self,
@@ -138,11 +147,7 @@ impl Resolver<'_, '_> {
         user: &dyn Fn() -> String,
         field: &dyn Fn() -> String,
     ) -> Option<GroupId> {
-        let found = if name.value == DEFAULT_GROUP {
-            self.defaults.get(&self.out.model.vpcs.get(vpc.0)?.project).copied()
-        } else {
-            self.custom.get(&vpc).and_then(|groups| groups.get(&name.value)).copied()
-        };
+        let found = self.named(vpc, &name.value);
         if found.is_none() && self.complete && !self.findings.is_full() {
             let fault = self.dangling(vpc, &name.value, &user());
             self.findings.report(name.span, &field(), fault);
