@@ -215,6 +215,10 @@ pub struct TableStatus {
     pub members: usize,
     /// Sets of ports that are not one range.
     pub port_tables: usize,
+    /// Elements of maps, and words that programs share, that were written to put policies in force since sgd was started.
+    pub map_writes: u64,
+    /// Of them those for the last change.
+    pub map_writes_of_last_change: u64,
     /// How many live connections there is room for.
     pub live_flows_size: u32,
     /// How many half-open connections of IPv4.

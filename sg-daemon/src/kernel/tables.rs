@@ -14,6 +14,7 @@ use sg_common::abi::{
 };
 
 use super::{KernelError, TableSizes, map_data, max_entries};
+use crate::compile::ranges::Table as PortRow;
 use crate::plan::{Entry, Table, table_indexes};
 
 /// A port table as aya copies it.
@@ -116,6 +117,14 @@ impl TableMaps {
 
     pub fn port_tables(&self) -> u32 {
         self.port_sets.len()
+    }
+
+    pub fn port_table(&self, index: u32) -> Result<Option<PortRow>, KernelError> {
+        match self.port_sets.get(&index, 0) {
+            Ok(PortTable(table)) => Ok(Some(table)),
+            Err(MapError::OutOfBounds { .. }) => Ok(None),
+            Err(source) => Err(KernelError::Map { name: map::PORT_SETS, source }),
+        }
     }
 
     pub fn write(&mut self, entry: &Entry) -> Result<(), KernelError> {

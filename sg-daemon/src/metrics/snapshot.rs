@@ -12,7 +12,7 @@ use crate::api::live::CollectorWork;
 use crate::api::server::Shared;
 use crate::api::types::InterfaceState;
 use crate::enforce::Enforcer;
-use crate::kernel::{CounterReader, Retired, Slot};
+use crate::kernel::{CounterReader, MapWrites, Retired, Slot};
 use crate::plan::Table;
 use crate::supervise::status::{failed, intended};
 
@@ -24,6 +24,7 @@ pub struct Fill {
 }
 
 pub struct Snapshot {
+    pub writes: MapWrites,
     pub generation: u64,
     pub refused: bool,
     pub unconfirmed: bool,
@@ -127,6 +128,7 @@ fn copy(
         fill("zones", kernel.zones_used().into(), MAX_ZONES - 1),
     ]);
     let snapshot = Snapshot {
+        writes: kernel.writes(),
         generation: kernel.generation(),
         refused,
         unconfirmed,

@@ -28,10 +28,13 @@ pub fn status(
     changes: &Changes,
 ) -> Result<Status, KernelError> {
     let sizes = enforcer.kernel().sizes();
+    let (map_writes, map_writes_of_last_change) = enforcer.map_writes();
     let tables = TableStatus {
         policies: enforcer.resident().policies(),
         members: enforcer.resident().members(),
         port_tables: enforcer.resident().port_tables(),
+        map_writes,
+        map_writes_of_last_change,
         live_flows_size: sizes.live,
         half_open_flows_size: sizes.half_open_v4,
         half_open_flows_v6_size: sizes.half_open_v6,
