@@ -16,6 +16,7 @@ mod programs;
 mod reader;
 mod sizes;
 mod tables;
+mod traffic;
 mod transfer;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -50,6 +51,7 @@ pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
 use self::tables::TableMaps;
 pub use self::tables::{v6_of, words_of};
+pub use self::traffic::{Accounts, Traffic};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
 use crate::api::live::CollectorWork;
 use crate::plan::{Capacity, Entry, NextIds, Resident};

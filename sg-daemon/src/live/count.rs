@@ -15,8 +15,6 @@ use crate::kernel::KernelError;
 use crate::policy::names::did_you_mean;
 use crate::supervise::status::protocol_name;
 
-const WHAT: [&str; 7] = ["interface", "state", "protocol", "direction", "local", "remote", "port"];
-
 /// What connections have in common that are counted together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Group {
@@ -42,6 +40,10 @@ struct Common {
 }
 
 impl Group {
+    /// What there is to count by.
+    pub const NAMES: [&'static str; 7] =
+        ["interface", "state", "protocol", "direction", "local", "remote", "port"];
+
     /// Names with commas between them.
     ///
     /// # Errors
@@ -59,10 +61,11 @@ impl Group {
                 "remote" => group.remote = true,
                 "port" => group.port = true,
                 _ => {
-                    let near = did_you_mean(name, WHAT).map_or_else(String::new, |near| format!("; {near}"));
+                    let near =
+                        did_you_mean(name, Self::NAMES).map_or_else(String::new, |near| format!("; {near}"));
                     return Err(Wrong::Field(format!(
                         "connections are counted by {}, not {name:?}{near}",
-                        WHAT.join(", ")
+                        Self::NAMES.join(", ")
                     )));
                 }
             }

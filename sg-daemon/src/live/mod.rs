@@ -16,14 +16,14 @@ use std::ops::ControlFlow;
 
 use self::admit::Admission;
 pub use self::count::{Group, count};
-pub use self::filter::{Filter, Wrong};
+pub use self::filter::{Filter, NOT_COUNTED, Wrong};
 pub use self::list::{Order, list};
 pub use self::readers::{Readers, Turn};
 pub use self::stats::tables;
 pub use self::summary::Summary;
-use crate::api::types::FlowStatus;
+use crate::api::types::{FlowAmount, FlowStatus, FlowTraffic};
 use crate::enforce::Enforcer;
-use crate::kernel::{Entries, FlowTables, KernelError, RawFlow};
+use crate::kernel::{Entries, FlowTables, KernelError, RawFlow, Traffic};
 use crate::supervise::status::flow_status;
 
 /// The connections as they are, and what else it takes to talk of them.
@@ -42,6 +42,8 @@ pub struct Row {
     /// Index of its interface, in the order of their names.
     interface: u32,
     raw: RawFlow,
+    /// Packets or bytes, if that is what rows are sorted by.
+    weight: u64,
 }
 
 impl View {
@@ -77,7 +79,7 @@ impl View {
         self.tables.read(|raw| {
             // A zone without an interface belongs to a device that is gone.
             let Some(&interface) = self.zones.get(&raw.zone()) else { return ControlFlow::Continue(()) };
-            let row = Row { interface, raw };
+            let row = Row { interface, raw, weight: 0 };
             if filter.fits(self, &row) { each(row) } else { ControlFlow::Continue(()) }
         })
     }
@@ -86,7 +88,14 @@ impl View {
     pub fn describe(&self, row: &Row) -> Option<FlowStatus> {
         let flow = self.tables.describe(&row.raw)?;
         let admitted = self.admission.admits(row.interface, &flow);
-        Some(flow_status(self.name(row.interface), &flow, admitted))
+        let told = flow_status(self.name(row.interface), &flow, admitted);
+        let traffic = self.is_accounting().then(|| self.tables.traffic(&row.raw).map(FlowTraffic::from));
+        Some(FlowStatus { traffic, ..told })
+    }
+
+    /// Whether packets are counted flow by flow.
+    pub fn is_accounting(&self) -> bool {
+        self.tables.is_accounting()
     }
 
     fn name(&self, interface: u32) -> &str {
@@ -100,5 +109,14 @@ impl View {
     /// Seconds since its first packet.
     fn age(&self, row: &Row) -> u64 {
         self.tables.age(&row.raw)
+    }
+}
+
+impl From<Traffic> for FlowTraffic {
+    fn from(Traffic { packets: [packets_in, packets_out], bytes: [bytes_in, bytes_out] }: Traffic) -> Self {
+        Self {
+            inbound: FlowAmount { packets: packets_in, bytes: bytes_in },
+            outbound: FlowAmount { packets: packets_out, bytes: bytes_out },
+        }
     }
 }

@@ -237,6 +237,7 @@ pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> Flo
         age: flow.age,
         expires_in: flow.expires_in,
         admitted_now,
+        traffic: None,
     }
 }
 

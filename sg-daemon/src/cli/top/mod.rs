@@ -26,7 +26,8 @@ use super::stats::parse_interval;
 /// Watch interfaces, drops, connections and tables.
 ///
 /// Keys: q or Ctrl-C quits; / shows only interfaces with a text in their names; up and down select an interface, whose drops and
-/// remotes alone are then shown, Esc goes back; left and right choose the column to sort by, r turns the order round.
+/// remotes alone are then shown, Esc goes back; left and right choose the column to sort by, r turns the order round; t sorts remotes by
+/// connections or by bytes. Bytes of remotes are counted while sgd writes a flow log (sgd --flow-log PATH).
 ///
 /// It asks sgd every --interval, and goes on asking while sgd does not answer. The connection tables are read through by sgd at
 /// most every three seconds, however many watch.
