@@ -211,8 +211,8 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
     }
     for (twice, counters) in read.twice.into_iter().zip([&mut inbound, &mut outbound]) {
         // What XDP has passed and counted, and the program behind it has counted again (D24).
-        counters.counted_twice = twice;
-        counters.allowed = counters.allowed.saturating_sub(twice);
+        counters.counted_twice = twice.packets;
+        counters.allowed = counters.allowed.saturating_sub(twice.packets);
     }
     Ok((inbound, outbound))
 }
