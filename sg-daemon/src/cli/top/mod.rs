@@ -63,8 +63,8 @@ impl Top {
         }
         let poll = Poll::start(socket, self.interval)?;
         // Restored when a panic unwinds, too.
-        let mut terminal =
-            ratatui::try_init().map_err(|error| format!("the terminal cannot be used: {error}"))?;
+        let mut terminal = ratatui::try_init()
+            .map_err(|error| format!("the terminal cannot be used: {error}; use `sgctl top --once`"))?;
         let outcome = watch(&mut terminal, &poll, &stop);
         let restored = ratatui::try_restore();
         outcome?;

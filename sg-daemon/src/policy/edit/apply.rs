@@ -160,7 +160,9 @@ pub enum EditError {
         "the policy files have faults already; mend them first (`sgctl check`); nothing was changed\n{0}"
     )]
     Before(#[source] LoadError),
-    #[error("the policy would be refused with this edit in it; nothing was changed\n{0}")]
+    #[error(
+        "the policy would be refused with this edit in it, for what is told below; edit it otherwise; nothing was changed\n{0}"
+    )]
     After(#[source] LoadError),
     #[error("{0}; nothing was changed")]
     NotFound(String),
@@ -176,7 +178,7 @@ pub enum EditError {
     /// What was sent says nothing that can be done.
     #[error("{0}; nothing was changed")]
     Invalid(String),
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}; make room for it, or let this user write there, and edit again", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 }
 
@@ -343,7 +345,7 @@ fn one(files: &mut Files, model: &Model, edit: &Edit) -> Result<Made, EditError>
         }
     };
     let Some(source) = files.sources.get_mut(file) else {
-        return Err(EditError::NotFound("the file is gone".to_owned()));
+        return Err(EditError::NotFound("the file is gone; edit again".to_owned()));
     };
     *source = SourceFile::new(source.path.clone(), text).with_bom(source.bom);
     let done = Done {
@@ -371,7 +373,7 @@ fn copied(files: &Files, request: &CopyRequest) -> Result<Planned, EditError> {
         other => EditError::Invalid(other.to_string()),
     })?;
     if request.names.is_empty() {
-        return Err(EditError::Invalid("a copy needs a name".to_owned()));
+        return Err(EditError::Invalid("a copy needs a name; give one, or several".to_owned()));
     }
     let names: Vec<String> = request.names.iter().map(|name| quote(name)).collect();
     let what = format!("group {} is copied as {}", quote(&request.source), names.join(", "));
@@ -406,7 +408,7 @@ impl<'p> Policy<'p> {
     /// A file's tree and layout. What has been loaded has both.
     pub fn file(&self, file: usize) -> Result<(&Object<'p>, Style<'p>), EditError> {
         let tree = self.trees.get(file).and_then(Option::as_ref);
-        let tree = tree.ok_or_else(|| EditError::NotFound("the file is gone".to_owned()))?;
+        let tree = tree.ok_or_else(|| EditError::NotFound("the file is gone; edit again".to_owned()))?;
         Ok((tree, Style::of(self.text(file), tree)))
     }
 
@@ -435,7 +437,9 @@ impl<'p> Policy<'p> {
     /// Where a group stands; for a `default` that is written nowhere, the file that it would be written to.
     pub fn home(&self, id: GroupId) -> Result<Home, EditError> {
         let group =
-            self.model.groups.get(id.0).ok_or_else(|| EditError::NotFound("no such group".to_owned()))?;
+            self.model.groups.get(id.0).ok_or_else(|| {
+                EditError::NotFound("no such group; `sgctl group list` shows all".to_owned())
+            })?;
         if let Some(source) = group.source {
             return Ok(Home::At(source));
         }
@@ -449,7 +453,10 @@ impl<'p> Policy<'p> {
         };
         let file = files.iter().find(has_groups).or_else(|| files.first());
         file.map(|file| Home::NotYet(*file)).ok_or_else(|| {
-            EditError::NotFound(format!("no file describes project {}", quote(&group.project)))
+            EditError::NotFound(format!(
+                "no file describes project {}; write a file with its \"project\" and \"vpc\" first",
+                quote(&group.project)
+            ))
         })
     }
 
