@@ -63,7 +63,8 @@ pub struct FlowQuestion {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// `GET /v1/flows/count`: what they are counted by, one or more of `interface`, `state`, `protocol`, `direction`, `local`,
-    /// `remote` and `port`, separated by commas.
+    /// `remote`, `port`, `group` and `rule`, separated by commas. The kernel does not remember which rule let a connection begin:
+    /// it counts for every rule in force, or group of such rules, that would let it begin now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -99,6 +100,12 @@ pub struct FlowCount {
     /// The destination port of the first packet; absent too where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// A group whose rules in force would let it begin; absent too where none would, and of rules of the settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// A rule in force that would let it begin, as `web/inbound[0]`; absent too where none would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     pub count: u64,
 }
 

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::candidate::{
-    ApplyAnswer, Candidate, DeviceBecomes, DeviceChange, DiffAnswer, EntryCount, PlanAnswer, RevokeAnswer,
-    RevokeQuestion,
+    ApplyAnswer, Candidate, DeviceBecomes, DeviceChange, DiffAnswer, EntryCount, PlanAnswer, PolicyFiles,
+    ReadFile, RevokeAnswer, RevokeQuestion,
 };
 use super::extract::{Body, Failure};
 use super::limits::turn;
@@ -41,6 +41,11 @@ const NOT_NOW: &str = "Not now, or not so; the policy before stays in force.";
 
 pub(super) fn routes() -> Routes {
     Routes::new()
+        .get(
+            "/v1/policy/files",
+            get_files,
+            Doc::new("policyFiles", "The policy files, as sgd would read them now").large_answer(),
+        )
         .ask(
             "/v1/policy/diff",
             post_diff,
@@ -135,6 +140,22 @@ fn no_policy() -> Failure {
         "no policy is in force; `sgctl apply` puts one in force, and `sgctl status` says why there is none"
             .to_owned(),
     )
+}
+
+async fn get_files(State(shared): State<Shared>) -> Result<Json<PolicyFiles>, Failure> {
+    let alone = turn(&shared.large.of_readers).await?;
+    blocking(move || {
+        let texts = policy::texts(&shared.policy);
+        drop(alone);
+        let files = texts.files.into_iter().map(|(path, text, byte_order_mark)| ReadFile {
+            path: path.display().to_string(),
+            text,
+            byte_order_mark,
+        });
+        Ok(PolicyFiles { files: files.collect(), faults: texts.faults, refused: shared.refused().clone() })
+    })
+    .await
+    .map(Json)
 }
 
 async fn post_diff(

@@ -84,7 +84,8 @@ pub struct Flows {
     /// Only say how many there are
     #[arg(long)]
     count: bool,
-    /// Say how many there are of each, the most first: interface, state, protocol, direction, local, remote, port, or several
+    /// Say how many there are of each, the most first: interface, state, protocol, direction, local, remote, port, group,
+    /// rule, or several. A connection counts for each rule in force, or group, that would let it begin
     #[arg(long, value_name = "WHAT", value_delimiter = ',', add = names::flow_groups())]
     count_by: Vec<String>,
     /// Print JSON instead of text: an array, or an object of counts
@@ -171,7 +172,7 @@ pub(super) fn text(flows: &[FlowStatus]) -> String {
 
 fn counts_text(counts: &FlowCounts) -> String {
     type Column = (&'static str, fn(&FlowCount) -> Option<String>);
-    const COLUMNS: [Column; 7] = [
+    const COLUMNS: [Column; 9] = [
         ("INTERFACE", |count| count.interface.clone()),
         ("PROTOCOL", |count| count.protocol.clone()),
         ("STATE", |count| count.state.clone()),
@@ -179,6 +180,8 @@ fn counts_text(counts: &FlowCounts) -> String {
         ("LOCAL", |count| count.local.map(|address| address.to_string())),
         ("REMOTE", |count| count.remote.map(|address| address.to_string())),
         ("PORT", |count| count.port.map(|port| port.to_string())),
+        ("GROUP", |count| count.group.clone()),
+        ("RULE", |count| count.rule.clone()),
     ];
     let columns: Vec<Column> = COLUMNS
         .into_iter()
