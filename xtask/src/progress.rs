@@ -92,7 +92,7 @@ pub fn cases(what: &str, command: &mut Command, scratch: &Path) -> Result<ExitSt
             }
             rest = half.to_owned();
             if let Some(status) = status {
-                return Ok::<_, std::io::Error>(status);
+                return Ok::<_, io::Error>(status);
             }
             std::thread::sleep(TICK);
         }

@@ -103,7 +103,7 @@ fn every_complaint_of_sgctl_says_what_to_do() {
         ),
         (
             &["explain", "--interface", "tap0", "--direction", "inbound", "--hex", "zz"],
-            "zz",
+            "no hexadecimal digit",
             "give the frame as",
         ),
         (
