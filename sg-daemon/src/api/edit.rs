@@ -317,7 +317,12 @@ async fn carry_out(shared: Shared, edits: Vec<Edit>, dry_run: bool) -> Outcome {
     let (told, tells) = oneshot::channel();
     let order = Order::Edit(EditOrder { edits, told });
     let (answer, outcome) = oneshot::channel();
-    let gone = || Failure(StatusCode::SERVICE_UNAVAILABLE, "sgd is about to end".to_owned());
+    let gone = || {
+        Failure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "sgd is about to end; ask again when it runs anew".to_owned(),
+        )
+    };
     shared.orders.send(steward::Request { order, answer }).await.map_err(|_| gone())?;
     let applied = outcome.await.map_err(|_| gone())?.map_err(|refusal| match refusal {
         Refusal::Edit(error) => refused(&error),

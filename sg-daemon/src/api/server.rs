@@ -94,7 +94,10 @@ pub fn bind(path: &Path, socket: Socket) -> io::Result<UnixListener> {
     }
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file that is no socket; remove it, or pass another --socket",
+            ));
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another sgd listens there"));
@@ -173,7 +176,8 @@ pub(super) fn internal<E: std::error::Error + Send + Sync + 'static>(error: E) -
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let why = format!("a task has failed: {error}; restart sgd, and report what its log says");
+        Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, why))
+    })
 }

@@ -18,6 +18,7 @@ mod sizes;
 mod stations;
 mod tables;
 mod ticks;
+mod traffic;
 mod transfer;
 mod writes;
 
@@ -54,6 +55,7 @@ pub use self::sizes::TableSizes;
 pub use self::stations::StationMaps;
 use self::tables::TableMaps;
 pub use self::tables::{v6_of, words_of};
+pub use self::traffic::{Accounts, Traffic};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
 pub use self::writes::{MapWrites, Written};
 use crate::api::live::CollectorWork;
@@ -72,7 +74,9 @@ pub fn object() -> &'static [u8] {
 /// What can go wrong at the kernel's side. Causes name the system call.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    #[error("the eBPF object cannot be loaded (root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, is needed)")]
+    #[error(
+        "the eBPF object cannot be loaded; run sgd as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (`sgctl doctor` looks)"
+    )]
     Load(#[source] aya::EbpfError),
     #[error("the filter needs Linux 6.1 or later; this is {release}, without {lacks}")]
     TooOld { release: String, lacks: String },
@@ -105,7 +109,7 @@ pub enum KernelError {
         "map {name} cannot be read or mapped into memory; look at the limit of locked memory (ulimit -l)"
     )]
     Io { name: &'static str, source: io::Error },
-    #[error("cannot attach to {interface} with hook {hook}: {why}")]
+    #[error("cannot attach to {interface} with hook {hook}: {why}{}", advice(.why))]
     Attach { interface: String, hook: &'static str, why: String },
     #[error(
         "at most {limit} interfaces can be filtered; name fewer, or narrow the patterns in settings.managed"
@@ -126,6 +130,11 @@ pub enum KernelError {
         "the kernel's clock does not tick at a known rate ({0} Hz); report it, with the kernel's version"
     )]
     Clock(u64),
+}
+
+/// What to do about a device that the kernel does not let the filter on, unless it is said already.
+fn advice(why: &str) -> &'static str {
+    if why.contains(';') { "" } else { "; `sgctl doctor` says what this host and its devices can do" }
 }
 
 impl KernelError {

@@ -44,6 +44,8 @@ pub struct TableMaps {
     pub(super) flow_fds: [OwnedFd; 4],
     /// Those of datagrams in pieces, likewise.
     pub(super) fragment_fds: [OwnedFd; 2],
+    /// Those of accounts, likewise.
+    pub(super) account_fds: [OwnedFd; 2],
     /// The counters again.
     pub(super) counters_fd: OwnedFd,
     pub(super) sizes: TableSizes,
@@ -91,6 +93,7 @@ impl TableMaps {
         Ok(Self {
             flow_fds,
             fragment_fds,
+            account_fds: [map_fd(ebpf, map::ACCOUNTS_V4)?, map_fd(ebpf, map::ACCOUNTS_V6)?],
             counters_fd: map_fd(ebpf, map::COUNTERS)?,
             account_room: max_entries(ebpf, map::ACCOUNTS_V4)?.min(max_entries(ebpf, map::ACCOUNTS_V6)?),
             sizes,

@@ -114,6 +114,24 @@ pub fn load_next(paths: &[PathBuf], memo: &Memo) -> Result<Loaded, LoadError> {
     loaded(&read::read(paths, memo))
 }
 
+/// What the files say, faulty or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Texts {
+    /// Path, text without its byte order mark, and whether there is one.
+    pub files: Vec<(PathBuf, String, bool)>,
+    /// Why some cannot be read.
+    pub faults: Vec<String>,
+}
+
+/// Reads the files of [`load`], and only reads them.
+pub fn texts(paths: &[PathBuf]) -> Texts {
+    let Files { sources, faults, .. } = read::read(paths, &Memo::default());
+    Texts {
+        files: sources.iter().map(|source| (source.path.clone(), source.text.clone(), source.bom)).collect(),
+        faults: faults.iter().map(ToString::to_string).collect(),
+    }
+}
+
 /// A number that is another one, most probably, once the files or what they say have changed.
 pub fn fingerprint(paths: &[PathBuf], memo: &Memo) -> u64 {
     let files = read::read(paths, memo);

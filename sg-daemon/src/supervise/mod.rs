@@ -126,7 +126,8 @@ async fn enforce(
     }
     let (orders, mut ordered) = mpsc::channel(4);
     let enforcer = Arc::new(Mutex::new(enforcer));
-    let events = Events::start(&enforcer, &options.state_dir).context("cannot listen to the programs")?;
+    let events = Events::start(&enforcer, &options.state_dir)
+        .context("cannot listen to the programs; restart sgd, and report it if it happens again")?;
     let shared = Shared {
         enforcer,
         events,
@@ -171,7 +172,7 @@ async fn enforce(
             }
             () = steward.due() => steward.time_is_up().await,
             changed = links.changed() => {
-                changed.context("the network devices cannot be watched any more")?;
+                changed.context("the network devices cannot be watched any more; restart sgd")?;
                 on_enforcer(&shared, reconcile).await?;
                 steward.retry.devices_changed();
             }
@@ -234,7 +235,7 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
         // The operator's files may be half replaced.
         apply_copy(journal.files(), shared)
             .await
-            .context("the policy that was applied last cannot be used")?;
+            .context("the policy that was applied last cannot be used; correct the policy files (`sgctl check`), and start sgd again")?;
         return Ok(false);
     }
     let error = match apply_files(options, shared, Copy::IfPossible).await {
@@ -247,13 +248,17 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
     TALLY.failed();
     let copy = state::last_good(&options.state_dir);
     if !copy.exists() {
-        let why =
-            format!("there is no policy to start with: no last good one in {}", options.state_dir.display());
+        let why = format!(
+            "there is no policy to start with: no last good one in {}; correct what is told next (`sgctl check`), and start sgd again",
+            options.state_dir.display()
+        );
         return Err(error.context(why));
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));
-    apply_copy(copy, shared).await.context("the copy of the last good policy cannot be used either")?;
+    apply_copy(copy, shared).await.context(
+        "the copy of the last good policy cannot be used either; correct the policy files (`sgctl check`), and start sgd again",
+    )?;
     Ok(by_device(&error))
 }
 
@@ -396,7 +401,9 @@ async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
             Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
         }
     };
-    tokio::task::spawn_blocking(collect).await.context("a task has failed")
+    tokio::task::spawn_blocking(collect)
+        .await
+        .context("a task has failed; restart sgd, and report what its log says")
 }
 
 fn open_flow_log(options: Option<&FlowLogOptions>) -> anyhow::Result<Option<FlowLog>> {
@@ -416,7 +423,7 @@ fn begin_to_count(shared: &Shared) -> anyhow::Result<()> {
         Some(flow_log) => flow_log.begin(&mut enforcer),
         None => enforcer.kernel().set_accounting(false),
     }
-    .context("the kernel does not count packets flow by flow")
+    .context("the kernel does not count packets flow by flow; start sgd without --flow-log, and report it")
 }
 
 async fn end_flow_log(shared: &Shared) {
@@ -436,7 +443,7 @@ async fn end_flow_log(shared: &Shared) {
 }
 
 fn detach(shared: &Shared) -> anyhow::Result<()> {
-    shared.enforcer().detach_everything().context("something stays pinned")?;
+    shared.enforcer().detach_everything().context("something stays pinned; `sgd --detach` takes it off")?;
     tracing::info!("stopped and detached; nothing is filtered");
     Ok(())
 }

@@ -110,7 +110,7 @@ fn fast_path(way: &Option<Way>, kernel: &Kernel, device: &Device) -> Result<Fast
         Some(Way::Bridge { why }) => Some(why.clone()),
         None => Some("its bridge is being looked at; ask again".to_owned()),
     };
-    let packets = kernel.counters(device.slot)?.handed_on.iter().sum();
+    let packets = kernel.counters(device.slot)?.handed_on.iter().map(|counter| counter.packets).sum();
     Ok(FastPathStatus { direct: why.is_none(), why, packets })
 }
 
@@ -247,8 +247,8 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
     }
     for (twice, counters) in read.twice.into_iter().zip([&mut inbound, &mut outbound]) {
         // What XDP has passed and counted, and the program behind it has counted again (D24).
-        counters.counted_twice = twice;
-        counters.allowed = counters.allowed.saturating_sub(twice);
+        counters.counted_twice = twice.packets;
+        counters.allowed = counters.allowed.saturating_sub(twice.packets);
     }
     Ok((inbound, outbound))
 }
@@ -273,6 +273,7 @@ pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> Flo
         age: flow.age,
         expires_in: flow.expires_in,
         admitted_now,
+        traffic: None,
     }
 }
 

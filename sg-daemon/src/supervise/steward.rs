@@ -278,10 +278,10 @@ impl Steward {
             let _ = blocking(move || journal.undo()).await?;
             return Err(Refusal::Failed(match undone {
                 Ok(_) => format!(
-                    "that the policy is decided upon cannot be noted: {error}; the one before is in force again"
+                    "that the policy is decided upon cannot be noted: {error}; the one before is in force again; make room in the state directory, and apply again"
                 ),
                 Err(undo) => format!(
-                    "that the policy is decided upon cannot be noted: {error}; and the one before cannot be put in force again: {undo}"
+                    "that the policy is decided upon cannot be noted: {error}; and the one before cannot be put in force again: {undo}; make room in the state directory, and restart sgd"
                 ),
             }));
         }
@@ -308,7 +308,7 @@ impl Steward {
                 Ok(()) => (unconfirmed, None),
                 Err(error) => {
                     let why = format!(
-                        "that the policy is decided upon cannot be noted: {error}; it stays unconfirmed"
+                        "that the policy is decided upon cannot be noted: {error}; it stays unconfirmed; make room in the state directory, and confirm again"
                     );
                     (unconfirmed, Some(Refusal::Failed(why)))
                 }
@@ -351,9 +351,9 @@ impl Steward {
         // The same policy, known by the names of its own files.
         match self.reload(Cause::Operator).await {
             Ok(_) => None,
-            Err(error) => {
-                Some(format!("the policy files are replaced, and say something else by now: {error:#}"))
-            }
+            Err(error) => Some(format!(
+                "the policy files are replaced, and say something else by now: {error:#}; look at them, and run `sgctl apply`"
+            )),
         }
     }
 
@@ -471,8 +471,11 @@ fn put_in_force(
     candidate: Candidate,
     confirm: Option<Duration>,
 ) -> Result<InForce, Refusal> {
-    let failed =
-        |what: &str, error: std::io::Error| Refusal::Failed(format!("{what}: {error}; nothing has changed"));
+    let failed = |what: &str, error: std::io::Error| {
+        Refusal::Failed(format!(
+            "{what}: {error}; nothing has changed; make room there, or let sgd write there, and apply again"
+        ))
+    };
     // Nobody asks for it but who confirms.
     let own = confirm.map_or(0, |_| policy::fingerprint(&options.policy, &shared.memo));
     let mut enforcer = shared.enforcer();

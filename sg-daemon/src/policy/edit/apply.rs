@@ -164,7 +164,9 @@ pub enum EditError {
         "the policy files have faults already; mend them first (`sgctl check`); nothing was changed\n{0}"
     )]
     Before(#[source] LoadError),
-    #[error("the policy would be refused with this edit in it; nothing was changed\n{0}")]
+    #[error(
+        "the policy would be refused with this edit in it, for what is told below; edit it otherwise; nothing was changed\n{0}"
+    )]
     After(#[source] LoadError),
     #[error("{0}; nothing was changed")]
     NotFound(String),
@@ -180,7 +182,7 @@ pub enum EditError {
     /// What was sent says nothing that can be done.
     #[error("{0}; nothing was changed")]
     Invalid(String),
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}; make room for it, or let this user write there, and edit again", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 }
 
@@ -356,7 +358,7 @@ fn one(files: &mut Files, known: &Known, edit: &Edit) -> Result<Made, EditError>
     };
     *files = files.with(file, text);
     let Some(source) = files.sources.get(file) else {
-        return Err(EditError::NotFound("the file is gone".to_owned()));
+        return Err(EditError::NotFound("the file is gone; edit again".to_owned()));
     };
     let done = Done {
         text: what,
@@ -421,7 +423,7 @@ fn copied(files: &Files, request: &CopyRequest) -> Result<Planned, EditError> {
         other => EditError::Invalid(other.to_string()),
     })?;
     if request.names.is_empty() {
-        return Err(EditError::Invalid("a copy needs a name".to_owned()));
+        return Err(EditError::Invalid("a copy needs a name; give one, or several".to_owned()));
     }
     let names: Vec<String> = request.names.iter().map(|name| quote(name)).collect();
     let what = format!("group {} is copied as {}", quote(&request.source), names.join(", "));
@@ -459,7 +461,7 @@ impl<'p> Policy<'p> {
     /// A file's tree and layout. What has been loaded has both.
     pub fn file(&self, file: usize) -> Result<(&Object<'p>, Style<'p>), EditError> {
         let tree = self.trees.get(file).and_then(Option::as_ref);
-        let tree = tree.ok_or_else(|| EditError::NotFound("the file is gone".to_owned()))?;
+        let tree = tree.ok_or_else(|| EditError::NotFound("the file is gone; edit again".to_owned()))?;
         Ok((tree, Style::of(self.text(file), tree)))
     }
 
@@ -486,7 +488,9 @@ impl<'p> Policy<'p> {
     /// Where a group stands; for a `default` that is written nowhere, the file that it would be written to.
     pub fn home(&self, id: GroupId) -> Result<Home, EditError> {
         let group =
-            self.model.groups.get(id.0).ok_or_else(|| EditError::NotFound("no such group".to_owned()))?;
+            self.model.groups.get(id.0).ok_or_else(|| {
+                EditError::NotFound("no such group; `sgctl group list` shows all".to_owned())
+            })?;
         if let Some(source) = group.source {
             return Ok(Home::At(source));
         }
@@ -498,7 +502,10 @@ impl<'p> Policy<'p> {
             |file: &&usize| self.walked.get(**file).is_some_and(|walked| walked.raw.groups.span.is_some());
         let file = files.iter().find(has_groups).or_else(|| files.first());
         file.map(|file| Home::NotYet(*file)).ok_or_else(|| {
-            EditError::NotFound(format!("no file describes project {}", quote(&group.project)))
+            EditError::NotFound(format!(
+                "no file describes project {}; write a file with its \"project\" and \"vpc\" first",
+                quote(&group.project)
+            ))
         })
     }
 

@@ -41,10 +41,12 @@ pub struct Copied {
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The policy does not load as it is.
-    #[error("the policy has faults already; nothing was written")]
+    #[error("the policy has faults already; mend them first (`sgctl check`); nothing was written")]
     Before(#[source] LoadError),
     /// It would not load with the copies, most likely because of a quota.
-    #[error("the policy would be refused with the copies in it; nothing was written")]
+    #[error(
+        "the policy would be refused with the copies in it; make room below the quota, or copy fewer; nothing was written"
+    )]
     After(#[source] LoadError),
     /// No group has the name in the project and VPC asked for.
     #[error("there is no group {name}{hint}; nothing was written")]
@@ -58,7 +60,7 @@ pub enum CopyError {
     #[error("{0}; nothing was written")]
     Name(String),
     /// Reading or writing failed, or somebody else changed the file meanwhile.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}; make room for it, or let this user write there, and copy again", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 }
 
@@ -135,11 +137,14 @@ pub(super) fn names_are_fresh(request: &CopyRequest) -> Result<(), CopyError> {
         }
         if name == DEFAULT_GROUP {
             return Err(CopyError::Name(
-                "no copy can be called \"default\": every project has that group".into(),
+                "no copy can be called \"default\": every project has that group; give another name".into(),
             ));
         }
         if request.names.iter().take(index).any(|earlier| earlier == name) {
-            return Err(CopyError::Name(format!("the name {} is given twice", quote(name))));
+            return Err(CopyError::Name(format!(
+                "the name {} is given twice; give each copy a name of its own",
+                quote(name)
+            )));
         }
     }
     Ok(())
@@ -191,7 +196,7 @@ pub(super) fn plan(
     let taken: Vec<String> = trees.iter().zip(&scopes).flat_map(here).collect();
     if let Some(name) = request.names.iter().find(|name| taken.contains(name)) {
         return Err(CopyError::Name(format!(
-            "VPC {} has a group {} already",
+            "VPC {} has a group {} already; give the copy another name",
             quote(chosen.scope.vpc),
             quote(name)
         )));
