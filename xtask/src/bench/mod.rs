@@ -5,6 +5,7 @@ mod collect;
 mod control;
 mod filters;
 mod flows;
+mod hooks;
 mod packets;
 mod path;
 mod report;
@@ -17,7 +18,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 
-use crate::{cargo, setup};
+use crate::{cargo, progress, setup};
 
 /// Measure what the filter costs: everything, side by side with other filters, with a report; or one part
 #[derive(Debug, Args)]
@@ -43,6 +44,8 @@ enum Part {
     Control(control::Control),
     /// Measure how long listing, filtering and counting connections takes, and what traffic notices of it
     Flows(flows::Flows),
+    /// Measure what packets of a guest cost behind TC and behind XDP, on a veth and on a tap: what `"hook": "auto"` is chosen by
+    Hooks(hooks::Hooks),
     /// Measure what a packet costs in the programs: established, reply, new, denied; few rules and many; one flow and a million
     Packets(packets::Packets),
     /// Measure what forwarding costs without a filter, with this one and with others
@@ -51,14 +54,26 @@ enum Part {
     Start(start::Start),
 }
 
+/// Set for the program that measures while another one shows how far it is.
+const SHOWN: &str = "SGD_BENCH_SHOWN";
+
 impl Bench {
     pub fn run(&self) -> Result<()> {
+        // What measures may print whatever it likes, so whoever draws is another program.
+        if progress::is_watched() && std::env::var_os(SHOWN).is_none() {
+            let mut again = Command::new(std::env::current_exe()?);
+            again.args(std::env::args_os().skip(1)).env(SHOWN, "1");
+            let status = progress::told("bench", &mut again)?;
+            ensure!(status.success(), "the bench failed, see above ({status})");
+            return Ok(());
+        }
         match &self.part {
             None => whole::run(self.quick, &self.out),
             Some(Part::Accounts(accounts)) => accounts.run(),
             Some(Part::Collect(collect)) => collect.run(),
             Some(Part::Control(control)) => control.run(),
             Some(Part::Flows(flows)) => flows.run(),
+            Some(Part::Hooks(hooks)) => hooks.run(),
             Some(Part::Packets(packets)) => packets.run(),
             Some(Part::Path(path)) => path.run(),
             Some(Part::Start(start)) => start.run(),
