@@ -310,9 +310,14 @@ map_types! {
     }
 
     /// `PORTS`, by [`Interface::row`]: the bridge whose port the interface is. Written by the daemon, [`Port::until`] last.
-    pub struct Port: 16 {
+    pub struct Port: 32 {
         /// Jiffies, with the clock's offset: until then the interface's packets may go past the bridge; 0 is never.
         pub until: u64,
+        /// [`port_station`] of the one station behind the port, and above it, from bit 48 on, the port's `PORT_*`; 0 if there is none, or
+        /// more than one: then `STATIONS` knows them.
+        pub station: u64,
+        /// As [`Station::seen`], of that station.
+        pub seen: u64,
         /// The bridge's ifindex.
         pub bridge: u32,
         /// Jiffies after which the bridge has to see a packet of a station again.
@@ -639,6 +644,13 @@ pub const COUNTED_TWICE: u32 = 31;
 /// The counter, beside those of reasons, of packets that were handed to another port of the bridge; each is counted for its reason
 /// too.
 pub const HANDED_ON: u32 = 30;
+
+/// A hardware address as [`Port::station`] has it.
+#[inline(always)]
+pub const fn port_station(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
 
 /// [`Station::flags`]: the port is isolated from others that are.
 pub const PORT_ISOLATED: u32 = 1;

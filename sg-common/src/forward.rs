@@ -5,7 +5,7 @@
 //! bridges whose decision depends on nothing else, and says for how long that holds; whatever is not written down, or not any
 //! more, goes through the bridge.
 
-use crate::abi::{PORT_ISOLATED, Port, Station, StationKey};
+use crate::abi::{PORT_ISOLATED, Port, Station, StationKey, port_station};
 use crate::packet::{ETHERNET_BYTES, Ethernet, Packet, ether_type};
 
 /// What is known of bridges.
@@ -15,6 +15,8 @@ pub trait Bridges {
     fn station(&self, key: &StationKey) -> Option<Station>;
     /// Sets [`Station::seen`], if the station is still there.
     fn see(&self, key: &StationKey, now: u64);
+    /// Sets [`Port::seen`].
+    fn see_port(&self, row: u32, now: u64);
 }
 
 /// The device to hand a packet of a flow to that came from the port `ifindex`; `None`: the bridge decides. `segments`: it is a
@@ -44,21 +46,34 @@ pub fn forward<P: Packet, B: Bridges>(
     if (to[0] | from[0]) & GROUP != 0 || !matches!(kind, ether_type::IPV4 | ether_type::IPV6) {
         return None;
     }
-    let from = StationKey { bridge: port.bridge, mac: from, reserved: 0 };
-    let sender = bridges.station(&from)?;
-    if sender.ifindex != ifindex {
-        return None;
-    }
-    if now.wrapping_sub(sender.seen) >= u64::from(port.patience) {
-        // The bridge forgets whom it has not seen for long.
-        bridges.see(&from, now);
-        return None;
-    }
+    // The bridge forgets whom it has not seen for long.
+    let forgets = |seen: u64| now.wrapping_sub(seen) >= u64::from(port.patience);
+    let flags = if port.station & ADDRESS == port_station(from) {
+        if forgets(port.seen) {
+            bridges.see_port(row, now);
+            return None;
+        }
+        (port.station >> 48) as u32
+    } else {
+        let from = StationKey { bridge: port.bridge, mac: from, reserved: 0 };
+        let sender = bridges.station(&from)?;
+        if sender.ifindex != ifindex {
+            return None;
+        }
+        if forgets(sender.seen) {
+            bridges.see(&from, now);
+            return None;
+        }
+        sender.flags
+    };
     let receiver = bridges.station(&StationKey { bridge: port.bridge, mac: to, reserved: 0 })?;
     let fits = segments || packet.len() <= receiver.mtu + ETHERNET_BYTES;
-    let apart = sender.flags & receiver.flags & PORT_ISOLATED != 0;
+    let apart = flags & receiver.flags & PORT_ISOLATED != 0;
     (receiver.ifindex != ifindex && fits && !apart).then_some(receiver.ifindex)
 }
+
+/// The part of [`Port::station`] that is the address.
+const ADDRESS: u64 = (1 << 48) - 1;
 
 /// The bit of an address's first byte that makes it a group's (IEEE 802, section 8.2).
 const GROUP: u8 = 1;

@@ -1,6 +1,6 @@
 extern crate std;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::vec::Vec;
 
@@ -43,17 +43,22 @@ impl Packet for Frame {
 }
 
 struct Site {
-    port: Port,
+    port: Cell<Port>,
     stations: RefCell<HashMap<StationKey, Station>>,
 }
 
 impl Bridges for Site {
     fn port(&self, row: u32) -> Option<Port> {
-        (row == ROW).then_some(self.port)
+        (row == ROW).then_some(self.port.get())
     }
 
     fn station(&self, key: &StationKey) -> Option<Station> {
         self.stations.borrow().get(key).copied()
+    }
+
+    fn see_port(&self, row: u32, now: u64) {
+        assert_eq!(row, ROW);
+        self.port.set(Port { seen: now, ..self.port.get() });
     }
 
     fn see(&self, key: &StationKey, now: u64) {
@@ -75,7 +80,7 @@ const fn station(ifindex: u32) -> Station {
 fn site() -> Site {
     let stations = [(key(5, ANNE), station(HERE)), (key(5, BILL), station(THERE))];
     Site {
-        port: Port { until: NOW + 1, bridge: 5, patience: 100 },
+        port: Cell::new(Port { until: NOW + 1, station: 0, seen: 0, bridge: 5, patience: 100 }),
         stations: RefCell::new(HashMap::from(stations)),
     }
 }
@@ -140,14 +145,14 @@ fn what_is_too_long_for_the_other_port_is_the_bridges() {
 #[test]
 fn what_was_written_down_holds_for_its_time_only() {
     for (until, goes) in [(0, None), (NOW - 1, None), (NOW, None), (NOW + 1, Some(THERE))] {
-        let mut site = site();
-        site.port.until = until;
+        let site = site();
+        site.port.set(Port { until, ..site.port.get() });
         assert_eq!(goes_to(&site, &frame(BILL, ANNE)), goes, "{until}");
     }
     assert_eq!(forward(&frame(BILL, ANNE), &site(), (ROW + 1, HERE), false, || { Some(NOW) }), None);
     // Another bridge's stations are others.
-    let mut elsewhere = site();
-    elsewhere.port.bridge = 6;
+    let elsewhere = site();
+    elsewhere.port.set(Port { bridge: 6, ..elsewhere.port.get() });
     assert_eq!(goes_to(&elsewhere, &frame(BILL, ANNE)), None);
 }
 
@@ -171,4 +176,27 @@ fn isolated_ports_hear_from_others_only() {
         site.stations.borrow_mut().get_mut(&key(5, BILL)).unwrap().flags = receiver;
         assert_eq!(goes_to(&site, &frame(BILL, ANNE)).is_some(), goes);
     }
+}
+
+/// Of a port with one station behind it, that is all there is to look up.
+#[test]
+fn the_only_station_of_a_port_is_known_with_the_port() {
+    let site = site();
+    site.stations.borrow_mut().remove(&key(5, ANNE));
+    assert_eq!(goes_to(&site, &frame(BILL, ANNE)), None);
+    let only = |station: u64, seen: u64| site.port.set(Port { station, seen, ..site.port.get() });
+    only(port_station(ANNE), NOW - 10);
+    assert_eq!(goes_to(&site, &frame(BILL, ANNE)), Some(THERE));
+    // Its bridge has not seen it for long.
+    only(port_station(ANNE), NOW - 100);
+    assert_eq!(goes_to(&site, &frame(BILL, ANNE)), None);
+    assert_eq!(site.port.get().seen, NOW);
+    assert_eq!(goes_to(&site, &frame(BILL, ANNE)), Some(THERE));
+    // Somebody else is not, whatever flags the port has.
+    only(port_station(BILL), NOW);
+    assert_eq!(goes_to(&site, &frame(BILL, ANNE)), None);
+    only(port_station(ANNE) | u64::from(PORT_ISOLATED) << 48, NOW);
+    assert_eq!(goes_to(&site, &frame(BILL, ANNE)), Some(THERE));
+    site.stations.borrow_mut().get_mut(&key(5, BILL)).unwrap().flags = PORT_ISOLATED;
+    assert_eq!(goes_to(&site, &frame(BILL, ANNE)), None);
 }

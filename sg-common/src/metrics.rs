@@ -54,6 +54,8 @@ metrics! {
     INTERFACES = Gauge "sgd_interfaces" ["state"] "How many interfaces are in each state.";
     TABLE_ENTRIES = Gauge "sgd_table_entries" ["table"] "Entries in use of a table in the kernel.";
     TABLE_SIZE = Gauge "sgd_table_entries_limit" ["table"] "Entries that a table in the kernel has room for.";
+    MAP_WRITES = Counter "sgd_map_writes_total" ["map", "operation"]
+        "Elements of maps, and words that programs share, that were written or deleted to put policies in force.";
     GENERATION = Gauge "sgd_policy_generation" []
         "How often the policy in force was swapped since the maps were made; outlives sgd.";
     SWAPS = Counter "sgd_policy_swaps_total" ["outcome"]
@@ -64,6 +66,18 @@ metrics! {
         "1 if the newest policy files were refused and an older policy is in force, else 0.";
     UNCONFIRMED = Gauge "sgd_policy_unconfirmed" []
         "1 if the policy in force is rolled back unless it is confirmed, else 0.";
+    GROUP_HITS = Counter "sgd_group_hits_total" ["project", "vpc", "group", "direction"]
+        "New connections, and packets of kinds that begin none, that rules of the group allow, each once; since sgd was started.";
+    RULES = Gauge "sgd_rules" [] "Rules that stand in the policy in force.";
+    RULES_UNUSED = Gauge "sgd_rules_unused" [] "Those of sgd_rules that have never had a hit; sgctl rules --unused lists them.";
+    HITS_UNATTRIBUTED = Counter "sgd_rule_hits_unattributed_total" []
+        "Packets that rules have allowed and that are counted for none, as too many came at once; outlives sgd.";
+    EVENTS_LOST = Counter "sgd_monitor_lost_events_total" ["cause"]
+        "Packets that fitted what somebody watches, and that he was not told of.";
+    FLOW_LOG_RECORDS = Counter "sgd_flow_log_records_total" ["outcome"]
+        "Records of the flow log that were written, or lost as the file could not be written; 0 without one.";
+    FLOW_LOG_UNRECORDED = Counter "sgd_flow_log_unrecorded_packets_total" []
+        "Packets that are in no record of the flow log, as there was no room to count their flow; 0 without one.";
     COLLECTOR_RUNS = Counter "sgd_collector_runs_total" ["outcome"]
         "How often flows that are over were looked for (done) or could not be (failed).";
     COLLECTOR_FLOWS = Counter "sgd_collector_flows_total" [] "Flows that were over and have been collected.";
@@ -117,7 +131,31 @@ pub const LABELS: &[(&str, &str)] = &[
         "`classes_v4`, `classes_v6`, `half_open_v4`, `half_open_v6`, `interfaces`, `live`, `members_v4`, `members_v6`, \
          `own_v4`, `own_v6`, `pairs`, `port_sets`, `zones`",
     ),
-    ("outcome", "`applied`, `unchanged`, `failed`; of the collector `done`, `failed`"),
+    (
+        "map",
+        "`classes_v4`, `classes_v6`, `control`, `interfaces`, `member_sets`, `members_v4`, `members_v6`, `own_v4`, `own_v6`, \
+         `pairs`, `port_sets`",
+    ),
+    ("operation", "`update`, `delete`"),
+    (
+        "outcome",
+        "`applied`, `unchanged`, `failed`; of the collector `done`, `failed`; of the flow log `written`, `lost`",
+    ),
+    (
+        "project",
+        "those of the groups that are told of, see `group`; empty for `(others)` and for rules of the settings",
+    ),
+    ("vpc", "likewise; empty for `default` too, which is the project's"),
+    (
+        "group",
+        "groups of the policy in force, up to 1,000 rows with their directions; those beyond are together in `(others)`, and rules of the \
+         settings (`failsafe`, `metadata`) are together in the empty name. Single rules have no rows: they have no names, and there \
+         may be 100 in each list of each group. `sgctl rules` tells their hits",
+    ),
+    (
+        "cause",
+        "`limited` (faster than was asked for), `full` (the ring between kernel and daemon), `slow` (whoever watches does not read)",
+    ),
     ("version", "one"),
 ];
 

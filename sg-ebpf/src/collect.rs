@@ -20,11 +20,11 @@ pub struct Collection {
     pub before: u64,
     /// … and all entries of this zone, unless it is 0.
     pub zone: u32,
-    /// Flows; with [`sg_common::abi::collect::FULL`] in the end.
+    /// Flows; with [`FULL`](sg_common::abi::collect::FULL) in the end.
     pub deleted: u32,
     /// Accounts of what is dropped are over if no packet came since this.
     pub before_drops: u64,
-    /// [`sg_common::abi::collect`].
+    /// [`collect`].
     pub accounts: u64,
     /// Jiffies, as the programs have them.
     pub now: u64,
@@ -39,7 +39,7 @@ const DROPS_PATIENCE: u64 = 10;
 /// there were, and in the highest bit whether records wait for the next run.
 ///
 /// An entry that expired this very moment is left alone for another `arg(0)` jiffies: a packet of the same 5-tuple may be
-/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0. `arg(2)` says what to do with accounts ([`sg_common::abi::collect`]),
+/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0. `arg(2)` says what to do with accounts ([`collect`]),
 /// and `arg(3)` in how many jiffies one has to be recorded.
 ///
 /// A walk over a million flows takes long. So this is no classifier, of which a test run holds up soft interrupts, and

@@ -525,6 +525,13 @@ impl<const DRY_RUN: bool> Bridges for Kernel<DRY_RUN> {
     }
 
     #[inline(always)]
+    fn see_port(&self, row: u32, now: u64) {
+        let Some(port) = PORTS.get_ptr_mut(row) else { return };
+        // SAFETY: as in `see`.
+        unsafe { (&raw mut (*port).seen).write_volatile(now) }
+    }
+
+    #[inline(always)]
     fn see(&self, key: &StationKey, now: u64) {
         let Some(station) = STATIONS.get_ptr_mut(key) else { return };
         // SAFETY: as in `port`; several CPUs may store, each the time that it is.

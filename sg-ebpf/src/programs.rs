@@ -1,5 +1,7 @@
 //! The entry points.
 
+#![expect(clippy::needless_pass_by_value, reason = "what aya's macros call them with")]
+
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_redirect};
@@ -49,7 +51,7 @@ pub fn sgd_tc_checksum(ctx: TcContext) -> i32 {
     tell(packet.context(), &judgement, EVENT_BEHIND_XDP);
     match judgement.action() {
         Action::Allow => NEXT,
-        Action::Drop => TC_ACT_SHOT as i32,
+        Action::Drop => TC_ACT_SHOT,
     }
 }
 
@@ -63,7 +65,7 @@ fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
     match judgement.action() {
         Action::Allow if matches!(hook, Hook::Ingress) => hand_on(ctx, judgement.outcome),
         Action::Allow => NEXT,
-        Action::Drop => TC_ACT_SHOT as i32,
+        Action::Drop => TC_ACT_SHOT,
     }
 }
 
@@ -101,11 +103,12 @@ fn filter<P: Packet, C: Source>(packet: &P, context: &C, ifindex: u32, hook: Hoo
 pub fn sgd_explain(ctx: TcContext) -> i32 {
     let packet = TcPacket::new(&ctx);
     let skb = packet.skb();
-    // SAFETY: the context is the one that the kernel passed, here and below.
+    // SAFETY: the context is the one that the kernel passed.
     let question = unsafe { (*skb).cb[explain::CB_HOOK_REASON] };
     let hook = if question == explain::HOOK_EGRESS { Hook::Egress } else { Hook::Ingress };
     let judgement = judge(&packet, &Kernel::<true>, packet.ifindex(), hook);
     let verdict = judgement.verdict;
+    // SAFETY: the same context.
     unsafe {
         (*skb).cb[explain::CB_HOOK_REASON] = verdict.reason_number();
         (*skb).cb[explain::CB_ADMITTED] = verdict.admitted_by();
@@ -115,7 +118,7 @@ pub fn sgd_explain(ctx: TcContext) -> i32 {
     }
     match judgement.action() {
         Action::Allow => 0,
-        Action::Drop => TC_ACT_SHOT as i32,
+        Action::Drop => TC_ACT_SHOT,
     }
 }
 

@@ -26,6 +26,27 @@ pub struct CandidateFile {
     pub text: String,
 }
 
+/// `GET /v1/policy/files`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicyFiles {
+    /// In the order in which they are read.
+    pub files: Vec<ReadFile>,
+    /// Why some cannot be read; one line each.
+    pub faults: Vec<String>,
+    /// Why the newest policy is not the one in force; absent if it is. These files may be newer still.
+    pub refused: Option<String>,
+}
+
+/// A policy file as it is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadFile {
+    pub path: String,
+    /// Without its byte order mark.
+    pub text: String,
+    /// Whether the file begins with a byte order mark.
+    pub byte_order_mark: bool,
+}
+
 /// `POST /v1/policy/diff`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DiffAnswer {

@@ -27,13 +27,15 @@ pub enum ClientError {
     Connect { path: PathBuf, why: io::Error },
     #[error("sgd has hung up without an answer; see its log, and ask again")]
     Http(#[from] hyper::Error),
-    #[error("sgd ended its answer early: what came is not all; its log may say why")]
+    #[error("sgd ended its answer early: what came is not all; its log may say why; ask again")]
     CutShort(#[source] hyper::Error),
-    #[error("the answer cannot be written")]
+    #[error("the answer cannot be written: {0}; look at the disk, or at what reads it")]
     Output(#[source] io::Error),
     #[error("sgd did not answer within {} seconds; it may be busy with a large policy: see its log, and ask again", .0.as_secs())]
     Silence(Duration),
-    #[error("sgd has ended, or does not send any more")]
+    #[error(
+        "sgd has ended, or does not send any more; see its log, and ask again when it runs (systemctl status sgd)"
+    )]
     Ended,
     #[error("{0}")]
     Refused(String),

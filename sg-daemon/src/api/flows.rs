@@ -39,7 +39,9 @@ pub(super) fn routes() -> Routes {
         .get(
             "/v1/flows",
             get_flows,
-            Doc::new("listFlows", "Connections that live").refuses(404, "No such interface is filtered."),
+            Doc::new("listFlows", "Connections that live")
+                .refuses(404, "No such interface is filtered.")
+                .refuses(409, "They are to be sorted by packets or bytes, which are not counted."),
         )
         .get(
             "/v1/flows/count",
@@ -54,6 +56,7 @@ impl From<Wrong> for Failure {
         let status = match &wrong {
             Wrong::Interface { .. } => Status::NOT_FOUND,
             Wrong::Field(_) => Status::BAD_REQUEST,
+            Wrong::Uncounted => Status::CONFLICT,
         };
         Self(status, wrong.to_string())
     }
@@ -108,6 +111,7 @@ async fn get_flows(
     }
     let order = Order::new(&question)?;
     let (view, turn) = view(&shared).await?;
+    order.check(&view)?;
     let filter = Filter::new(&question, &view)?;
     let lines = headers.get(ACCEPT).is_some_and(|accept| accept == NDJSON);
     let (sender, body) = Channel::new(4);

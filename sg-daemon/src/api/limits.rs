@@ -62,12 +62,15 @@ impl Limits {
         let root = users.get(&0).map_or(0, |user| user.connections);
         let own = users.get(&peer.uid).map_or(0, |user| user.connections);
         if peer.uid != 0 && own >= CONNECTIONS_OF_USER {
-            let why = format!("user {} has {own} connections to sgd already, which is the most", peer.uid);
+            let why = format!(
+                "user {} has {own} connections to sgd already, which is the most; end one of them (`sgctl monitor`, `sgctl top`), or wait",
+                peer.uid
+            );
             return Err(Failure(StatusCode::TOO_MANY_REQUESTS, why));
         }
         let room = if peer.uid == 0 { all < CONNECTIONS } else { all - root < CONNECTIONS - FOR_ROOT };
         if !room {
-            let why = "sgd has as many connections as it takes".to_owned();
+            let why = "sgd has as many connections as it takes; end some (`sgctl monitor`, `sgctl top`), or try again".to_owned();
             return Err(Failure(StatusCode::SERVICE_UNAVAILABLE, why));
         }
         let user = users.entry(peer.uid).or_default();

@@ -51,7 +51,8 @@ pub struct FlowQuestion {
     /// Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u64>,
-    /// `GET /v1/flows`: what they are sorted by. Absent: by interface and remote if there are no more than 65,536 or there is a
+    /// `GET /v1/flows`: what they are sorted by: `interface`, `age`, `expires`, `remote`, `local`, `port`, `protocol`, `state`,
+    /// `packets` or `bytes` (of both directions, the most first; only where they are counted), or `none`. Absent: by interface and remote if there are no more than 65,536 or there is a
     /// limit, else not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sort: Option<String>,
@@ -62,7 +63,8 @@ pub struct FlowQuestion {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
     /// `GET /v1/flows/count`: what they are counted by, one or more of `interface`, `state`, `protocol`, `direction`, `local`,
-    /// `remote` and `port`, separated by commas.
+    /// `remote`, `port`, `group` and `rule`, separated by commas. The kernel does not remember which rule let a connection begin:
+    /// it counts for every rule in force, or group of such rules, that would let it begin now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 }
@@ -98,6 +100,12 @@ pub struct FlowCount {
     /// The destination port of the first packet; absent too where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// A group whose rules in force would let it begin; absent too where none would, and of rules of the settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// A rule in force that would let it begin, as `web/inbound[0]`; absent too where none would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     pub count: u64,
 }
 
@@ -164,17 +172,36 @@ impl CollectorWork {
     }
 }
 
-/// The remotes with most connections.
+/// The remotes with most connections and, where that is counted, those with most packets and bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Talkers {
     /// How long ago they were counted, in milliseconds.
     pub age_ms: u64,
     /// How long that took, in microseconds.
     pub took_us: u64,
-    /// The most first.
+    /// The most connections first.
     pub remotes: Vec<Talker>,
-    /// Each number may be short by so much; 0 unless there are very many remotes.
+    /// Each number of connections may be short by so much; 0 unless there are very many remotes.
     pub short_by: u64,
+    /// Absent if packets and bytes are not counted: sgd counts them while it writes a flow log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TalkersTraffic>,
+}
+
+/// By how much the packets and bytes of remotes may be short; 0 unless there are very many remotes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TalkersTraffic {
+    pub packets_short_by: u64,
+    pub bytes_short_by: u64,
+}
+
+/// What connections have carried, in both directions together, since they began or since it is counted. Those that have ended
+/// count until they are collected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TalkerTraffic {
+    pub packets: u64,
+    /// Of IP packets, with their headers.
+    pub bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -183,4 +210,7 @@ pub struct Talker {
     /// Connections of another interface count apart.
     pub interface: String,
     pub connections: u64,
+    /// Absent if packets and bytes are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TalkerTraffic>,
 }

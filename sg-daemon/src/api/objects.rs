@@ -63,7 +63,7 @@ struct Named {
 async fn model(shared: Shared) -> Result<Arc<Model>, Failure> {
     blocking(move || {
         let model = shared.enforcer().active().map(|active| Arc::clone(&active.model));
-        model.ok_or_else(|| Failure(StatusCode::CONFLICT, "no policy is in force".to_owned()))
+        model.ok_or_else(|| Failure(StatusCode::CONFLICT, "no policy is in force; `sgctl apply` puts one in force, and `sgctl status` says why there is none".to_owned()))
     })
     .await
 }

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::candidate::{
-    ApplyAnswer, Candidate, DeviceBecomes, DeviceChange, DiffAnswer, EntryCount, PlanAnswer, RevokeAnswer,
-    RevokeQuestion,
+    ApplyAnswer, Candidate, DeviceBecomes, DeviceChange, DiffAnswer, EntryCount, PlanAnswer, PolicyFiles,
+    ReadFile, RevokeAnswer, RevokeQuestion,
 };
 use super::extract::{Body, Failure};
 use super::limits::turn;
@@ -24,6 +24,7 @@ use super::routes::{Doc, Routes};
 use super::server::{Shared, blocking, internal};
 use crate::diff::diff;
 use crate::enforce::{Becomes, FlowFilter};
+use crate::policy::find::hint;
 use crate::policy::model::{Model, OnRuleChange};
 use crate::policy::{self, Loaded};
 use crate::protocols;
@@ -40,6 +41,11 @@ const NOT_NOW: &str = "Not now, or not so; the policy before stays in force.";
 
 pub(super) fn routes() -> Routes {
     Routes::new()
+        .get(
+            "/v1/policy/files",
+            get_files,
+            Doc::new("policyFiles", "The policy files, as sgd would read them now").large_answer(),
+        )
         .ask(
             "/v1/policy/diff",
             post_diff,
@@ -123,13 +129,33 @@ fn named(candidate: Candidate) -> Option<Vec<(PathBuf, Vec<u8>)>> {
 fn load(shared: &Shared, candidate: Candidate) -> Result<Loaded, Failure> {
     let loaded = match named(candidate) {
         Some(files) => policy::load_bytes(files),
-        None => policy::load(&shared.policy),
+        None => policy::load_next(&shared.policy, &shared.memo),
     };
     loaded.map_err(|error| Failure(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
 }
 
 fn no_policy() -> Failure {
-    Failure(StatusCode::CONFLICT, "no policy is in force".to_owned())
+    Failure(
+        StatusCode::CONFLICT,
+        "no policy is in force; `sgctl apply` puts one in force, and `sgctl status` says why there is none"
+            .to_owned(),
+    )
+}
+
+async fn get_files(State(shared): State<Shared>) -> Result<Json<PolicyFiles>, Failure> {
+    let alone = turn(&shared.large.of_readers).await?;
+    blocking(move || {
+        let texts = policy::texts(&shared.policy);
+        drop(alone);
+        let files = texts.files.into_iter().map(|(path, text, byte_order_mark)| ReadFile {
+            path: path.display().to_string(),
+            text,
+            byte_order_mark,
+        });
+        Ok(PolicyFiles { files: files.collect(), faults: texts.faults, refused: shared.refused().clone() })
+    })
+    .await
+    .map(Json)
 }
 
 async fn post_diff(
@@ -233,7 +259,12 @@ async fn post_rollback(State(shared): State<Shared>) -> Result<Json<ApplyAnswer>
 
 async fn give(shared: &Shared, order: Order) -> Result<Json<ApplyAnswer>, Failure> {
     let (answer, outcome) = oneshot::channel();
-    let gone = || Failure(StatusCode::SERVICE_UNAVAILABLE, "sgd is about to end".to_owned());
+    let gone = || {
+        Failure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "sgd is about to end; ask again when it runs anew".to_owned(),
+        )
+    };
     shared.orders.send(steward::Request { order, answer }).await.map_err(|_| gone())?;
     outcome.await.map_err(|_| gone())?.map(Json).map_err(|refusal| failure(&refusal))
 }
@@ -272,7 +303,13 @@ async fn post_revoke(
         if let Some(name) = &filter.interface
             && !enforcer.devices().contains_key(name)
         {
-            return Err(Failure(StatusCode::NOT_FOUND, format!("no interface {name:?} is filtered")));
+            return Err(Failure(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "no interface {name:?} is filtered{}",
+                    hint(name, enforcer.devices().keys().map(String::as_str))
+                ),
+            ));
         }
         let revoked = enforcer.revoke(&filter, question.dry_run).map_err(internal)?;
         if !question.dry_run && !revoked.is_empty() {

@@ -22,6 +22,7 @@ use crate::enforce::Enforcer;
 use crate::events::Events;
 use crate::flowlog::FlowLog;
 use crate::live::Readers;
+use crate::policy::Memo;
 use crate::supervise::inject;
 use crate::supervise::status::status;
 use crate::supervise::steward::{Changes, Orders};
@@ -38,6 +39,8 @@ pub struct Shared {
     pub orders: Orders,
     /// Where the daemon's own policy is.
     pub policy: Arc<[PathBuf]>,
+    /// What the policy's files said lately.
+    pub memo: Memo,
     /// Places for policies that were sent along.
     pub large: Arc<Large>,
     /// Who reads the connection tables.
@@ -91,7 +94,10 @@ pub fn bind(path: &Path, socket: Socket) -> io::Result<UnixListener> {
     }
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file that is no socket; remove it, or pass another --socket",
+            ));
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another sgd listens there"));
@@ -170,7 +176,8 @@ pub(super) fn internal<E: std::error::Error + Send + Sync + 'static>(error: E) -
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        let why = format!("a task has failed: {error}; restart sgd, and report what its log says");
+        Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, why))
+    })
 }

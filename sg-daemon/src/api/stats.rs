@@ -16,7 +16,8 @@ use crate::supervise::status::status;
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StatsQuestion {
-    /// How many of the remotes with most connections to tell of, at most 100; none if absent.
+    /// How many of the remotes with most connections to tell of, at most 100, and, where packets and bytes are counted, how many
+    /// of those with most of them; none if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub talkers: Option<usize>,
 }

@@ -78,14 +78,19 @@ async fn post_import(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Imported>, Failure> {
     let body = body.map_err(|rejection| match unread(&rejection) {
-        Failure(status @ StatusCode::PAYLOAD_TOO_LARGE, _) => {
-            Failure(status, format!("the file is larger than {} MiB", LIMIT >> 20))
-        }
+        Failure(status @ StatusCode::PAYLOAD_TOO_LARGE, _) => Failure(
+            status,
+            format!("the file is larger than {} MiB; let connections end, and export them anew", LIMIT >> 20),
+        ),
         other => other,
     })?;
     blocking(move || {
-        let text = std::str::from_utf8(&body)
-            .map_err(|error| Failure(StatusCode::BAD_REQUEST, format!("the file is not text: {error}")))?;
+        let text = std::str::from_utf8(&body).map_err(|error| {
+            Failure(
+                StatusCode::BAD_REQUEST,
+                format!("the file is not text: {error}; expected is what `sgctl flows export` writes"),
+            )
+        })?;
         let (header, records) = read(text).map_err(|fault| refused(fault.into()))?;
         let interface = interface.unwrap_or(header.interface);
         let imported = import(&mut shared.enforcer(), &interface, &records).map_err(refused)?;

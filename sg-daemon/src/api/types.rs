@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sg_common::abi;
 
 use super::candidate::UnconfirmedStatus;
@@ -215,6 +215,10 @@ pub struct TableStatus {
     pub members: usize,
     /// Sets of ports that are not one range.
     pub port_tables: usize,
+    /// Elements of maps, and words that programs share, that were written to put policies in force since sgd was started.
+    pub map_writes: u64,
+    /// Of them those for the last change.
+    pub map_writes_of_last_change: u64,
     /// How many live connections there is room for.
     pub live_flows_size: u32,
     /// How many half-open connections of IPv4.
@@ -243,6 +247,32 @@ pub struct FlowStatus {
     pub expires_in: u64,
     /// False if it lives on although no rule in force would admit it anew (K11).
     pub admitted_now: bool,
+    /// What it has carried since it began, or since packets are counted. Absent if they are not counted: sgd counts them while
+    /// it writes a flow log. Null if nothing was counted for this one: no packet came since counting began, or there was no room.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub traffic: Option<Option<FlowTraffic>>,
+}
+
+/// Tells null from absent.
+pub(crate) fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    field: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
+}
+
+/// What has passed, seen from the instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowTraffic {
+    pub inbound: FlowAmount,
+    pub outbound: FlowAmount,
+}
+
+/// What has passed in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowAmount {
+    pub packets: u64,
+    /// Of IP packets, with their headers.
+    pub bytes: u64,
 }
 
 /// The body of every response that is not 2xx.

@@ -17,7 +17,10 @@ pub struct Input {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Not JSON, or a field has the wrong type.
-    #[error("{file}:{line}:{column}: {}{why}", if .path.is_empty() { String::new() } else { format!("{path}: ") })]
+    #[error(
+        "{file}:{line}:{column}: {}{why}; give the document as the cloud's command prints it, whole and as JSON",
+        if .path.is_empty() { String::new() } else { format!("{path}: ") }
+    )]
     Json { file: String, line: usize, column: usize, path: String, why: String },
     /// It is JSON of something else.
     #[error("{file}: {why}")]

@@ -122,7 +122,9 @@ fn complained(error: &EditError) -> ExitCode {
         }
         EditError::After(faults) => {
             show(&faults.diagnostics);
-            complain("the policy would be refused with this edit in it; nothing was changed");
+            complain(
+                "the policy would be refused with this edit in it, see above; edit it otherwise; nothing was changed",
+            );
         }
         other => complain(&other.to_string()),
     }
@@ -154,7 +156,7 @@ impl Which {
             })),
             Err(LoadError { diagnostics, unreadable, .. }) => {
                 show(&diagnostics);
-                complain("the policy has faults");
+                complain("the policy has faults, see above; correct them first (`sgctl check`)");
                 Ok(Err(ExitCode::from(if unreadable { TROUBLE } else { NO })))
             }
         }

@@ -116,7 +116,10 @@ impl Explain {
             let packets = frames::read(source).map_err(|why| format!("--hex: {why}"))?;
             let number = self.packet.unwrap_or(1);
             let frame = number.checked_sub(1).and_then(|index| packets.get(index)).ok_or_else(|| {
-                format!("--packet {number}: there are {} packets, counted from 1", packets.len())
+                format!(
+                    "--packet {number}: there are {} packets, counted from 1; give one of their numbers",
+                    packets.len()
+                )
             })?;
             let several = self.packet.is_none() && packets.len() > 1;
             let note = several.then(|| {

@@ -49,7 +49,7 @@ impl Export {
                 for finding in &error.diagnostics {
                     eprint_text(&render(finding, color()));
                 }
-                complain("the policy has faults; nothing was written");
+                complain("the policy has faults, see above; correct them first; nothing was written");
                 return Ok(ExitCode::from(if error.unreadable { TROUBLE } else { NO }));
             }
         };

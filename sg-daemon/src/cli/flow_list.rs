@@ -6,7 +6,7 @@ use std::io;
 
 use serde::Deserialize;
 
-use crate::api::types::{Direction, FlowStatus};
+use crate::api::types::{Direction, FlowAmount, FlowStatus, FlowTraffic, present};
 
 /// How a list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,24 @@ pub enum Form {
     Lines,
 }
 
-pub const HEAD: [&str; 9] =
-    ["INTERFACE", "PROTOCOL", "LOCAL", "", "REMOTE", "STATE", "AGE", "EXPIRES IN", ""];
+const HEAD: [&str; 11] = [
+    "INTERFACE",
+    "PROTOCOL",
+    "LOCAL",
+    "",
+    "REMOTE",
+    "STATE",
+    "AGE",
+    "EXPIRES IN",
+    "PACKETS IN/OUT",
+    "BYTES IN/OUT",
+    "",
+];
+
+/// The columns that are shown, those of traffic only where it is counted.
+const fn columns(counted: bool) -> &'static [usize] {
+    if counted { &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10] } else { &[0, 1, 2, 3, 4, 5, 6, 7, 10] }
+}
 
 /// [`FlowStatus`] as it stands in a line: nothing is copied, and addresses stay text.
 #[derive(Debug, Deserialize)]
@@ -39,6 +55,8 @@ pub struct Brief<'l> {
     age: u64,
     expires_in: u64,
     admitted_now: bool,
+    #[serde(default, deserialize_with = "present")]
+    traffic: Option<Option<FlowTraffic>>,
 }
 
 impl<'l> From<&'l FlowStatus> for Brief<'l> {
@@ -56,6 +74,7 @@ impl<'l> From<&'l FlowStatus> for Brief<'l> {
             age: flow.age,
             expires_in: flow.expires_in,
             admitted_now: flow.admitted_now,
+            traffic: flow.traffic,
         }
     }
 }
@@ -72,18 +91,28 @@ impl Brief<'_> {
             5 => write!(to, "{}{}", self.state, if self.replied { "" } else { " (no reply)" }),
             6 => write!(to, "{} s", self.age),
             7 => write!(to, "{} s", self.expires_in),
+            8 => self.traffic(|amount| amount.packets, to),
+            9 => self.traffic(|amount| amount.bytes, to),
             _ => to.write_str(if self.admitted_now { "" } else { "not admitted by the rules in force" }),
         };
         // A string takes whatever is written.
         debug_assert!(written.is_ok());
     }
 
-    pub fn cells(&self) -> [String; 9] {
-        std::array::from_fn(|column| {
+    fn traffic(&self, of: fn(FlowAmount) -> u64, to: &mut String) -> std::fmt::Result {
+        match self.traffic.flatten() {
+            Some(FlowTraffic { inbound, outbound }) => write!(to, "{}/{}", of(inbound), of(outbound)),
+            None => to.write_str("-"),
+        }
+    }
+
+    fn cells(&self, counted: bool) -> Vec<String> {
+        let cell = |&column: &usize| {
             let mut cell = String::new();
             self.cell(column, &mut cell);
             cell
-        })
+        };
+        columns(counted).iter().map(cell).collect()
     }
 }
 
@@ -93,6 +122,14 @@ fn endpoint(address: &str, port: Option<u16>, to: &mut String) -> std::fmt::Resu
         Some(port) if address.contains(':') => write!(to, "[{address}]:{port}"),
         Some(port) => write!(to, "{address}:{port}"),
     }
+}
+
+/// The rows of a table of connections, its head first.
+pub fn rows(flows: &[FlowStatus]) -> Vec<Vec<String>> {
+    let counted = flows.iter().any(|flow| flow.traffic.is_some());
+    let head = columns(counted).iter().filter_map(|&column| HEAD.get(column)).map(|&name| name.to_owned());
+    let flows = flows.iter().map(|flow| Brief::from(flow).cells(counted));
+    std::iter::once(head.collect()).chain(flows).collect()
 }
 
 /// So many connections are looked at to see how wide columns are, and printed at once.
@@ -106,28 +143,42 @@ pub struct List<W> {
     /// The cells of some connections, one behind the other, and where each ends and how wide it is.
     cells: String,
     ends: Vec<(usize, usize)>,
-    widths: [usize; 9],
+    widths: [usize; HEAD.len()],
+    /// Whether packets and bytes are counted; `None` before the first connection has said so.
+    counted: Option<bool>,
     any: bool,
 }
 
 impl<W: io::Write> List<W> {
     pub fn new(form: Form, out: W) -> Self {
-        let mut list = Self {
+        Self {
             form,
             line: Vec::new(),
             out,
             cells: String::new(),
             ends: Vec::new(),
-            widths: [0; 9],
+            widths: [0; HEAD.len()],
+            counted: None,
             any: false,
-        };
-        if form == Form::Text {
-            for (column, name) in HEAD.into_iter().enumerate() {
-                list.cells.push_str(name);
-                list.end_cell(column);
-            }
         }
-        list
+    }
+
+    /// Whether packets and bytes of connections are counted; `None` if there was no connection to tell.
+    pub const fn is_counted(&self) -> Option<bool> {
+        self.counted
+    }
+
+    fn columns(&self) -> &'static [usize] {
+        columns(self.counted.unwrap_or(false))
+    }
+
+    fn head(&mut self) {
+        for (place, name) in
+            self.columns().iter().enumerate().filter_map(|(n, &column)| Some((n, HEAD.get(column)?)))
+        {
+            self.cells.push_str(name);
+            self.end_cell(place);
+        }
     }
 
     /// Takes a part of the daemon's answer, wherever it begins and ends.
@@ -160,18 +211,22 @@ impl<W: io::Write> List<W> {
             return self.out.write_all(line);
         }
         let flow: Brief<'_> = serde_json::from_slice(line)?;
-        for column in 0..HEAD.len() {
-            flow.cell(column, &mut self.cells);
-            self.end_cell(column);
+        if first {
+            self.counted = Some(flow.traffic.is_some());
+            self.head();
         }
-        if self.ends.len() >= BLOCK * HEAD.len() { self.block() } else { Ok(()) }
+        for (place, &column) in self.columns().iter().enumerate() {
+            flow.cell(column, &mut self.cells);
+            self.end_cell(place);
+        }
+        if self.ends.len() >= BLOCK * self.columns().len() { self.block() } else { Ok(()) }
     }
 
-    fn end_cell(&mut self, column: usize) {
+    fn end_cell(&mut self, place: usize) {
         let begin = self.ends.last().map_or(0, |(end, _)| *end);
         let width = self.cells.get(begin..).map_or(0, |cell| cell.chars().count());
         self.ends.push((self.cells.len(), width));
-        if let Some(widest) = self.widths.get_mut(column) {
+        if let Some(widest) = self.widths.get_mut(place) {
             *widest = (*widest).max(width);
         }
     }
@@ -180,7 +235,7 @@ impl<W: io::Write> List<W> {
     fn block(&mut self) -> io::Result<()> {
         let mut text = String::with_capacity(self.cells.len() * 2);
         let mut begin = 0;
-        for row in self.ends.chunks(HEAD.len()) {
+        for row in self.ends.chunks(self.columns().len()) {
             // Blanks are owed until something stands behind them.
             let mut owed = 0;
             for (&(end, width), widest) in row.iter().zip(self.widths) {
@@ -207,7 +262,12 @@ impl<W: io::Write> List<W> {
     /// If it cannot be written.
     pub fn end(&mut self) -> io::Result<()> {
         match self.form {
-            Form::Text => self.block()?,
+            Form::Text => {
+                if !self.any {
+                    self.head();
+                }
+                self.block()?;
+            }
             Form::Array if self.any => self.out.write_all(b"\n]\n")?,
             Form::Array => self.out.write_all(b"[]\n")?,
             Form::Lines => {}
@@ -234,6 +294,7 @@ mod tests {
             age: 3,
             expires_in: 432_000,
             admitted_now,
+            traffic: None,
         };
         vec![
             flow("tap0", "203.0.113.7", Some(4711), true),
@@ -244,12 +305,25 @@ mod tests {
 
     #[test]
     fn a_list_in_parts_is_the_table_and_the_array_of_the_whole() {
-        let flows = flows();
+        let traffic = FlowTraffic {
+            inbound: FlowAmount { packets: 6, bytes: 1284 },
+            outbound: FlowAmount { packets: 8, bytes: 10_412 },
+        };
+        in_parts(&flows());
+        let mut counted = flows();
+        for (flow, traffic) in counted.iter_mut().zip([None, Some(traffic), Some(FlowTraffic::default())]) {
+            flow.traffic = Some(traffic);
+        }
+        let table = in_parts(&counted);
+        let cells: Vec<&str> = table.lines().nth(2).unwrap().split_whitespace().collect();
+        assert!(cells.contains(&"6/8") && cells.contains(&"1284/10412"), "{table}");
+        assert!(table.lines().nth(1).unwrap().ends_with("-               -"), "{table}");
+    }
+
+    fn in_parts(flows: &[FlowStatus]) -> String {
         let lines: String =
             flows.iter().map(|flow| format!("{}\n", serde_json::to_string(flow).unwrap())).collect();
-        let rows = std::iter::once(HEAD.map(str::to_owned).to_vec())
-            .chain(flows.iter().map(|flow| Brief::from(flow).cells().to_vec()));
-        let table = crate::cli::output::table(&rows.collect::<Vec<_>>());
+        let table = crate::cli::output::table(&rows(flows));
         assert!(table.contains("203.0.113.7:4711") && table.contains("[fd00::1]:1"), "{table}");
         for size in [1, 7, 64, lines.len()] {
             let printed = |form| {
@@ -264,5 +338,6 @@ mod tests {
             assert_eq!(array, flows);
             assert_eq!(printed(Form::Lines), lines);
         }
+        table
     }
 }

@@ -7,18 +7,22 @@ use std::process::ExitCode;
 use clap::{ArgAction, Args, Subcommand};
 use hyper::Method;
 
-use super::flow_list::{Brief, Form, HEAD, List};
-use super::output::{print, table};
+use super::flow_list::{Form, List, rows};
+use super::output::{note, print, table};
 use super::{Outcome, names};
 use crate::api::client::{ClientError, call, receive};
 use crate::api::live::{FlowCount, FlowCounts, FlowQuestion};
 use crate::api::transfer::NDJSON;
 use crate::api::types::{Direction, FlowStatus};
+use crate::live::NOT_COUNTED;
 
 /// List or count the connections that live, or move them between hosts.
 ///
 /// Only those that fit every filter are shown. Up to 65,536 are sorted by interface and remote, more only if --sort or --limit
 /// asks for it. Of a connection that becomes live while the table is read, the state before is shown.
+///
+/// Packets and bytes are those since the connection began, or since they are counted: sgd counts them while it writes a flow log
+/// (sgd --flow-log PATH). Where they are not counted, a note on standard error says so.
 ///
 /// Exit code: 0 done, also if there are none; 2 the question makes no sense, or sgd cannot be reached.
 #[derive(Debug, Args)]
@@ -51,7 +55,7 @@ pub struct Flows {
     #[arg(long, value_name = "PORT")]
     remote_port: Option<String>,
     /// Only those in these states: established, syn_sent, udp_stream, …
-    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    #[arg(long, value_name = "STATE", value_delimiter = ',', add = names::flow_states())]
     state: Vec<String>,
     /// Only those that were answered; --replied=false: that were not
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -67,8 +71,9 @@ pub struct Flows {
     /// Only those that are at most so many seconds old
     #[arg(long, value_name = "SECONDS")]
     max_age: Option<u64>,
-    /// interface, age (the oldest first), expires (the next first), remote, local, port, protocol, state; or none, the quickest
-    #[arg(long, value_name = "KEY", conflicts_with_all = ["count", "count_by"])]
+    /// interface, age (the oldest first), expires (the next first), remote, local, port, protocol, state, packets or bytes (the
+    /// most first, where they are counted); or none, the quickest
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["count", "count_by"], add = names::flow_orders())]
     sort: Option<String>,
     /// The other way round
     #[arg(long, conflicts_with_all = ["count", "count_by"])]
@@ -79,8 +84,9 @@ pub struct Flows {
     /// Only say how many there are
     #[arg(long)]
     count: bool,
-    /// Say how many there are of each, the most first: interface, state, protocol, direction, local, remote, port, or several
-    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    /// Say how many there are of each, the most first: interface, state, protocol, direction, local, remote, port, group,
+    /// rule, or several. A connection counts for each rule in force, or group, that would let it begin
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', add = names::flow_groups())]
     count_by: Vec<String>,
     /// Print JSON instead of text: an array, or an object of counts
     #[arg(long)]
@@ -129,6 +135,9 @@ impl Flows {
             Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
             outcome => outcome?,
         }
+        if form == Form::Text && list.is_counted() == Some(false) {
+            note(&format!("{NOT_COUNTED} (sgd --flow-log PATH)"));
+        }
         Ok(ExitCode::SUCCESS)
     }
 
@@ -158,14 +167,12 @@ impl Flows {
 
 /// A table of connections.
 pub(super) fn text(flows: &[FlowStatus]) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
-    rows.extend(flows.iter().map(|flow| Brief::from(flow).cells().to_vec()));
-    table(&rows)
+    table(&rows(flows))
 }
 
 fn counts_text(counts: &FlowCounts) -> String {
     type Column = (&'static str, fn(&FlowCount) -> Option<String>);
-    const COLUMNS: [Column; 7] = [
+    const COLUMNS: [Column; 9] = [
         ("INTERFACE", |count| count.interface.clone()),
         ("PROTOCOL", |count| count.protocol.clone()),
         ("STATE", |count| count.state.clone()),
@@ -173,6 +180,8 @@ fn counts_text(counts: &FlowCounts) -> String {
         ("LOCAL", |count| count.local.map(|address| address.to_string())),
         ("REMOTE", |count| count.remote.map(|address| address.to_string())),
         ("PORT", |count| count.port.map(|port| port.to_string())),
+        ("GROUP", |count| count.group.clone()),
+        ("RULE", |count| count.rule.clone()),
     ];
     let columns: Vec<Column> = COLUMNS
         .into_iter()

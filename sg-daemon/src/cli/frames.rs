@@ -23,9 +23,8 @@ const PCAP: [[u8; 4]; 4] =
 /// What cannot be read, where, and what was expected.
 pub fn read(source: &str) -> Result<Vec<Vec<u8>>, String> {
     let bytes = match source.strip_prefix('@') {
-        _ if source == "-" => {
-            limited(io::stdin().lock()).map_err(|error| format!("standard input: {error}"))?
-        }
+        _ if source == "-" => limited(io::stdin().lock())
+            .map_err(|error| format!("standard input: {error}; pipe a dump or a capture into it"))?,
         Some(path) => {
             let told = |error: io::Error| format!("{path}: {error}; give @FILE with a dump or a capture");
             limited(fs::File::open(path).map_err(told)?).map_err(told)?
@@ -116,7 +115,7 @@ fn digits(text: &str) -> Result<Vec<Vec<u8>>, String> {
         let so_far = packets.last().map_or(0, Vec::len);
         if at != so_far {
             return Err(format!(
-                "line {number} is of byte {at:#x}, and byte {so_far:#x} was expected: a line is missing"
+                "line {number} is of byte {at:#x}, and byte {so_far:#x} was expected: a line is missing; give the whole dump"
             ));
         }
         let bytes = dumped(rest, colon);
@@ -184,7 +183,10 @@ fn plain(text: &str) -> Result<Vec<u8>, String> {
         }
     }
     hex::decode(&letters).map(with_ethernet).map_err(|_| {
-        format!("{} hexadecimal digits are no whole bytes; one is missing, or one too many", letters.len())
+        format!(
+            "{} hexadecimal digits are no whole bytes; add the one that is missing, or take one away",
+            letters.len()
+        )
     })
 }
 

@@ -157,7 +157,9 @@ impl Common {
         bar.finish_and_clear();
         tell(&report);
         if files.is_empty() {
-            complain("there is no security group in the input; nothing was written");
+            complain(
+                "there is no security group in the input; give the document that lists them (docs/import.md has the commands); nothing was written",
+            );
             return Ok(ExitCode::from(NO));
         }
         let loaded = match checked {
@@ -166,7 +168,9 @@ impl Common {
                 for finding in &error.diagnostics {
                     eprint_text(&render(finding, color()));
                 }
-                complain("sgd would refuse the policy that comes of it; nothing was written");
+                complain(
+                    "sgd would refuse the policy that comes of it, see above; correct the input, or report it; nothing was written",
+                );
                 return Ok(ExitCode::from(NO));
             }
         };
@@ -242,7 +246,9 @@ fn bar() -> ProgressBar {
 }
 
 fn input(path: &Path) -> Result<Input, String> {
-    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let failed = |error: io::Error| {
+        format!("{}: {error}; give a file that can be read, or - for standard input", path.display())
+    };
     let mut text = Vec::new();
     if path == Path::new("-") {
         io::stdin().lock().read_to_end(&mut text).map_err(failed)?;
@@ -268,7 +274,8 @@ fn interface_map(given: &str) -> Result<BTreeMap<String, String>, String> {
     if given.contains('=') {
         return pairs(given, &[','], "--interface-map");
     }
-    let text = fs::read_to_string(given).map_err(|error| format!("{given}: {error}"))?;
+    let text = fs::read_to_string(given)
+        .map_err(|error| format!("{given}: {error}; give ID=DEVICE, or a file with such lines"))?;
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(&text)
             .map_err(|error| format!("{given}: {error}; expected {{\"eni-0a1b\": \"tap0\"}}"));
@@ -304,7 +311,9 @@ fn names(files: &[File], out: &Path) -> Vec<PathBuf> {
 
 /// All of the files appear whole, or none does: they take their names when every one of them is on the disk.
 pub(super) fn write(files: &[(PathBuf, String)], force: bool) -> Result<(), String> {
-    let failed = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
+    let failed = |path: &Path, error: &io::Error| {
+        format!("{}: {error}; make room there, or name another place with --out", path.display())
+    };
     let mut ready = Vec::with_capacity(files.len());
     for (path, text) in files {
         if !force && fs::symlink_metadata(path).is_ok() {

@@ -116,7 +116,7 @@ impl Show {
         };
         let Some(interface) = all.iter().find(|interface| interface.name == name) else {
             let hint = find::hint(&name, all.iter().map(|interface| interface.name.as_str()));
-            complain(&format!("the policy has no interface {name:?}{hint}"));
+            complain(&format!("the policy has no interface {name:?}{hint} (`sgctl interface list`)"));
             return Ok(ExitCode::from(NO));
         };
         which.tell(interface, text)
@@ -243,17 +243,25 @@ impl Wait {
         let why = answer.why.as_ref().map_or_else(String::new, |why| format!(", as {why}"));
         let mut text = match answer.state {
             InterfaceState::Absent if answer.named => {
-                format!("there is no device {name}; a policy for it is in force")
+                format!("there is no device {name}; a policy for it is in force: make the device")
             }
-            InterfaceState::Absent => format!("there is no device {name}, and no policy in force names it"),
-            InterfaceState::Closed if answer.named => format!("{name} is closed{why}"),
+            InterfaceState::Absent => format!(
+                "there is no device {name}, and no policy in force names it; make the device, and name it in the policy"
+            ),
+            InterfaceState::Closed if answer.named => {
+                format!("{name} is closed{why}; `sgctl status` has more")
+            }
             InterfaceState::Closed => {
-                format!("{name} is closed: it is managed, and no policy in force names it")
+                format!(
+                    "{name} is closed: it is managed, and no policy in force names it; name it in the policy"
+                )
             }
-            InterfaceState::NotFiltered if answer.named => format!("{name} is not filtered{why}"),
+            InterfaceState::NotFiltered if answer.named => {
+                format!("{name} is not filtered{why}; `sgctl status` has more")
+            }
             InterfaceState::NotFiltered => {
                 format!(
-                    "{name} is not filtered: no policy in force names it, and no managed pattern matches it"
+                    "{name} is not filtered: no policy in force names it, and no managed pattern matches it; name it in the policy, or in settings.managed"
                 )
             }
             state => format!("{name}: {}", state.text()),

@@ -128,10 +128,24 @@ impl Sgctl {
             Verb::Export(verb) => verb.run(),
         };
         outcome.unwrap_or_else(|error| {
-            output::complain(&error.to_string());
+            output::complain(&with_causes(&*error));
             ExitCode::from(TROUBLE)
         })
     }
+}
+
+/// An error, and each of its causes that it does not tell itself.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let told = error.to_string();
+        if !text.contains(&told) {
+            text += &format!(" ({told})");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// The daemon's answer; or, after telling why it said no, the exit code for that.

@@ -10,11 +10,13 @@ use std::time::Duration;
 use clap::builder::StyledStr;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use hyper::Method;
+use sg_common::conntrack::State;
 use sg_common::verdict::Reason;
 
 use crate::api::DEFAULT_SOCKET;
 use crate::api::client::call_within;
 use crate::api::names::Names;
+use crate::live::{Group, Order};
 use crate::protocols;
 
 /// How long a key press may take.
@@ -107,6 +109,21 @@ pub fn protocols() -> ArgValueCandidates {
         };
         protocols::names().map(|(name, number)| candidate(name, help(number))).collect()
     })
+}
+
+/// What connections can be sorted by.
+pub fn flow_orders() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| Order::names().map(CompletionCandidate::new).collect())
+}
+
+/// What connections can be counted by.
+pub fn flow_groups() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| Group::NAMES.into_iter().map(CompletionCandidate::new).collect())
+}
+
+/// States of connections.
+pub fn flow_states() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| State::EVERY.map(|state| CompletionCandidate::new(state.name())).into())
 }
 
 /// Types of ICMP messages by name.

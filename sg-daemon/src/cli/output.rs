@@ -25,6 +25,11 @@ pub fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{style}error:{style:#} {text}");
 }
 
+/// One line on standard error of what is no fault, beside what was asked for.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "note: {text}");
+}
+
 /// Whether to color standard output: it is a terminal that can, or CLICOLOR_FORCE says so, and NO_COLOR does not forbid it
 /// (<https://no-color.org>, <https://bixense.com/clicolors>).
 pub fn color() -> bool {

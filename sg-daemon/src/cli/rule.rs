@@ -169,7 +169,7 @@ impl Add {
 
 fn parsed(text: &str) -> Result<Value, ExitCode> {
     serde_json::from_str(text).map_err(|error| {
-        complain(&format!("the rule is no JSON: {error}"));
+        complain(&format!("the rule is no JSON: {error}; write it as in a file, such as {EXAMPLE}"));
         ExitCode::from(TROUBLE)
     })
 }
@@ -197,6 +197,8 @@ impl Remove {
     }
 }
 
+const EXAMPLE: &str = r#"{"protocol": "TCP", "source": "10.0.0.0/8", "port": 80}"#;
+
 /// How long a tag is.
 const TAG: usize = 12;
 
@@ -210,7 +212,7 @@ impl List {
         if let Some(name) = group {
             if !all.iter().any(|group| group.name == name) {
                 let hint = find::hint(&name, all.iter().map(|group| group.name.as_str()));
-                complain(&format!("there is no group {name:?}{hint}"));
+                complain(&format!("there is no group {name:?}{hint} (`sgctl group list`)"));
                 return Ok(ExitCode::from(NO));
             }
             all.retain(|group| group.name == name);

@@ -58,7 +58,12 @@ impl Export {
         if self.output == Path::new("-") {
             print(std::str::from_utf8(&text)?)?;
         } else {
-            write(&self.output, &text).map_err(|error| format!("{}: {error}", self.output.display()))?;
+            write(&self.output, &text).map_err(|error| {
+                format!(
+                    "{}: {error}; name a file that can be written, or - for standard output",
+                    self.output.display()
+                )
+            })?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -66,7 +71,9 @@ impl Export {
 
 impl Import {
     pub(super) fn run(self, socket: &Path) -> Outcome {
-        let text = read(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+        let text = read(&self.file).map_err(|error| {
+            format!("{}: {error}; name the file that `sgctl flows export` wrote, or -", self.file.display())
+        })?;
         let query = self.interface.map_or_else(String::new, |name| format!("?interface={}", escaped(&name)));
         let path = format!("/v1/flows/import{query}");
         let imported = match during("sgd takes the connections", || {

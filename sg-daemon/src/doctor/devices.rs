@@ -118,7 +118,10 @@ fn kind(name: &str, driver: Option<&str>, ethernet: bool) -> String {
     let is_virtual = fs::canonicalize(&path).is_ok_and(|path| path.starts_with("/sys/devices/virtual"));
     match (named, driver) {
         (Some(named), _) => named,
-        (None, Some(driver)) if is_virtual || driver == "veth" => driver.to_owned(),
+        // These are never a card's.
+        (None, Some(driver)) if is_virtual || matches!(driver, "veth" | "bridge" | "macvlan") => {
+            driver.to_owned()
+        }
         _ if ethernet => "ethernet".to_owned(),
         _ => "other".to_owned(),
     }

@@ -63,11 +63,11 @@ pub struct Filter {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FilterError {
-    #[error("there is no interface {name:?} in the policy, and no filtered device of that name{}", suggestion(.nearest.as_deref()))]
+    #[error("there is no interface {name:?} in the policy, and no filtered device of that name{}; `sgctl status` lists those that are", suggestion(.nearest.as_deref()))]
     UnknownInterface { name: String, nearest: Option<String> },
-    #[error("there is no group {name:?} in the policy{}", suggestion(.nearest.as_deref()))]
+    #[error("there is no group {name:?} in the policy{}; `sgctl group list` shows all", suggestion(.nearest.as_deref()))]
     UnknownGroup { name: String, nearest: Option<String> },
-    #[error("no packet fits: {0}")]
+    #[error("no packet fits: {0}; leave one of them out")]
     Nothing(&'static str),
 }
 

@@ -5,7 +5,7 @@
 //! minute and when the daemon ends, carries them over a restart. What is lost (more than 20,000 new connections a second on
 //! a CPU; a crash: the last minute) is at least counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,6 +76,49 @@ struct SavedRule {
     count: Count,
 }
 
+/// A group's rules of one direction.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GroupKey {
+    /// Empty for rules of the settings.
+    pub project: String,
+    /// Empty for `default`, which is the project's, and for rules of the settings.
+    pub vpc: String,
+    /// Empty for rules of the settings.
+    pub group: String,
+    /// `inbound` or `outbound`.
+    pub list: String,
+}
+
+impl From<&RuleKey> for GroupKey {
+    fn from(key: &RuleKey) -> Self {
+        let RuleKey { project, vpc, group, list, .. } = key;
+        Self {
+            project: project.clone(),
+            vpc: vpc.clone().unwrap_or_default(),
+            group: group.clone().unwrap_or_default(),
+            list: list.clone(),
+        }
+    }
+}
+
+/// What metrics tell of rules: bounded, however many there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HitsSummary {
+    /// Rules that stand in the policy in force.
+    pub rules: u64,
+    /// Those of them that have never had a hit.
+    pub unused: u64,
+    /// As [`RuleHitsAnswer::unattributed`].
+    pub unattributed: u64,
+    /// Packets that rules of a group have allowed, since the daemon was started: each once, however many of its rules allow it.
+    pub groups: Vec<(Arc<GroupKey>, u64)>,
+    /// Those of all groups beyond [`MOST_GROUPS`], inbound and outbound.
+    pub others: [u64; 2],
+}
+
+/// So many groups and directions are counted one by one: each is a time series, and a policy may have very many groups.
+pub const MOST_GROUPS: usize = 1000;
+
 const VERSION: u32 = 1;
 /// Rules that are in no policy any more are forgotten after this many seconds without a hit: they may come back.
 const REMEMBERED: u64 = 90 * 24 * 60 * 60;
@@ -85,6 +128,13 @@ const REMEMBERED: u64 = 90 * 24 * 60 * 60;
 pub struct Hits {
     path: PathBuf,
     counts: BTreeMap<Arc<RuleKey>, Count>,
+    /// The rules that stand in the policy in force.
+    written: BTreeSet<Arc<RuleKey>>,
+    /// Of this daemon's life. A group keeps its place as long as it is in the policy, so no number ever falls.
+    groups: BTreeMap<Arc<GroupKey>, u64>,
+    /// The groups of rules in force that have a place.
+    of_rules: BTreeMap<Arc<RuleKey>, Arc<GroupKey>>,
+    others: [u64; 2],
     unattributed: u64,
     /// What of the kernel's losses is in `unattributed` already.
     lost: u64,
@@ -95,7 +145,17 @@ impl Hits {
     /// With what was saved. A file that cannot be read is set aside: counting begins anew.
     pub fn load(state_dir: &Path) -> Self {
         let path = state_dir.join("rule-hits.json");
-        let mut hits = Self { path, counts: BTreeMap::new(), unattributed: 0, lost: 0, changed: false };
+        let mut hits = Self {
+            path,
+            counts: BTreeMap::new(),
+            written: BTreeSet::new(),
+            groups: BTreeMap::new(),
+            of_rules: BTreeMap::new(),
+            others: [0; 2],
+            unattributed: 0,
+            lost: 0,
+            changed: false,
+        };
         let text = match fs::read(&hits.path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return hits,
@@ -155,7 +215,17 @@ impl Hits {
     pub fn count<'k>(&mut self, rules: impl Iterator<Item = &'k Arc<RuleKey>>, time: SystemTime) {
         let time = seconds(time);
         let mut attributed = false;
+        let mut groups: Vec<&Arc<GroupKey>> = Vec::new();
+        let mut beyond = [false; 2];
         for key in rules {
+            match self.of_rules.get(key) {
+                Some(group) if groups.iter().any(|known| Arc::ptr_eq(known, group)) => {}
+                Some(group) => groups.push(group),
+                None => {
+                    let [inbound, outbound] = &mut beyond;
+                    *(if key.list == "inbound" { inbound } else { outbound }) = true;
+                }
+            }
             let new = Count { hits: 0, last_hit: None, since: time };
             let count = self.counts.entry(Arc::clone(key)).or_insert(new);
             count.hits += 1;
@@ -164,6 +234,14 @@ impl Hits {
         }
         if !attributed {
             self.unattributed += 1;
+        }
+        for group in groups {
+            if let Some(count) = self.groups.get_mut(group) {
+                *count += 1;
+            }
+        }
+        for (others, beyond) in self.others.iter_mut().zip(beyond) {
+            *others += u64::from(beyond);
         }
         self.changed = true;
     }
@@ -187,10 +265,46 @@ impl Hits {
                 Count { hits: 0, last_hit: None, since: now }
             });
         }
-        let in_force: std::collections::BTreeSet<_> = rules.iter().map(|(_, known)| &known.key).collect();
+        self.written = rules
+            .iter()
+            .filter(|(_, known)| known.text.file.is_some())
+            .map(|(_, known)| Arc::clone(&known.key))
+            .collect();
+        self.follow_groups(rules.iter().map(|(_, known)| &known.key));
+        let in_force: BTreeSet<_> = rules.iter().map(|(_, known)| &known.key).collect();
         self.counts.retain(|key, count| {
             in_force.contains(key) || now.saturating_sub(count.last_hit.unwrap_or(count.since)) < REMEMBERED
         });
+    }
+
+    /// Groups that have left the policy go, and make room for others.
+    fn follow_groups<'k>(&mut self, rules: impl Iterator<Item = &'k Arc<RuleKey>>) {
+        let rules: Vec<(&Arc<RuleKey>, GroupKey)> = rules.map(|key| (key, GroupKey::from(&**key))).collect();
+        let in_force: BTreeSet<&GroupKey> = rules.iter().map(|(_, group)| group).collect();
+        self.groups.retain(|group, _| in_force.contains(&**group));
+        for group in in_force {
+            if self.groups.len() >= MOST_GROUPS {
+                break;
+            }
+            if !self.groups.contains_key(group) {
+                self.groups.insert(Arc::new(group.clone()), 0);
+            }
+        }
+        let place = |group: &GroupKey| self.groups.get_key_value(group).map(|(group, _)| Arc::clone(group));
+        self.of_rules =
+            rules.iter().filter_map(|(key, group)| Some((Arc::clone(key), place(group)?))).collect();
+    }
+
+    /// What metrics tell.
+    pub fn summary(&self) -> HitsSummary {
+        let unused = |key: &&Arc<RuleKey>| self.counts.get(*key).is_none_or(|count| count.hits == 0);
+        HitsSummary {
+            rules: self.written.len() as u64,
+            unused: self.written.iter().filter(unused).count() as u64,
+            unattributed: self.unattributed,
+            groups: self.groups.iter().map(|(group, count)| (Arc::clone(group), *count)).collect(),
+            others: self.others,
+        }
     }
 
     /// The counts of a policy's rules.

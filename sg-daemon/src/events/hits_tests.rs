@@ -53,3 +53,56 @@ fn counts_are_there_after_a_restart_and_a_file_that_is_none_is_set_aside() {
     assert_eq!((hits.counts.len(), hits.unattributed), (0, 0));
     assert_eq!(fs::read_to_string(dir.path().join("rule-hits.json.bad")).unwrap(), "{");
 }
+
+fn of_group(group: &str, list: &str, text: &str) -> Arc<RuleKey> {
+    Arc::new(RuleKey { group: Some(group.into()), list: list.into(), ..(*key(text)).clone() })
+}
+
+fn told(hits: &Hits) -> Vec<(String, u64)> {
+    let groups = hits.summary().groups.into_iter();
+    groups.map(|(key, count)| (format!("{} {}", key.group, key.list), count)).collect()
+}
+
+#[test]
+fn a_group_is_counted_once_for_a_packet_and_its_number_never_falls() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut hits = Hits::load(dir.path());
+    let (ssh, all) = (of_group("web", "inbound", "ssh"), of_group("web", "inbound", "all"));
+    let out = of_group("web", "outbound", "all");
+    let bastion = of_group("bastion", "inbound", "ssh");
+    let rules = [&ssh, &all, &out, &bastion];
+    hits.follow_groups(rules.into_iter());
+    hits.count([&ssh, &all].into_iter(), at(10));
+    hits.count([&all, &bastion].into_iter(), at(10));
+    hits.count([&out].into_iter(), at(10));
+    hits.count(std::iter::empty(), at(10));
+    let of = |name: &str, count| (name.to_owned(), count);
+    assert_eq!(told(&hits), [of("bastion inbound", 1), of("web inbound", 2), of("web outbound", 1)]);
+    // A rule goes, the group stays: its number too. A group goes: so does its number.
+    hits.follow_groups([&all, &out].into_iter());
+    assert_eq!(told(&hits), [of("web inbound", 2), of("web outbound", 1)]);
+    // What is allowed by rules that are not in force any more is counted with those beyond the bound.
+    hits.count([&bastion].into_iter(), at(11));
+    assert_eq!((told(&hits).len(), hits.summary().others), (2, [1, 0]));
+    hits.follow_groups(rules.into_iter());
+    assert_eq!(told(&hits), [of("bastion inbound", 0), of("web inbound", 2), of("web outbound", 1)]);
+}
+
+#[test]
+fn there_are_no_more_groups_than_their_bound_and_the_others_are_counted_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut hits = Hits::load(dir.path());
+    let rules: Vec<_> =
+        (0..MOST_GROUPS + 5).map(|number| of_group(&format!("g{number:05}"), "inbound", "ssh")).collect();
+    hits.follow_groups(rules.iter());
+    rules.iter().for_each(|rule| hits.count([rule].into_iter(), at(10)));
+    let summary = hits.summary();
+    assert_eq!((summary.groups.len(), summary.others), (MOST_GROUPS, [5, 0]));
+    assert!(summary.groups.iter().all(|(_, count)| *count == 1));
+    // Those without a number of their own stay so while there is no room, and begin at nothing when there is.
+    hits.follow_groups(rules[1..].iter());
+    hits.count([&rules[MOST_GROUPS]].into_iter(), at(10));
+    let summary = hits.summary();
+    assert_eq!((summary.groups.len(), summary.others), (MOST_GROUPS, [5, 0]));
+    assert_eq!(summary.groups.last().map(|(key, count)| (key.group.as_str(), *count)), Some(("g01000", 1)));
+}

@@ -184,6 +184,11 @@ impl Events {
         self.hits().answer(view.as_deref())
     }
 
+    /// The same for metrics.
+    pub fn hits_summary(&self) -> hits::HitsSummary {
+        self.hits().summary()
+    }
+
     /// Begins to watch. Blocks while a policy is put in force.
     ///
     /// # Errors

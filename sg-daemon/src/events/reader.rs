@@ -16,6 +16,7 @@ use super::rules::RulesOf;
 use super::{Events, Lost, Message, Place};
 use crate::enforce::View;
 use crate::kernel::EventMaps;
+use crate::metrics::tally::TALLY;
 
 /// How often new flows are looked for, and losses.
 const TICK: Duration = Duration::from_millis(100);
@@ -137,8 +138,11 @@ impl Reader {
         for (number, place) in places.iter_mut().enumerate().skip(1) {
             let Some(place) = place else { continue };
             if let Ok(now) = self.maps.counts.of(number as u32) {
-                place.lost.limited += now.limited.saturating_sub(place.counted.limited);
-                place.lost.full += now.full.saturating_sub(place.counted.full);
+                let limited = now.limited.saturating_sub(place.counted.limited);
+                let full = now.full.saturating_sub(place.counted.full);
+                TALLY.lost(Lost { limited, full, slow: 0 });
+                place.lost.limited += limited;
+                place.lost.full += full;
                 place.counted = Lost { limited: now.limited, full: now.full, slow: 0 };
             }
             place.tell_losses();
@@ -189,6 +193,7 @@ impl Place {
         let waits = self.lost != Lost::default();
         if waits || matches!(self.sender.try_send(message), Err(TrySendError::Full(_))) {
             self.lost.slow += 1;
+            TALLY.lost(Lost { slow: 1, ..Lost::default() });
         }
     }
 

@@ -420,6 +420,15 @@ fn described(
     explanation
 }
 
+/// A rule as `web/inbound[0]`.
+pub(crate) fn rule_id(
+    model: &Model,
+    rule: &crate::compile::rules::Effective,
+    direction: Direction,
+) -> String {
+    text::id(model, rule, direction)
+}
+
 /// The rules in force on an interface that allow a flow's first packet, as `web/inbound[0]`, each once.
 pub(crate) fn rule_ids(policy: Policy<'_>, interface: &Interface, first: &Tuple) -> Vec<String> {
     let fits = Fits::new(policy, interface, first);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use sg_common::abi::{Port, Station};
+use sg_common::abi::{Station, port_station};
 
 use self::bridges::{Bridges, Place, key_of};
 use self::netlink::{Heard, Netlink};
@@ -194,7 +194,7 @@ impl Shared {
             if let (Way::Direct { bridge }, Some(wanted)) = (way, still.get(&ifindex)) {
                 let until = maps.in_time(LEASE);
                 let patience = u32::try_from(maps.jiffies(PATIENCE)).unwrap_or(u32::MAX);
-                maps.open(wanted.row, Port { until, bridge, patience });
+                maps.open(wanted.row, until, bridge, patience);
             }
         }
         Ok(())
@@ -210,7 +210,17 @@ impl Shared {
             })
             .collect();
         let now = bridges.stations(|bridge| direct.contains(&bridge));
+        // Whoever is alone behind a port is known with the port; so nobody is any more who has moved.
+        let mut alone = BTreeMap::new();
+        for ((_, mac), place) in &now {
+            let station = port_station(*mac) | u64::from(place.flags) << 48;
+            alone.entry(place.ifindex).and_modify(|station| *station = 0).or_insert(station);
+        }
+        let wanted = lock(&self.wanted);
         let mut maps = lock(&self.maps);
+        for (ifindex, wanted) in &*wanted {
+            maps.set_station(wanted.row, alone.get(ifindex).copied().unwrap_or(0));
+        }
         for key in written.keys().filter(|key| !now.contains_key(key)) {
             maps.remove(&key_of(*key))?;
         }

@@ -185,7 +185,7 @@ fn open(path: &Path) -> io::Result<File> {
         })?;
     let found = file.metadata()?;
     if !found.is_file() {
-        return Err(io::Error::other("it is not an ordinary file"));
+        return Err(io::Error::other("it is not an ordinary file; name one, or a name that is not taken"));
     }
     if found.nlink() > 1 {
         return Err(io::Error::other("the file has other names (hard links); name a file of its own"));

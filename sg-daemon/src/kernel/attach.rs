@@ -101,7 +101,7 @@ impl Closer {
             if nix::net::if_::if_nametoindex(interface) != Ok(ifindex) {
                 // It may be on another device now.
                 let _ = fs::remove_file(&path);
-                let why = "the device has another name, or is gone".to_owned();
+                let why = "the device has another name by now, or is gone; name the one that is there in the policy".to_owned();
                 return Err(KernelError::Attach { interface: interface.to_owned(), hook: "tc", why });
             }
         }
@@ -350,8 +350,9 @@ impl Kernel {
             let id =
                 program.attach_to_if_index(ifindex, XdpMode::Driver).map_err(|e| failed(xdp_advice(&e)))?;
             let link = program.take_link(id).map_err(|error| failed(chain(&error)))?;
-            let link =
-                FdLink::try_from(link).map_err(|_| failed("the kernel has no XDP links (5.9)".into()))?;
+            let link = FdLink::try_from(link).map_err(|_| {
+                failed("the kernel has no XDP links (Linux 5.9); use \"hook\": \"tc\"".into())
+            })?;
             pin(link, &path).map_err(|error| failed(chain(&error)))?;
             return Ok(("xdp", true));
         };

@@ -25,18 +25,17 @@ pub struct Sample {
 #[derive(Debug, Clone)]
 pub struct Counted {
     pub samples: Vec<Sample>,
-    /// Packets that were counted twice, by direction: by XDP, which passed them, and by the program behind it, which found
-    /// something.
-    pub twice: [u64; 2],
-    /// Packets that were handed to another port of their bridge, by direction; each is in `samples` too.
-    pub handed_on: [u64; 2],
+    /// What was counted twice, by direction: by XDP, which passed it, and by the program behind it, which found something.
+    pub twice: [Counter; 2],
+    /// What was handed to another port of its bridge, by direction; it is in `samples` too.
+    pub handed_on: [Counter; 2],
 }
 
 /// The last counters of a zone that is gone.
 #[derive(Debug, Clone)]
 pub struct Retired {
     pub zone: u32,
-    pub samples: Vec<Sample>,
+    pub counted: Counted,
 }
 
 /// So many are kept for whoever asks.
@@ -87,8 +86,8 @@ impl Kernel {
 
     /// Keeps what an interface has counted, before its row becomes another's.
     pub(super) fn retire(&mut self, zone: u32, row: u32) {
-        let samples = match self.counters_of_row(row) {
-            Ok(counted) => counted.samples,
+        let counted = match self.counters_of_row(row) {
+            Ok(counted) => counted,
             Err(error) => {
                 tracing::warn!(%error, "what a device that is gone has counted is not known");
                 return;
@@ -97,7 +96,7 @@ impl Kernel {
         while self.retired.len() >= MOST_RETIRED {
             self.retired.pop_front();
         }
-        self.retired.push_back(Retired { zone, samples });
+        self.retired.push_back(Retired { zone, counted });
     }
 }
 
@@ -107,8 +106,8 @@ impl CounterReader {
     /// # Errors
     ///
     /// If the kernel refuses.
-    pub fn row(&self, row: u32) -> io::Result<Vec<Sample>> {
-        Ok(read(self.counters.as_fd(), self.cpus, row)?.samples)
+    pub fn row(&self, row: u32) -> io::Result<Counted> {
+        read(self.counters.as_fd(), self.cpus, row)
     }
 
     /// How many half-open flows there are of IPv4 and of IPv6; those that are over count until they are collected.
@@ -128,7 +127,8 @@ impl CounterReader {
 fn read(map: BorrowedFd<'_>, cpus: usize, row: u32) -> io::Result<Counted> {
     let slots = REASON_SLOTS as usize;
     let values = look_up::<Counter>(map, row * 2 * REASON_SLOTS, 2 * slots, cpus)?;
-    let (mut samples, mut twice, mut handed_on) = (Vec::new(), [0; 2], [0; 2]);
+    let nothing = [Counter { packets: 0, bytes: 0 }; 2];
+    let (mut samples, mut twice, mut handed_on) = (Vec::new(), nothing, nothing);
     for (index, counters) in values.chunks(cpus).enumerate() {
         let direction = if index < slots { Direction::Inbound } else { Direction::Outbound };
         let slot = (index % slots) as u32;
@@ -142,7 +142,7 @@ fn read(map: BorrowedFd<'_>, cpus: usize, row: u32) -> io::Result<Counted> {
             _ => None,
         };
         if let Some(beside) = beside {
-            *beside = counter.packets;
+            *beside = counter;
         }
         let (reason, would_drop) = match Reason::from_number(slot) {
             Some(reason) => (reason, false),

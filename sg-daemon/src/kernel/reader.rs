@@ -13,6 +13,7 @@ use sg_common::abi::{
 
 use super::flows::{FlowKey, batch, batches, entry};
 use super::tables::{v4_of, v6_of};
+use super::traffic::{Accounts, Traffic};
 use super::{FlowEntry, Kernel, KernelError};
 use crate::supervise::inject;
 
@@ -21,6 +22,8 @@ pub struct FlowTables {
     /// As in `TableMaps::flow_fds`.
     fds: [OwnedFd; 4],
     fragments: [OwnedFd; 2],
+    /// While packets are counted flow by flow.
+    accounts: Option<Accounts>,
     /// Jiffies.
     now: u64,
     hz: u64,
@@ -58,7 +61,7 @@ impl Kernel {
         ];
         let [v4, v6] = &self.tables.fragment_fds;
         let fragments = [clone(v4, map::FRAGMENTS_V4)?, clone(v6, map::FRAGMENTS_V6)?];
-        Ok(FlowTables { fds, fragments, now, hz })
+        Ok(FlowTables { fds, fragments, accounts: self.open_accounts()?, now, hz })
     }
 }
 
@@ -121,6 +124,26 @@ impl FlowTables {
         Ok((of_v4, of_v6))
     }
 
+    /// Whether packets are counted flow by flow.
+    pub fn is_accounting(&self) -> bool {
+        self.accounts.is_some()
+    }
+
+    /// What a flow has carried, if that is counted and the flow has an account.
+    pub fn traffic(&self, raw: &RawFlow) -> Option<Traffic> {
+        self.accounts.as_ref()?.of(&raw.key)
+    }
+
+    /// What has passed between each zone and its remotes, in parts and in no order; nothing if it is not counted.
+    ///
+    /// # Errors
+    ///
+    /// If the tables cannot be read.
+    pub fn read_traffic(&self, mut each: impl FnMut(u32, IpAddr, Traffic)) -> Result<(), KernelError> {
+        let Some(accounts) = &self.accounts else { return Ok(()) };
+        accounts.read(|key, traffic| each(key.zone_protocol() >> 8, key.remote(), traffic))
+    }
+
     /// The flow in words; `None` if its state is none that this version knows.
     pub fn describe(&self, raw: &RawFlow) -> Option<FlowEntry> {
         entry(raw.key, &raw.flow, self.now, self.hz)
@@ -149,6 +172,22 @@ fn table<K: Pod>(
     })
 }
 
+impl FlowKey {
+    fn zone_protocol(&self) -> u32 {
+        match self {
+            Self::V4(key) => key.zone_protocol,
+            Self::V6(key) => key.zone_protocol,
+        }
+    }
+
+    fn remote(&self) -> IpAddr {
+        match self {
+            Self::V4(key) => v4_of(key.remote).into(),
+            Self::V6(key) => v6_of(key.remote).into(),
+        }
+    }
+}
+
 impl RawFlow {
     pub fn zone(&self) -> u32 {
         self.zone_protocol() >> 8
@@ -159,10 +198,7 @@ impl RawFlow {
     }
 
     fn zone_protocol(&self) -> u32 {
-        match &self.key {
-            FlowKey::V4(key) => key.zone_protocol,
-            FlowKey::V6(key) => key.zone_protocol,
-        }
+        self.key.zone_protocol()
     }
 
     pub fn local(&self) -> IpAddr {
@@ -173,10 +209,7 @@ impl RawFlow {
     }
 
     pub fn remote(&self) -> IpAddr {
-        match &self.key {
-            FlowKey::V4(key) => v4_of(key.remote).into(),
-            FlowKey::V6(key) => v6_of(key.remote).into(),
-        }
+        self.key.remote()
     }
 
     pub fn ports(&self) -> FlowPorts {

@@ -69,13 +69,23 @@ impl StationMaps {
     /// From now on all packets of the interface go through its bridge.
     pub fn close(&mut self, row: u32) {
         self.ports.store(row, offset_of!(Port, until), 0u64);
+        self.ports.store(row, offset_of!(Port, station), 0u64);
     }
 
     /// Until then they may go past it.
-    pub fn open(&mut self, row: u32, port: Port) {
-        self.ports.store(row, offset_of!(Port, bridge), port.bridge);
-        self.ports.store(row, offset_of!(Port, patience), port.patience);
-        self.ports.store(row, offset_of!(Port, until), port.until);
+    pub fn open(&mut self, row: u32, until: u64, bridge: u32, patience: u32) {
+        self.ports.store(row, offset_of!(Port, bridge), bridge);
+        self.ports.store(row, offset_of!(Port, patience), patience);
+        self.ports.store(row, offset_of!(Port, until), until);
+    }
+
+    /// Who alone is behind the port, as [`Port::station`] has it, if that has changed. The next packet goes through the bridge.
+    pub fn set_station(&mut self, row: u32, station: u64) {
+        if self.ports.get(row).is_some_and(|port| port.station != station) {
+            self.ports.store(row, offset_of!(Port, station), 0u64);
+            self.ports.store(row, offset_of!(Port, seen), 0u64);
+            self.ports.store(row, offset_of!(Port, station), station);
+        }
     }
 
     /// # Errors

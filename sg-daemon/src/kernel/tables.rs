@@ -14,6 +14,7 @@ use sg_common::abi::{
 };
 
 use super::{KernelError, TableSizes, map_data, max_entries};
+use crate::compile::ranges::Table as PortRow;
 use crate::plan::{Entry, Table, table_indexes};
 
 /// A port table as aya copies it.
@@ -43,6 +44,8 @@ pub struct TableMaps {
     pub(super) flow_fds: [OwnedFd; 4],
     /// Those of datagrams in pieces, likewise.
     pub(super) fragment_fds: [OwnedFd; 2],
+    /// Those of accounts, likewise.
+    pub(super) account_fds: [OwnedFd; 2],
     /// The counters again.
     pub(super) counters_fd: OwnedFd,
     pub(super) sizes: TableSizes,
@@ -90,6 +93,7 @@ impl TableMaps {
         Ok(Self {
             flow_fds,
             fragment_fds,
+            account_fds: [map_fd(ebpf, map::ACCOUNTS_V4)?, map_fd(ebpf, map::ACCOUNTS_V6)?],
             counters_fd: map_fd(ebpf, map::COUNTERS)?,
             account_room: max_entries(ebpf, map::ACCOUNTS_V4)?.min(max_entries(ebpf, map::ACCOUNTS_V6)?),
             sizes,
@@ -116,6 +120,14 @@ impl TableMaps {
 
     pub fn port_tables(&self) -> u32 {
         self.port_sets.len()
+    }
+
+    pub fn port_table(&self, index: u32) -> Result<Option<PortRow>, KernelError> {
+        match self.port_sets.get(&index, 0) {
+            Ok(PortTable(table)) => Ok(Some(table)),
+            Err(MapError::OutOfBounds { .. }) => Ok(None),
+            Err(source) => Err(KernelError::Map { name: map::PORT_SETS, source }),
+        }
     }
 
     pub fn write(&mut self, entry: &Entry) -> Result<(), KernelError> {

@@ -33,7 +33,9 @@ pub struct Added {
 /// Why no flow was added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
-    #[error("{wanted} {what} flows are to be added, and the interface's share has room for {room}")]
+    #[error(
+        "{wanted} {what} flows are to be added, and the interface's share has room for {room}; raise `sgd --live-flows` or `--half-open-flows`"
+    )]
     NoRoom { what: &'static str, wanted: usize, room: u64 },
     #[error(transparent)]
     Kernel(#[from] KernelError),

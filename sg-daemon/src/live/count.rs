@@ -8,14 +8,12 @@ use sg_common::abi::FLOW_HALF_OPEN;
 use sg_common::conntrack::State;
 
 use super::filter::{asked_port, has_ports, origin};
-use super::{Filter, Row, View, Wrong};
+use super::{Filter, Row, Rule, Rulebook, View, Wrong};
 use crate::api::live::{FlowCount, FlowCounts};
 use crate::api::types::Direction;
 use crate::kernel::KernelError;
 use crate::policy::names::did_you_mean;
 use crate::supervise::status::protocol_name;
-
-const WHAT: [&str; 7] = ["interface", "state", "protocol", "direction", "local", "remote", "port"];
 
 /// What connections have in common that are counted together.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,6 +25,8 @@ pub struct Group {
     local: bool,
     remote: bool,
     port: bool,
+    group: bool,
+    rule: bool,
 }
 
 /// In the order of counts that are equal.
@@ -39,9 +39,16 @@ struct Common {
     local: Option<IpAddr>,
     remote: Option<IpAddr>,
     port: Option<u16>,
+    /// Indexes of names in the rulebook.
+    group: Option<u32>,
+    rule: Option<u32>,
 }
 
 impl Group {
+    /// What there is to count by.
+    pub const NAMES: [&'static str; 9] =
+        ["interface", "state", "protocol", "direction", "local", "remote", "port", "group", "rule"];
+
     /// Names with commas between them.
     ///
     /// # Errors
@@ -58,11 +65,14 @@ impl Group {
                 "local" => group.local = true,
                 "remote" => group.remote = true,
                 "port" => group.port = true,
+                "group" => group.group = true,
+                "rule" => group.rule = true,
                 _ => {
-                    let near = did_you_mean(name, WHAT).map_or_else(String::new, |near| format!("; {near}"));
+                    let near =
+                        did_you_mean(name, Self::NAMES).map_or_else(String::new, |near| format!("; {near}"));
                     return Err(Wrong::Field(format!(
                         "connections are counted by {}, not {name:?}{near}",
-                        WHAT.join(", ")
+                        Self::NAMES.join(", ")
                     )));
                 }
             }
@@ -71,8 +81,21 @@ impl Group {
     }
 
     fn is_empty(self) -> bool {
-        let Self { interface, state, protocol, direction, local, remote, port } = self;
-        !(interface || state || protocol || direction || local || remote || port)
+        let Self { interface, state, protocol, direction, local, remote, port, group, rule } = self;
+        !(interface || state || protocol || direction || local || remote || port || group || rule)
+    }
+
+    /// Of the rules that let a connection begin: what is counted of them, each once. One that none lets begin any more counts
+    /// as that.
+    fn of_rules(self, allowing: &[Rule]) -> Vec<(Option<u32>, Option<u32>)> {
+        let mut told: Vec<(Option<u32>, Option<u32>)> = Vec::new();
+        for rule in allowing {
+            let one = (rule.group.filter(|_| self.group), self.rule.then_some(rule.name));
+            if !told.contains(&one) {
+                told.push(one);
+            }
+        }
+        if told.is_empty() { vec![(None, None)] } else { told }
     }
 
     fn common(self, row: &Row) -> Common {
@@ -85,6 +108,8 @@ impl Group {
             local: self.local.then(|| raw.local()),
             remote: self.remote.then(|| raw.remote()),
             port: (self.port && has_ports(raw)).then(|| asked_port(raw)),
+            group: None,
+            rule: None,
         }
     }
 }
@@ -102,11 +127,17 @@ pub fn count(
 ) -> Result<FlowCounts, KernelError> {
     let (mut total, mut half_open) = (0, 0);
     let mut counts: HashMap<Common, u64> = HashMap::new();
+    let rulebook = if group.group || group.rule { view.rulebook() } else { None };
     view.read(filter, |row| {
         total += 1;
         half_open += u64::from(row.raw.flow.flags & FLOW_HALF_OPEN != 0);
         if !group.is_empty() {
-            *counts.entry(group.common(&row)).or_default() += 1;
+            let common = group.common(&row);
+            let allowing = rulebook.as_ref().zip(view.tables.describe(&row.raw));
+            let allowing = allowing.map_or_else(Vec::new, |(book, flow)| book.allowing(row.interface, &flow));
+            for (group, rule) in group.of_rules(&allowing) {
+                *counts.entry(Common { group, rule, ..common.clone() }).or_default() += 1;
+            }
         }
         ControlFlow::Continue(())
     })?;
@@ -121,12 +152,14 @@ pub fn count(
         counts.truncate(shown);
     }
     counts.sort_unstable_by(order);
-    let counts = counts.into_iter().map(|(common, count)| common.told(view, count)).collect();
+    let counts =
+        counts.into_iter().map(|(common, count)| common.told(view, rulebook.as_ref(), count)).collect();
     Ok(FlowCounts { total, half_open, counts, left_out: left_out as u64 })
 }
 
 impl Common {
-    fn told(self, view: &View, count: u64) -> FlowCount {
+    fn told(self, view: &View, rulebook: Option<&Rulebook>, count: u64) -> FlowCount {
+        let name = |index: Option<u32>| Some(rulebook?.name(index?).to_owned());
         FlowCount {
             interface: self.interface.map(|index| view.name(index).to_owned()),
             state: self.state.map(|state| State::from_number(state).map_or("", State::name).to_owned()),
@@ -139,6 +172,8 @@ impl Common {
             local: self.local,
             remote: self.remote,
             port: self.port,
+            group: name(self.group),
+            rule: name(self.rule),
             count,
         }
     }

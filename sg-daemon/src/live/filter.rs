@@ -37,9 +37,15 @@ pub struct Filter {
 pub enum Wrong {
     #[error("no interface {name:?} is filtered{}", hint(.nearest.as_deref(), "sgctl status lists those that are"))]
     Interface { name: String, nearest: Option<String> },
+    #[error("{NOT_COUNTED}; leave out the order, or start sgd with --flow-log PATH (docs/flow-log.md)")]
+    Uncounted,
     #[error("{0}")]
     Field(String),
 }
+
+/// Why there are no packets and bytes of connections.
+pub const NOT_COUNTED: &str =
+    "packets and bytes of connections are not counted: sgd counts them while it writes a flow log";
 
 fn hint(nearest: Option<&str>, otherwise: &str) -> String {
     nearest.map_or_else(|| format!("; {otherwise}"), |name| format!("; did you mean {name:?}?"))

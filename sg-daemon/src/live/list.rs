@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use super::filter::asked_port;
 use super::{Filter, Row, View, Wrong};
 use crate::api::live::FlowQuestion;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, Traffic};
 use crate::policy::names::did_you_mean;
 
 /// What connections are sorted by.
@@ -24,9 +24,12 @@ enum Key {
     Port,
     Protocol,
     State,
+    /// Of both directions; the most first.
+    Packets,
+    Bytes,
 }
 
-const KEYS: [(&str, Key); 8] = [
+const KEYS: [(&str, Key); 10] = [
     ("interface", Key::Interface),
     ("age", Key::Age),
     ("expires", Key::Expires),
@@ -35,6 +38,8 @@ const KEYS: [(&str, Key); 8] = [
     ("port", Key::Port),
     ("protocol", Key::Protocol),
     ("state", Key::State),
+    ("packets", Key::Packets),
+    ("bytes", Key::Bytes),
 ];
 
 /// In which order, and how many.
@@ -52,6 +57,11 @@ pub struct Order {
 const FEW: usize = 65_536;
 
 impl Order {
+    /// What there is to sort by, and `none`.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        KEYS.into_iter().map(|(name, _)| name).chain(["none"])
+    }
+
     /// # Errors
     ///
     /// If there is no such order; the error says which there are.
@@ -77,6 +87,16 @@ impl Order {
         };
         Ok(Self { key: Some(*key), reverse, limit, only_few: false })
     }
+
+    /// # Errors
+    ///
+    /// If connections are to be sorted by what is not counted.
+    pub fn check(self, view: &View) -> Result<(), Wrong> {
+        match self.key {
+            Some(Key::Packets | Key::Bytes) if !view.is_accounting() => Err(Wrong::Uncounted),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Hands the connections that fit to `each`, in order, until it has enough.
@@ -99,7 +119,7 @@ pub fn list(
             let go = each(row);
             return if count >= limit { ControlFlow::Break(()) } else { go };
         };
-        sorting.add(row);
+        sorting.add(Row { weight: sorting.key.weight(view, &row), ..row });
         if order.only_few && sorting.rows.len() > FEW {
             let rows = std::mem::take(&mut sorting.rows);
             sorter = None;
@@ -112,6 +132,20 @@ pub fn list(
         let _ = sorter.sorted().into_iter().try_for_each(each);
     }
     Ok(())
+}
+
+impl Key {
+    /// What has no account has carried nothing that anybody knows of.
+    fn weight(self, view: &View, row: &Row) -> u64 {
+        let of = |amount: fn(Traffic) -> [u64; 2]| {
+            view.tables.traffic(&row.raw).map_or(0, |traffic| amount(traffic).iter().sum())
+        };
+        match self {
+            Self::Packets => of(|traffic| traffic.packets),
+            Self::Bytes => of(|traffic| traffic.bytes),
+            _ => 0,
+        }
+    }
 }
 
 /// Keeps the first `limit` rows of an order.
@@ -157,6 +191,7 @@ fn compare(key: Key, reverse: bool, a: &Row, b: &Row) -> Ordering {
         Key::Port => asked_port(&a.raw).cmp(&asked_port(&b.raw)),
         Key::Protocol => a.raw.protocol().cmp(&b.raw.protocol()),
         Key::State => a.raw.flow.state.cmp(&b.raw.flow.state),
+        Key::Packets | Key::Bytes => b.weight.cmp(&a.weight),
     };
     let order = first.then_with(|| by_interface(a, b));
     if reverse { order.reverse() } else { order }

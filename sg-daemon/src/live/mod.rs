@@ -8,22 +8,27 @@ mod count;
 mod filter;
 mod list;
 mod readers;
+mod rulebook;
 mod stats;
 mod summary;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use self::admit::Admission;
 pub use self::count::{Group, count};
-pub use self::filter::{Filter, Wrong};
+pub use self::filter::{Filter, NOT_COUNTED, Wrong};
 pub use self::list::{Order, list};
 pub use self::readers::{Readers, Turn};
+use self::rulebook::{Rule, Rulebook};
 pub use self::stats::tables;
 pub use self::summary::Summary;
-use crate::api::types::FlowStatus;
+use crate::api::types::{FlowAmount, FlowStatus, FlowTraffic};
+use crate::compile::image::Image;
 use crate::enforce::Enforcer;
-use crate::kernel::{Entries, FlowTables, KernelError, RawFlow};
+use crate::kernel::{Entries, FlowTables, KernelError, RawFlow, Traffic};
+use crate::policy::model::Model;
 use crate::supervise::status::flow_status;
 
 /// The connections as they are, and what else it takes to talk of them.
@@ -34,6 +39,8 @@ pub struct View {
     /// Their indexes in `interfaces`.
     zones: HashMap<u32, u32>,
     admission: Admission,
+    /// What is in force, if anything is.
+    policy: Option<(Arc<Model>, Arc<Image>)>,
 }
 
 /// A connection of a filtered device.
@@ -42,6 +49,8 @@ pub struct Row {
     /// Index of its interface, in the order of their names.
     interface: u32,
     raw: RawFlow,
+    /// Packets or bytes, if that is what rows are sorted by.
+    weight: u64,
 }
 
 impl View {
@@ -55,9 +64,10 @@ impl View {
         let (kernel, active, _) = enforcer.parts();
         let tables = kernel.flow_tables()?;
         let interfaces: Vec<String> = zones.iter().map(|(name, _)| name.clone()).collect();
-        let admission = Admission::new(active.map(|active| active.image.clone()), &interfaces);
+        let policy = active.map(|active| (Arc::clone(&active.model), Arc::clone(&active.image)));
+        let admission = Admission::new(policy.as_ref().map(|(_, image)| Arc::clone(image)), &interfaces);
         let zones = (0..).zip(zones).map(|(index, (_, zone))| (zone, index)).collect();
-        Ok(Self { tables, interfaces, zones, admission })
+        Ok(Self { tables, interfaces, zones, admission, policy })
     }
 
     pub fn interfaces(&self) -> &[String] {
@@ -77,7 +87,7 @@ impl View {
         self.tables.read(|raw| {
             // A zone without an interface belongs to a device that is gone.
             let Some(&interface) = self.zones.get(&raw.zone()) else { return ControlFlow::Continue(()) };
-            let row = Row { interface, raw };
+            let row = Row { interface, raw, weight: 0 };
             if filter.fits(self, &row) { each(row) } else { ControlFlow::Continue(()) }
         })
     }
@@ -86,11 +96,24 @@ impl View {
     pub fn describe(&self, row: &Row) -> Option<FlowStatus> {
         let flow = self.tables.describe(&row.raw)?;
         let admitted = self.admission.admits(row.interface, &flow);
-        Some(flow_status(self.name(row.interface), &flow, admitted))
+        let told = flow_status(self.name(row.interface), &flow, admitted);
+        let traffic = self.is_accounting().then(|| self.tables.traffic(&row.raw).map(FlowTraffic::from));
+        Some(FlowStatus { traffic, ..told })
+    }
+
+    /// Whether packets are counted flow by flow.
+    pub fn is_accounting(&self) -> bool {
+        self.tables.is_accounting()
     }
 
     fn name(&self, interface: u32) -> &str {
         self.interfaces.get(interface as usize).map_or("", String::as_str)
+    }
+
+    /// Which rules in force let connections begin.
+    fn rulebook(&self) -> Option<Rulebook> {
+        let (model, image) = self.policy.as_ref()?;
+        Some(Rulebook::new(Arc::clone(model), Arc::clone(image), &self.interfaces))
     }
 
     fn is_admitted(&self, row: &Row) -> bool {
@@ -100,5 +123,14 @@ impl View {
     /// Seconds since its first packet.
     fn age(&self, row: &Row) -> u64 {
         self.tables.age(&row.raw)
+    }
+}
+
+impl From<Traffic> for FlowTraffic {
+    fn from(Traffic { packets: [packets_in, packets_out], bytes: [bytes_in, bytes_out] }: Traffic) -> Self {
+        Self {
+            inbound: FlowAmount { packets: packets_in, bytes: bytes_in },
+            outbound: FlowAmount { packets: packets_out, bytes: bytes_out },
+        }
     }
 }

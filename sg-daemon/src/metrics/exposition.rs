@@ -14,6 +14,8 @@ use super::MetricsError;
 use super::history::History;
 use super::snapshot::Snapshot;
 use crate::api::types::InterfaceState;
+use crate::events::Lost;
+use crate::events::hits::HitsSummary;
 
 /// A family under way.
 struct Family {
@@ -102,6 +104,8 @@ pub fn text(snapshot: &Snapshot, history: &History, begun: Instant) -> Result<St
     let mut families = packets(history);
     families.extend(interfaces(snapshot));
     families.extend(daemon(snapshot));
+    families.extend(rules(&snapshot.hits));
+    families.extend(losses(snapshot));
     let mut took = Family::new(list::SCRAPE_SECONDS);
     took.row(&[], begun.elapsed().as_secs_f64());
     families.push(took);
@@ -154,13 +158,50 @@ fn interfaces(snapshot: &Snapshot) -> Vec<Family> {
     vec![unknown, used, limit, state, count, entries, size]
 }
 
+fn rules(hits: &HitsSummary) -> Vec<Family> {
+    let mut groups = Family::new(list::GROUP_HITS);
+    for (key, packets) in &hits.groups {
+        groups.row(&[&key.project, &key.vpc, &key.group, &key.list], *packets as f64);
+    }
+    for (direction, packets) in ["inbound", "outbound"].into_iter().zip(hits.others) {
+        groups.row(&["", "", "(others)", direction], packets as f64);
+    }
+    vec![
+        groups,
+        one(list::RULES, &[(&[], hits.rules as f64)]),
+        one(list::RULES_UNUSED, &[(&[], hits.unused as f64)]),
+    ]
+}
+
+/// What was not counted, not told or not written.
+fn losses(snapshot: &Snapshot) -> Vec<Family> {
+    let Lost { limited, full, slow } = snapshot.counted.lost;
+    let log = snapshot.flow_log.as_ref();
+    let (written, lost) = log.map_or((0, 0), |log| (log.records, log.lost_records));
+    vec![
+        one(list::HITS_UNATTRIBUTED, &[(&[], snapshot.hits.unattributed as f64)]),
+        one(
+            list::EVENTS_LOST,
+            &[(&["limited"], limited as f64), (&["full"], full as f64), (&["slow"], slow as f64)],
+        ),
+        one(list::FLOW_LOG_RECORDS, &[(&["written"], written as f64), (&["lost"], lost as f64)]),
+        one(list::FLOW_LOG_UNRECORDED, &[(&[], log.map_or(0.0, |log| log.unrecorded_packets as f64))]),
+    ]
+}
+
 fn daemon(snapshot: &Snapshot) -> Vec<Family> {
     let (counted, collector) = (&snapshot.counted, &snapshot.collector);
     let mut last = Family::new(list::LAST_SUCCESS);
     if let Some(seconds) = counted.last_success {
         last.row(&[], seconds);
     }
+    let mut writes = Family::new(list::MAP_WRITES);
+    for written in snapshot.writes.by_map() {
+        writes.row(&[written.map, "update"], written.updates as f64);
+        writes.row(&[written.map, "delete"], written.deletions as f64);
+    }
     vec![
+        writes,
         one(list::BUILD_INFO, &[(&[env!("CARGO_PKG_VERSION")], 1.0)]),
         one(list::GENERATION, &[(&[], snapshot.generation as f64)]),
         one(

@@ -24,9 +24,11 @@ use crate::kernel::{CounterReader, KernelError};
 pub enum MetricsError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("the counters cannot be read")]
+    #[error(
+        "the counters cannot be read; the filter goes on: restart sgd, and report it if it happens again"
+    )]
     Counters(#[source] std::io::Error),
-    #[error("the metrics cannot be written")]
+    #[error("the metrics cannot be written; restart sgd, and report it if it happens again")]
     Text(#[from] prometheus::Error),
 }
 

@@ -55,7 +55,9 @@ pub async fn bind(place: Place) -> anyhow::Result<TcpListener> {
         );
         tracing::warn!(%address, "metrics can be read by everybody who reaches this address");
     }
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} (--metrics)"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; stop whatever does, or pass another address (--metrics)")
+    })
 }
 
 struct Answers {
@@ -72,7 +74,12 @@ pub async fn serve(listener: TcpListener, shared: Shared) {
     });
     let router = Router::new()
         .route("/metrics", get(answer))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there is nothing here but /metrics\n") })
+        .fallback(|| async {
+            (
+                StatusCode::NOT_FOUND,
+                "there is nothing here but /metrics; everything else is at sgd's socket (`sgctl openapi`)\n",
+            )
+        })
         .with_state(answers);
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {

@@ -10,9 +10,11 @@ use super::history::History;
 use super::tally::{Counted, TALLY};
 use crate::api::live::CollectorWork;
 use crate::api::server::Shared;
-use crate::api::types::InterfaceState;
+use crate::api::types::{FlowLogStatus, InterfaceState};
 use crate::enforce::Enforcer;
-use crate::kernel::{CounterReader, Retired, Slot};
+use crate::events::hits::HitsSummary;
+use crate::flowlog::FlowLog;
+use crate::kernel::{CounterReader, MapWrites, Retired, Slot};
 use crate::plan::Table;
 use crate::supervise::status::{failed, intended};
 
@@ -24,6 +26,7 @@ pub struct Fill {
 }
 
 pub struct Snapshot {
+    pub writes: MapWrites,
     pub generation: u64,
     pub refused: bool,
     pub unconfirmed: bool,
@@ -35,6 +38,9 @@ pub struct Snapshot {
     pub unknown: [u64; 2],
     pub counted: Counted,
     pub collector: CollectorWork,
+    pub hits: HitsSummary,
+    /// Absent if none is written.
+    pub flow_log: Option<FlowLogStatus>,
 }
 
 /// A device that is filtered.
@@ -53,13 +59,15 @@ pub fn take(
     let refused = shared.refused().is_some();
     let unconfirmed = shared.changes().until.is_some();
     let (mut snapshot, filtered, retired) = copy(&mut shared.enforcer(), refused, unconfirmed);
+    snapshot.hits = shared.events.hits_summary();
+    snapshot.flow_log = shared.flow_log().as_ref().map(FlowLog::status);
     for retired in &retired {
         history.retire(retired);
     }
     let mut read = Vec::with_capacity(filtered.len());
     for device in filtered {
-        let samples = reader.row(device.row).map_err(MetricsError::Counters)?;
-        read.push((device, samples));
+        let counted = reader.row(device.row).map_err(MetricsError::Counters)?;
+        read.push((device, counted));
     }
     let half_open = reader.half_open().map_err(MetricsError::Counters)?;
     for (table, used) in ["half_open_v4", "half_open_v6"].into_iter().zip(half_open) {
@@ -67,7 +75,7 @@ pub fn take(
             fill.used = used;
         }
     }
-    for sample in reader.row(0).map_err(MetricsError::Counters)? {
+    for sample in reader.row(0).map_err(MetricsError::Counters)?.samples {
         let [inbound, outbound] = &mut snapshot.unknown;
         *(if sample.direction as u8 == 0 { inbound } else { outbound }) += sample.counter.packets;
     }
@@ -78,8 +86,8 @@ pub fn take(
         kernel.zone(device.slot) == Some(device.zone) && kernel.row(device.slot) == Some(device.row)
     });
     drop(enforcer);
-    for (device, samples) in &read {
-        history.count(&device.name, device.zone, samples);
+    for (device, counted) in &read {
+        history.count(&device.name, device.zone, counted);
     }
     history.keep_only(&snapshot.states.keys().map(String::as_str).collect::<BTreeSet<_>>());
     Ok(snapshot)
@@ -127,6 +135,7 @@ fn copy(
         fill("zones", kernel.zones_used().into(), MAX_ZONES - 1),
     ]);
     let snapshot = Snapshot {
+        writes: kernel.writes(),
         generation: kernel.generation(),
         refused,
         unconfirmed,
@@ -136,6 +145,8 @@ fn copy(
         unknown: [0; 2],
         counted: TALLY.counted(),
         collector: kernel.collector,
+        hits: HitsSummary::default(),
+        flow_log: None,
     };
     (snapshot, filtered, kernel.take_retired())
 }

@@ -77,7 +77,7 @@ pub fn group(model: &Model, name: &str, scope: Scope<'_>) -> Result<GroupId, Mis
     match fitting.as_slice() {
         [one] => Ok(*one),
         [] if !named.is_empty() => Err(Missing::None(format!(
-            "there is no group {} there, only in {}",
+            "there is no group {} there, only in {}; name that project and VPC, or leave them out",
             quote(name),
             group_places(model, &named)
         ))),
@@ -127,9 +127,23 @@ pub fn interface<'m>(model: &'m Model, name: &str) -> Result<&'m Interface, Miss
     })
 }
 
-/// `; did you mean …?`, if there is something to mean.
+/// So many names are worth a line.
+const A_FEW: usize = 8;
+
+/// `; did you mean …?`, or else which names there are.
 pub fn hint<'c>(wanted: &str, names: impl IntoIterator<Item = &'c str>) -> String {
-    did_you_mean(wanted, names).map(|hint| format!("; {hint}")).unwrap_or_default()
+    let mut names: Vec<&str> = names.into_iter().collect();
+    if let Some(hint) = did_you_mean(wanted, names.iter().copied()) {
+        return format!("; {hint}");
+    }
+    names.sort_unstable();
+    names.dedup();
+    let few: Vec<String> = names.iter().take(A_FEW).map(|name| quote(name)).collect();
+    match (few.is_empty(), names.len().saturating_sub(A_FEW)) {
+        (true, _) => "; there is none yet".to_owned(),
+        (false, 0) => format!("; there is {}", few.join(", ")),
+        (false, more) => format!("; there is {} and {more} more", few.join(", ")),
+    }
 }
 
 /// `VPC "main" of project "shop"`.

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -231,7 +232,7 @@ pub enum HookChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub address: IpAddr,
-    pub groups: Vec<GroupId>,
+    pub groups: Arc<[GroupId]>,
     pub vpc: VpcId,
     pub source: Source,
 }

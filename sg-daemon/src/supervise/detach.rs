@@ -17,5 +17,10 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let _lock = lock::lock(pin_dir)?;
-    kernel::detach(pin_dir).with_context(|| format!("something stays under {}", pin_dir.display()))
+    kernel::detach(pin_dir).with_context(|| {
+        format!(
+            "something stays under {}; run it again as root, or remove what is left there",
+            pin_dir.display()
+        )
+    })
 }

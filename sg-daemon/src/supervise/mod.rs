@@ -40,7 +40,7 @@ use crate::flowlog::{FlowLog, FlowLogOptions};
 use crate::kernel::{TableSizes, TcMode};
 use crate::metrics::serve::{Place, bind as bind_metrics, serve as serve_metrics};
 use crate::metrics::tally::TALLY;
-use crate::policy::{self, LoadError, Loaded};
+use crate::policy::{self, LoadError, Loaded, Memo};
 
 /// How often flows that are over are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(5);
@@ -126,7 +126,8 @@ async fn enforce(
     }
     let (orders, mut ordered) = mpsc::channel(4);
     let enforcer = Arc::new(Mutex::new(enforcer));
-    let events = Events::start(&enforcer, &options.state_dir).context("cannot listen to the programs")?;
+    let events = Events::start(&enforcer, &options.state_dir)
+        .context("cannot listen to the programs; restart sgd, and report it if it happens again")?;
     let shared = Shared {
         enforcer,
         events,
@@ -134,6 +135,7 @@ async fn enforce(
         changes: Arc::new(Mutex::new(Changes { notice, ..Changes::default() })),
         orders,
         policy: options.policy.clone().into(),
+        memo: Memo::default(),
         large: Arc::default(),
         readers: Arc::default(),
         flow_log: Arc::new(Mutex::new(flow_log)),
@@ -170,7 +172,7 @@ async fn enforce(
             }
             () = steward.due() => steward.time_is_up().await,
             changed = links.changed() => {
-                changed.context("the network devices cannot be watched any more")?;
+                changed.context("the network devices cannot be watched any more; restart sgd")?;
                 on_enforcer(&shared, reconcile).await?;
                 steward.retry.devices_changed();
             }
@@ -233,7 +235,7 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
         // The operator's files may be half replaced.
         apply_copy(journal.files(), shared)
             .await
-            .context("the policy that was applied last cannot be used")?;
+            .context("the policy that was applied last cannot be used; correct the policy files (`sgctl check`), and start sgd again")?;
         return Ok(false);
     }
     let error = match apply_files(options, shared, Copy::IfPossible).await {
@@ -246,13 +248,17 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
     TALLY.failed();
     let copy = state::last_good(&options.state_dir);
     if !copy.exists() {
-        let why =
-            format!("there is no policy to start with: no last good one in {}", options.state_dir.display());
+        let why = format!(
+            "there is no policy to start with: no last good one in {}; correct what is told next (`sgctl check`), and start sgd again",
+            options.state_dir.display()
+        );
         return Err(error.context(why));
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));
-    apply_copy(copy, shared).await.context("the copy of the last good policy cannot be used either")?;
+    apply_copy(copy, shared).await.context(
+        "the copy of the last good policy cannot be used either; correct the policy files (`sgctl check`), and start sgd again",
+    )?;
     Ok(by_device(&error))
 }
 
@@ -322,9 +328,10 @@ enum Copy {
 async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::Result<Applied> {
     let (paths, state_dir, shared) = (options.policy.clone(), options.state_dir.clone(), shared.clone());
     tokio::task::spawn_blocking(move || {
-        let loaded = load(&paths)?;
+        let loaded = load(&paths, &shared.memo)?;
         let files = loaded.model.files.iter().map(PathBuf::as_path);
-        let copy = state::prepare(&state_dir, files.zip(loaded.texts.iter().map(String::as_str)));
+        let texts = loaded.texts.iter().map(|text| text.as_bytes());
+        let copy = state::prepare(&state_dir, files.zip(texts), &state_dir);
         let copy = match copy {
             Err(error) if need == Copy::Needed => {
                 let path = state_dir.display();
@@ -335,7 +342,7 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
             copy => copy,
         };
         let mut enforcer = shared.enforcer();
-        let applied = enforcer.apply(Arc::new(loaded.model))?;
+        let applied = enforcer.apply(loaded.model)?;
         // While the enforcer is held: nobody is told that the policy is in force before it is kept.
         if let Err(error) = copy.and_then(state::Prepared::commit) {
             tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
@@ -349,14 +356,15 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
 async fn apply_copy(copy: PathBuf, shared: &Shared) -> anyhow::Result<Applied> {
     let shared = shared.clone();
     tokio::task::spawn_blocking(move || {
-        let loaded = load(&[copy])?;
-        Ok(shared.enforcer().apply_again(Arc::new(loaded.model))?)
+        let loaded = load(&[copy], &shared.memo)?;
+        Ok(shared.enforcer().apply_again(loaded.model)?)
     })
     .await?
 }
 
-fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
-    let loaded = policy::load(paths).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
+fn load(paths: &[PathBuf], memo: &Memo) -> anyhow::Result<Loaded> {
+    let loaded =
+        policy::load_next(paths, memo).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
     for lint in &loaded.lints {
         tracing::debug!("{lint}");
     }
@@ -386,13 +394,16 @@ async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
             Some(flow_log) => flow_log.collect(&shared),
             None => shared.enforcer().kernel().collect(),
         };
+        shared.enforcer().settle();
         match outcome {
             Ok(0) => {}
             Ok(flows) => tracing::debug!(flows, "collected"),
             Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not collected"),
         }
     };
-    tokio::task::spawn_blocking(collect).await.context("a task has failed")
+    tokio::task::spawn_blocking(collect)
+        .await
+        .context("a task has failed; restart sgd, and report what its log says")
 }
 
 fn open_flow_log(options: Option<&FlowLogOptions>) -> anyhow::Result<Option<FlowLog>> {
@@ -412,7 +423,7 @@ fn begin_to_count(shared: &Shared) -> anyhow::Result<()> {
         Some(flow_log) => flow_log.begin(&mut enforcer),
         None => enforcer.kernel().set_accounting(false),
     }
-    .context("the kernel does not count packets flow by flow")
+    .context("the kernel does not count packets flow by flow; start sgd without --flow-log, and report it")
 }
 
 async fn end_flow_log(shared: &Shared) {
@@ -432,7 +443,7 @@ async fn end_flow_log(shared: &Shared) {
 }
 
 fn detach(shared: &Shared) -> anyhow::Result<()> {
-    shared.enforcer().detach_everything().context("something stays pinned")?;
+    shared.enforcer().detach_everything().context("something stays pinned; `sgd --detach` takes it off")?;
     tracing::info!("stopped and detached; nothing is filtered");
     Ok(())
 }

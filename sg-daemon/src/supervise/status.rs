@@ -28,10 +28,13 @@ pub fn status(
     changes: &Changes,
 ) -> Result<Status, KernelError> {
     let sizes = enforcer.kernel().sizes();
+    let (map_writes, map_writes_of_last_change) = enforcer.map_writes();
     let tables = TableStatus {
         policies: enforcer.resident().policies(),
         members: enforcer.resident().members(),
         port_tables: enforcer.resident().port_tables(),
+        map_writes,
+        map_writes_of_last_change,
         live_flows_size: sizes.live,
         half_open_flows_size: sizes.half_open_v4,
         half_open_flows_v6_size: sizes.half_open_v6,
@@ -107,7 +110,7 @@ fn fast_path(way: &Option<Way>, kernel: &Kernel, device: &Device) -> Result<Fast
         Some(Way::Bridge { why }) => Some(why.clone()),
         None => Some("its bridge is being looked at; ask again".to_owned()),
     };
-    let packets = kernel.counters(device.slot)?.handed_on.iter().sum();
+    let packets = kernel.counters(device.slot)?.handed_on.iter().map(|counter| counter.packets).sum();
     Ok(FastPathStatus { direct: why.is_none(), why, packets })
 }
 
@@ -244,8 +247,8 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
     }
     for (twice, counters) in read.twice.into_iter().zip([&mut inbound, &mut outbound]) {
         // What XDP has passed and counted, and the program behind it has counted again (D24).
-        counters.counted_twice = twice;
-        counters.allowed = counters.allowed.saturating_sub(twice);
+        counters.counted_twice = twice.packets;
+        counters.allowed = counters.allowed.saturating_sub(twice.packets);
     }
     Ok((inbound, outbound))
 }
@@ -270,6 +273,7 @@ pub fn flow_status(interface: &str, flow: &FlowEntry, admitted_now: bool) -> Flo
         age: flow.age,
         expires_in: flow.expires_in,
         admitted_now,
+        traffic: None,
     }
 }
 

@@ -33,11 +33,11 @@ pub enum TransferError {
          \"addresses\" or \"allowed_addresses\", or import into the right interface"
     )]
     ForeignAddress { line: usize, address: IpAddr, interface: String, listed: String },
-    #[error("{0}; raise `sgd --live-flows` on this host, or let connections end")]
+    #[error("{0} on this host, or let connections end")]
     NoRoom(AddError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("the connections cannot be written as JSON")]
+    #[error("the connections cannot be written as JSON; report it, with both versions of sgd")]
     Json(#[from] serde_json::Error),
 }
 

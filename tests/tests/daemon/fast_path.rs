@@ -171,6 +171,20 @@ fn what_a_bridge_decides_otherwise_goes_through_the_bridge() {
     let before = handed_on(&daemon, "tap0");
     talk(&ours, &theirs, 10);
     assert_eq!(handed_on(&daemon, "tap0"), before);
+    // And none of it when it is not asked for any more, or again.
+    daemon.write_policy(&fast(&world, &[])).unwrap();
+    wait("by TC again", || is_direct(&daemon, "tap0"));
+    wait("packets go past the bridge", || {
+        talk(&ours, &theirs, 10);
+        handed_on(&daemon, "tap0") > before
+    });
+    daemon.write_policy(&fast(&world, &[("fast_path", false.into())])).unwrap();
+    wait("not asked for", || status_of(&daemon, "tap0")["fast_path"].is_null());
+    let count = || handed_on(&daemon, "tap1");
+    talk(&ours, &theirs, 10);
+    let before = count();
+    talk(&ours, &theirs, 10);
+    assert!(count() > before, "the other way is asked for still");
 }
 
 /// Somebody's hardware address moves to another port.

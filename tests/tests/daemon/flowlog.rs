@@ -9,8 +9,10 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use sg_tests::{Daemon, Netns, outside};
 
+use crate::flows::Pings;
+use crate::metrics::{METRICS, scrape};
 use crate::packets::RawIp;
-use crate::world::{World, interface, policy, udp_from, wait, with};
+use crate::world::{World, ask, interface, policy, udp_from, wait, with};
 
 /// A line of the log, in whatever form it was written.
 #[derive(Debug, Clone)]
@@ -218,6 +220,114 @@ fn sums(lines: &[Line]) -> Sums {
     sums
 }
 
+#[test]
+fn connections_tell_what_they_have_carried_while_that_is_counted() {
+    let site = Site::new();
+    let own = site.own();
+    let mut daemon = Daemon::start_with(&site.world.site, &site.policy(), &[]).unwrap();
+    let (guest, outside) = (&site.world.guest(0).netns, &site.world.site.outside);
+    let (dns, other) = (bind(outside, (outside::DNS, 54)), bind(outside, (outside::DNS, 60)));
+    let (ours, few, silent) = (bind(guest, (own, 2000)), bind(guest, (own, 2001)), bind(guest, (own, 2002)));
+    talk(&ours, &dns, 3, 10);
+    talk(&silent, &dns, 2, 10);
+    let flows = |daemon: &Daemon, arguments: &[&str]| {
+        let arguments: Vec<&str> = ["flows", "--json"].into_iter().chain(arguments.iter().copied()).collect();
+        ask(daemon, &arguments, &[0])
+    };
+    let top = |daemon: &Daemon| {
+        let output = daemon.sgctl(&["top", "--once", "--interval", "0.2"]).unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    // Not counted: it says so, and how they are.
+    let listed = flows(&daemon, &["--port", "54"]);
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed:#}");
+    assert!(listed.as_array().unwrap().iter().all(|flow| flow.get("traffic").is_none()), "{listed:#}");
+    let output = daemon.sgctl(&["flows", "--port", "54"]).unwrap();
+    let (text, note) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(text.lines().count() == 3 && !text.contains("BYTES"), "{text}");
+    assert!(note.contains("are not counted") && note.contains("--flow-log"), "{note}");
+    for key in ["bytes", "packets"] {
+        let output = daemon.sgctl(&["flows", "--sort", key]).unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &b""[..]), "{complaint}");
+        assert!(complaint.contains("not counted") && complaint.contains("--flow-log PATH"), "{complaint}");
+    }
+    assert!(top(&daemon).contains("bytes: not counted (sgd --flow-log)"), "{}", top(&daemon));
+
+    // Counted, from now on: connections that were there, those that begin, and one that says nothing more.
+    daemon.terminate().unwrap();
+    let arguments = site.arguments("json", &[]);
+    daemon.set_arguments(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    daemon.resume().unwrap();
+    talk(&ours, &dns, 17, 100);
+    talk(&few, &other, 5, 700);
+    let of = |packets: u64, bytes: u64| {
+        let way = |bytes: u64| json!({ "packets": packets, "bytes": packets * (bytes + HEADERS) });
+        json!({ "inbound": way(2 * bytes), "outbound": way(bytes) })
+    };
+    let listed = flows(&daemon, &["--protocol", "udp", "--remote", "8.8.8.8", "--sort", "local"]);
+    let found = |port: u16| {
+        let found = listed.as_array().unwrap().iter().find(|flow| flow["local_port"] == port);
+        found.unwrap_or_else(|| panic!("{port}: {listed:#}")).as_object().unwrap()["traffic"].clone()
+    };
+    assert_eq!((found(2000), found(2001)), (of(17, 100), of(5, 700)), "{listed:#}");
+    assert_eq!(found(2002), Value::Null, "{listed:#}");
+    let ports = |key: &str, more: &[&str]| -> Vec<u64> {
+        let arguments: Vec<&str> =
+            ["--protocol", "udp", "--remote", "8.8.8.8", "--sort", key].iter().chain(more).copied().collect();
+        let listed = flows(&daemon, &arguments);
+        listed.as_array().unwrap().iter().map(|flow| flow["local_port"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(ports("packets", &[]), [2000, 2001, 2002]);
+    assert_eq!(ports("bytes", &[]), [2001, 2000, 2002]);
+    assert_eq!(ports("bytes", &["--reverse", "--limit", "2"]), [2002, 2000]);
+    let output = daemon.sgctl(&["flows", "--remote", "8.8.8.8", "--sort", "packets"]).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().next().unwrap().contains("PACKETS IN/OUT"), "{text}");
+    let first: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    let bytes = format!("{}/{}", 17 * (200 + HEADERS), 17 * (100 + HEADERS));
+    assert!(first.contains(&"17/17") && first.contains(&bytes.as_str()), "{text}");
+    assert_eq!(output.stderr, b"");
+
+    // A ping is a connection too.
+    let mut ping = Pings::new(outside, outside::ADMIN.into(), own.into(), 0x3333);
+    daemon
+        .apply(&site.policy().replace(
+            "\"inbound\": [",
+            "\"inbound\": [{\"protocol\":\"ICMP\",\"source\":\"203.0.113.0/24\"},",
+        ))
+        .unwrap();
+    (0..3).for_each(|_| assert!(ping.answered(sg_tests::patience::ALLOWED)));
+    let listed = flows(&daemon, &["--protocol", "icmp"]);
+    let way = json!({ "packets": 3, "bytes": 3 * HEADERS });
+    assert_eq!(listed[0]["traffic"], json!({ "inbound": way, "outbound": way }), "{listed:#}");
+
+    // Whoever has most of it stands first in top, whatever number of connections he has.
+    let many: Vec<UdpSocket> = (0..4).map(|number| bind(guest, (own, 2100 + number))).collect();
+    let busy = bind(outside, (outside::ADMIN, 61));
+    daemon.apply(&site.policy().replace("8.8.8.8/32", "0.0.0.0/0")).unwrap();
+    many.iter().for_each(|socket| talk(socket, &busy, 1, 1));
+    wait("top tells bytes", || {
+        let text = top(&daemon);
+        let row = |remote: &str| {
+            let line = text.lines().find(|line| line.contains(remote))?;
+            let words: Vec<_> = line.split(remote).nth(1).unwrap().split_whitespace().collect();
+            Some((text.find(remote)?, words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()))
+        };
+        let (Some((first, dns)), Some((second, admin))) = (row("8.8.8.8"), row("203.0.113.10")) else {
+            return false;
+        };
+        let known = first < second
+            && dns[..2] == ["tap0", "3"]
+            && admin[0] == "tap0"
+            && admin[1].starts_with(['4', '5']);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        known && dns[2].starts_with("16.8k") && text.contains("BYTES*") && text.contains("t remotes")
+    });
+}
+
 fn tells_what_was_sent(format: &str) {
     let site = Site::new();
     let own = site.own();
@@ -406,7 +516,7 @@ fn a_full_disk_costs_records_and_nothing_else_and_all_of_it_is_told() {
     let site = Site::new();
     let directory = site.log.parent().unwrap().display().to_string();
     // A small disk for the daemon alone, which is gone with it.
-    let mut daemon = site.start("json", &[]);
+    let mut daemon = site.start("json", &METRICS);
     daemon.terminate().unwrap();
     fs::remove_file(&site.log).unwrap();
     let mount = format!("mount -t tmpfs -o size=16k tmpfs {directory} && exec \"$@\"");
@@ -434,6 +544,14 @@ fn a_full_disk_costs_records_and_nothing_else_and_all_of_it_is_told() {
         let text = String::from_utf8(daemon.sgctl(&["status"]).unwrap().stdout).unwrap();
         lost && log["error"].as_str().is_some_and(|why| why.contains("No space left"))
             && text.contains("No space left")
+    });
+    let lost = |daemon: &Daemon| daemon.status().unwrap()["flow_log"]["lost_records"].as_u64().unwrap();
+    wait("metrics tell as many", || {
+        let (text, samples) = scrape(&site.world.site.host);
+        let of = |outcome: &str| samples[&format!("sgd_flow_log_records_total{{outcome=\"{outcome}\"}}")];
+        let lost = lost(&daemon) as f64;
+        assert!(of("lost") <= lost, "{text}");
+        of("lost") == lost
     });
     // Whoever asks is answered, and what passes passes.
     let (guest, outside) = (&site.world.guest(0).netns, &site.world.site.outside);

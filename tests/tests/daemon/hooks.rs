@@ -165,6 +165,9 @@ fn spec_d21_changing_the_hook_of_an_interface_leaves_no_gap() {
         let leaked = sink.recv(&mut [0; 8]).map_err(|error| error.kind());
         assert_eq!(leaked, Err(ErrorKind::WouldBlock));
         world.expect(&table(&world, guest));
+        if status_of(&daemon, "tap0")["egress"] == "clsact" {
+            break; // a kernel without TCX has done the second already
+        }
     }
 }
 

@@ -270,6 +270,27 @@ fn what_is_listed_filtered_and_counted_is_what_the_tables_hold() {
     assert_eq!(found, expected);
     let half_open = flows.iter().filter(|(_, flow)| flow.flags & FLOW_HALF_OPEN != 0).count();
     assert_eq!((&counts["total"], &counts["half_open"]), (&json!(flows.len()), &json!(half_open)));
+    // By the rules that would let them begin, each connection for each of them; and those that none would.
+    let counts = ask(&daemon, &["flows", "--json", "--count-by", "group,rule"], &[0]);
+    let by_rule = |rule: Option<&str>| -> u64 {
+        let counts = counts["counts"].as_array().unwrap().iter();
+        let of_rule = counts.filter(|count| count["rule"].as_str() == rule);
+        let group = rule.map(|_| "webs");
+        of_rule
+            .inspect(|count| assert_eq!(count["group"].as_str(), group))
+            .map(|count| count["count"].as_u64().unwrap())
+            .sum()
+    };
+    let http = |name: &Name| admitted(name) && name.3 == Some(80);
+    let https = |name: &Name| admitted(name) && name.3 != Some(80);
+    let many = |fits: &dyn Fn(&Name) -> bool| flows.iter().filter(|(name, _)| fits(name)).count() as u64;
+    let rules = ["webs/inbound[0]", "webs/inbound[1]"].map(|rule| by_rule(Some(rule)));
+    let expected = [many(&https), many(&http)];
+    assert!(expected.iter().all(|count| *count > 0), "{expected:?}");
+    assert_eq!(rules, expected, "{counts:#}");
+    assert_eq!(by_rule(None), many(&|name| !admitted(name)));
+    assert_eq!(counts["total"], json!(flows.len()));
+
     // The largest first, and what is left out is said.
     let counts = ask(&daemon, &["flows", "--json", "--count-by", "remote", "--limit", "5"], &[0]);
     let mut by_remote: BTreeMap<IpAddr, u64> = BTreeMap::new();

@@ -2,21 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sg_common::metrics::{EVERY, LABELS, PROCESS};
-use sg_tests::{Daemon, Guest, Netns, outside};
+use sg_tests::{Daemon, Guest, Netns, binary, outside};
 
+use crate::packets::{VirtioEthernet, ipv4};
 use crate::world::{
-    World, allowed, denied, interface, must_refuse, plug, plug_as, policy, status_of, tcp_from, udp_from,
-    wait, with,
+    World, allowed, ask, denied, interface, must_refuse, plug, plug_as, policy, status_of, tcp_from,
+    udp_from, wait, with,
 };
 
 const ADDRESS: &str = "127.0.0.1:9776";
-const METRICS: [&str; 2] = ["--metrics", ADDRESS];
+pub const METRICS: [&str; 2] = ["--metrics", ADDRESS];
 
 /// One request in the host's namespace: the status line and the body.
 fn request(host: &Netns, request: &str) -> (String, String) {
@@ -36,10 +37,10 @@ fn request(host: &Netns, request: &str) -> (String, String) {
 }
 
 /// `name{labels}` and its value, as written.
-type Samples = BTreeMap<String, f64>;
+pub type Samples = BTreeMap<String, f64>;
 
 /// One that is not the last one again, which does for a second.
-fn scrape(host: &Netns) -> (String, Samples) {
+pub fn scrape(host: &Netns) -> (String, Samples) {
     std::thread::sleep(Duration::from_millis(1100));
     let (status, text) = request(host, "GET /metrics");
     assert!(status.contains(" 200 "), "{status}\n{text}");
@@ -193,6 +194,74 @@ fn spec_the_list_is_what_is_exported(text: &str, samples: &Samples) {
 }
 
 #[test]
+fn spec_d24_a_packet_that_two_programs_have_counted_is_one_in_the_metrics() {
+    let world = World::new(1);
+    let guest = world.guest(0);
+    let Ok(own) = guest.v4.to_string().parse::<Ipv4Addr>() else { panic!("{}", guest.v4) };
+    let text = policy(json!({
+        "security_groups": [{
+            "name": "senders", "inbound": [],
+            "outbound": [{ "protocol": "UDP", "destination": "0.0.0.0/0", "port": 53 }],
+        }],
+        "interfaces": [with(interface(guest, &["senders"]), "hook", "xdp")],
+    }));
+    let daemon = Daemon::start_with(&world.site, &text, &METRICS).unwrap();
+    let host = &world.site.host;
+    // Nothing but these frames.
+    guest.netns.ip("link set eth0 arp off multicast off").unwrap();
+    let silence = || std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
+    guest.netns.run(silence).unwrap().unwrap();
+    let sender = VirtioEthernet::new(&guest.netns, "eth0");
+    // UDP to port 53, a flow for each source port, whose checksum goes where it belongs or over the port.
+    let send = |source: u16, offset: u16| {
+        let mut frame = vec![0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 5, 8, 0];
+        frame.extend(ipv4(17, own, outside::DNS, 48));
+        frame.extend([source.to_be_bytes(), 53u16.to_be_bytes(), 48u16.to_be_bytes(), [0, 0]].concat());
+        frame.extend([7; 40]);
+        sender.send(&frame, 34, offset);
+    };
+    let sums = |samples: &Samples, name: &str| {
+        let of = |verdict: &str| -> f64 {
+            let fits = |key: &str| {
+                key.starts_with(name)
+                    && ["\"tap0\"", "\"outbound\"", verdict].iter().all(|part| key.contains(part))
+            };
+            samples.iter().filter(|(key, _)| fits(key)).map(|(_, value)| value).sum()
+        };
+        ["\"allowed\"", "\"dropped\""].map(of)
+    };
+    let counted = || {
+        let status = status_of(&daemon, "tap0");
+        ["allowed", "dropped"].map(|verdict| status["outbound"][verdict].as_f64().unwrap())
+    };
+    let mut before = Samples::new();
+    let (mut passed, mut dropped) = (0.0, 0.0);
+    let start = counted();
+    for (good, bad) in [(5, 3), (0, 4), (7, 0), (2, 9)] {
+        (0..good).for_each(|source| send(2000 + source, 6));
+        (0..bad).for_each(|source| send(3000 + source, 2));
+        (passed, dropped) = (passed + f64::from(good), dropped + f64::from(bad));
+        wait("all of them are counted", || counted() == [start[0] + passed, start[1] + dropped]);
+        let (text, samples) = scrape(host);
+        assert_eq!(sums(&samples, "sgd_packets_total"), [start[0] + passed, start[1] + dropped], "{text}");
+        assert_eq!(samples[&packets("tap0", "outbound", "dropped", "checksum_place")], dropped, "{text}");
+        // All frames are of one length.
+        let [bytes_passed, bytes_dropped] = sums(&samples, "sgd_bytes_total");
+        assert_eq!(bytes_dropped / dropped, 14.0 + 20.0 + 48.0, "{text}");
+        if start == [0.0, 0.0] {
+            assert_eq!(bytes_passed, passed * 82.0, "{text}");
+        }
+        for (key, value) in before
+            .iter()
+            .filter(|(key, _)| key.starts_with("sgd_packets_total") || key.starts_with("sgd_bytes_total"))
+        {
+            assert!(samples[key] >= *value, "{key} falls from {value}: {text}");
+        }
+        before = samples;
+    }
+}
+
+#[test]
 fn spec_d22_a_policy_that_is_refused_shows_in_the_metrics() {
     let world = World::new(1);
     let good = webs(&json!([interface(world.guest(0), &["webs"])]));
@@ -216,6 +285,64 @@ fn spec_d22_a_policy_that_is_refused_shows_in_the_metrics() {
         after["sgd_policy_generation"] > before["sgd_policy_generation"]
             && after[accepted] > before[accepted]
     );
+}
+
+#[test]
+fn hits_of_groups_rules_without_any_and_what_is_lost_show_in_the_metrics() {
+    let world = World::new(1);
+    let guest = world.guest(0);
+    let text = policy(json!({
+        "security_groups": [
+            { "name": "webs", "inbound": [tcp_from("203.0.113.0/24", 80), tcp_from("203.0.113.10/32", 80)], "outbound": [] },
+            { "name": "none", "inbound": [udp_from("203.0.113.0/24", 1000)], "outbound": [] },
+        ],
+        "interfaces": [interface(guest, &["webs", "none"])],
+    }));
+    let daemon = Daemon::start_with(&world.site, &text, &METRICS).unwrap();
+    let host = &world.site.host;
+    let hits = |group: &str| {
+        format!(
+            "sgd_group_hits_total{{project=\"shop\",vpc=\"main\",group=\"{group}\",direction=\"inbound\"}}"
+        )
+    };
+    let (text, before) = scrape(host);
+    // What is not written, as the outbound rule of `default`, cannot be removed either.
+    assert_eq!((before["sgd_rules"], before["sgd_rules_unused"]), (3.0, 3.0), "{text}");
+    assert_eq!((before[&hits("webs")], before[&hits("none")]), (0.0, 0.0), "{text}");
+    world.expect(&[
+        allowed(world.tcp(outside::ADMIN, guest.v4, 80)),
+        allowed(world.tcp(outside::ADMIN, guest.v4, 80)),
+        denied(world.tcp(outside::STRANGER, guest.v4, 22)),
+    ]);
+    wait("both rules of webs have hits, and the group has them once", || {
+        let (_, samples) = scrape(host);
+        samples["sgd_rules_unused"] == 1.0 && samples[&hits("webs")] == 2.0 && samples[&hits("none")] == 0.0
+    });
+    let unused = ask(&daemon, &["rules", "--unused", "--json"], &[0]);
+    assert_eq!(unused["rules"].as_array().unwrap().len(), 1, "{unused:#}");
+
+    // Who asks for one packet a second is not told of the others.
+    let lost = |cause: &str| scrape(host).1[&format!("sgd_monitor_lost_events_total{{cause=\"{cause}\"}}")];
+    assert_eq!((lost("limited"), lost("full"), lost("slow")), (0.0, 0.0, 0.0));
+    let mut monitor = Command::new(binary("sgctl").unwrap())
+        .arg("--socket")
+        .arg(daemon.socket())
+        .args(["monitor", "--json", "--rate", "1", "--reason", "no_rule"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let socket = world.site.outside.run(|| UdpSocket::bind((outside::STRANGER, 0))).unwrap().unwrap();
+    wait("some are lost", || {
+        for _ in 0..100 {
+            socket.send_to(b"x", (guest.v4, 9)).unwrap();
+        }
+        lost("limited") > 0.0
+    });
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    let (text, samples) = scrape(host);
+    assert_eq!(samples["sgd_rule_hits_unattributed_total"], 0.0, "{text}");
+    assert_eq!(samples["sgd_flow_log_records_total{outcome=\"lost\"}"], 0.0, "{text}");
 }
 
 #[test]

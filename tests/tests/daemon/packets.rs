@@ -89,7 +89,12 @@ impl RawEthernet {
         frame.extend(ether_type.to_be_bytes());
         frame.extend(payload);
         frame.resize(frame.len().max(60), 0);
-        let sent = nix::sys::socket::send(self.0.as_raw_fd(), &frame, MsgFlags::empty()).unwrap();
+        self.frame(&frame);
+    }
+
+    /// A whole frame.
+    pub fn frame(&self, frame: &[u8]) {
+        let sent = nix::sys::socket::send(self.0.as_raw_fd(), frame, MsgFlags::empty()).unwrap();
         assert_eq!(sent, frame.len());
     }
 }

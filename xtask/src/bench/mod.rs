@@ -18,7 +18,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 
-use crate::{cargo, setup};
+use crate::{cargo, progress, setup};
 
 /// Measure what the filter costs: everything, side by side with other filters, with a report; or one part
 #[derive(Debug, Args)]
@@ -54,8 +54,19 @@ enum Part {
     Start(start::Start),
 }
 
+/// Set for the program that measures while another one shows how far it is.
+const SHOWN: &str = "SGD_BENCH_SHOWN";
+
 impl Bench {
     pub fn run(&self) -> Result<()> {
+        // What measures may print whatever it likes, so whoever draws is another program.
+        if progress::is_watched() && std::env::var_os(SHOWN).is_none() {
+            let mut again = Command::new(std::env::current_exe()?);
+            again.args(std::env::args_os().skip(1)).env(SHOWN, "1");
+            let status = progress::told("bench", &mut again)?;
+            ensure!(status.success(), "the bench failed, see above ({status})");
+            return Ok(());
+        }
         match &self.part {
             None => whole::run(self.quick, &self.out),
             Some(Part::Accounts(accounts)) => accounts.run(),

@@ -271,6 +271,9 @@ fn drop_lines(state: &State, lines: &[Line], area: Rect) -> Vec<Text<'static>> {
 }
 
 fn talker_lines(state: &State, lines: &[Line], area: Rect) -> Vec<Text<'static>> {
+    if state.is_counted() {
+        return heavy_lines(state, lines, area);
+    }
     let width = usize::from(area.width).saturating_sub(24);
     let talkers = state.talkers(lines);
     let name = format!("TOP REMOTES{}", of_selected(state));
@@ -279,13 +282,47 @@ fn talker_lines(state: &State, lines: &[Line], area: Rect) -> Vec<Text<'static>>
     if talkers.is_empty() {
         text.push(Text::raw("no connection lives"));
     }
-    let room = usize::from(area.height.saturating_sub(1));
+    // The last line says why there is nothing else.
+    let room = usize::from(area.height.saturating_sub(2));
     text.extend(talkers.into_iter().take(room).map(|talker| {
         let remote = talker.remote.to_string();
         Text::raw(format!(
             "{remote:<width$.width$} {:<15.15} {:>7}",
             talker.interface,
             short(talker.connections as f64)
+        ))
+    }));
+    if state.stats().is_some() {
+        text.push(Text::raw("bytes: not counted (sgd --flow-log)"));
+    }
+    text
+}
+
+/// Remotes where packets and bytes are counted. The star is what they are sorted by.
+fn heavy_lines(state: &State, lines: &[Line], area: Rect) -> Vec<Text<'static>> {
+    let with_packets = area.width >= 48;
+    let width = usize::from(area.width).saturating_sub(if with_packets { 32 } else { 24 });
+    let talkers = state.talkers(lines);
+    let star = |is| if is { "*" } else { " " };
+    let name = format!("TOP REMOTES{}", of_selected(state));
+    let packets = if with_packets { format!("{:>7} ", "PKTS") } else { String::new() };
+    let (connections, bytes) = (star(state.by_connections), star(!state.by_connections));
+    let title = format!("{name:<width$.width$} {:<8.8} CONNS{connections}{packets} BYTES{bytes}", "DEVICE");
+    let mut text = vec![state.title(&title, area.width)];
+    if talkers.is_empty() {
+        text.push(Text::raw("no connection lives"));
+    }
+    let room = usize::from(area.height.saturating_sub(1));
+    text.extend(talkers.into_iter().take(room).map(|talker| {
+        let traffic = talker.traffic.unwrap_or_default();
+        let packets =
+            if with_packets { format!("{:>7} ", short(traffic.packets as f64)) } else { String::new() };
+        Text::raw(format!(
+            "{remote:<width$.width$} {:<8.8} {:>5} {packets}{:>6}",
+            talker.interface,
+            short(talker.connections as f64),
+            short(traffic.bytes as f64),
+            remote = talker.remote.to_string(),
         ))
     }));
     text
@@ -323,7 +360,7 @@ fn footer(state: &State) -> Text<'static> {
     let text = if state.editing {
         "type a part of the name; Enter keeps the filter, Esc takes it away"
     } else {
-        "q quit  / filter  up/down select  Esc back  left/right sort by  r reverse"
+        "q quit  / filter  up/down select  Esc back  left/right sort  r turn  t remotes"
     };
     Text::raw(text)
 }

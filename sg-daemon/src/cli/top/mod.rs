@@ -26,7 +26,8 @@ use super::stats::parse_interval;
 /// Watch interfaces, drops, connections and tables.
 ///
 /// Keys: q or Ctrl-C quits; / shows only interfaces with a text in their names; up and down select an interface, whose drops and
-/// remotes alone are then shown, Esc goes back; left and right choose the column to sort by, r turns the order round.
+/// remotes alone are then shown, Esc goes back; left and right choose the column to sort by, r turns the order round; t sorts remotes by
+/// connections or by bytes. Bytes of remotes are counted while sgd writes a flow log (sgd --flow-log PATH).
 ///
 /// It asks sgd every --interval, and goes on asking while sgd does not answer. The connection tables are read through by sgd at
 /// most every three seconds, however many watch.
@@ -62,8 +63,8 @@ impl Top {
         }
         let poll = Poll::start(socket, self.interval)?;
         // Restored when a panic unwinds, too.
-        let mut terminal =
-            ratatui::try_init().map_err(|error| format!("the terminal cannot be used: {error}"))?;
+        let mut terminal = ratatui::try_init()
+            .map_err(|error| format!("the terminal cannot be used: {error}; use `sgctl top --once`"))?;
         let outcome = watch(&mut terminal, &poll, &stop);
         let restored = ratatui::try_restore();
         outcome?;

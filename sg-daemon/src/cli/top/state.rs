@@ -80,6 +80,8 @@ pub struct State {
     reverse: bool,
     pub selected: Option<String>,
     pub filter: String,
+    /// Remotes by connections, also where bytes are counted.
+    pub by_connections: bool,
     /// Keys go to the filter.
     pub editing: bool,
     /// The first interface on the screen.
@@ -100,6 +102,7 @@ impl State {
             reverse: false,
             selected: None,
             filter: String::new(),
+            by_connections: false,
             editing: false,
             top: 0,
         }
@@ -173,12 +176,23 @@ impl State {
         drops
     }
 
-    /// The remotes with most connections to the interfaces that are looked at.
+    /// Whether it is known what connections have carried.
+    pub fn is_counted(&self) -> bool {
+        self.stats().and_then(|stats| stats.talkers.as_ref()).is_some_and(|talkers| talkers.traffic.is_some())
+    }
+
+    /// The remotes with most bytes, or connections, to the interfaces that are looked at.
     pub fn talkers(&self, lines: &[Line]) -> Vec<Talker> {
         let Some(talkers) = self.stats().and_then(|stats| stats.talkers.as_ref()) else { return Vec::new() };
         let shown = |name: &str| lines.iter().any(|line| line.interface.name == name);
         let looked_at = |talker: &&Talker| self.is_looked_at(&talker.interface) && shown(&talker.interface);
-        talkers.remotes.iter().filter(looked_at).cloned().collect()
+        let mut talkers: Vec<Talker> = talkers.remotes.iter().filter(looked_at).cloned().collect();
+        if !self.by_connections {
+            // Stable: where they are not counted, those with most connections stay first.
+            talkers
+                .sort_by_key(|talker| std::cmp::Reverse(talker.traffic.map_or(0, |traffic| traffic.bytes)));
+        }
+        talkers
     }
 
     fn is_looked_at(&self, name: &str) -> bool {
@@ -200,6 +214,7 @@ impl State {
             KeyCode::Esc => self.filter.clear(),
             KeyCode::Char('q') => return Then::Quit,
             KeyCode::Char('/') => self.editing = true,
+            KeyCode::Char('t') => self.by_connections = !self.by_connections,
             KeyCode::Char('r') => self.reverse = !self.reverse,
             KeyCode::Up | KeyCode::Char('k') => self.select(-1),
             KeyCode::Down | KeyCode::Char('j') => self.select(1),

@@ -27,13 +27,16 @@ pub(super) fn create(
     let taken = policy.model.groups.iter().find(|group| group.vpc == Some(vpc) && group.name == name);
     if taken.is_some() {
         return Err(EditError::Conflict(format!(
-            "{} has a group {} already",
+            "{} has a group {} already; give another name, or edit that one",
             find::place(policy.model, vpc),
             quote(name)
         )));
     }
     let Some(file) = policy.files_of(vpc).next() else {
-        return Err(EditError::NotFound(format!("no file describes {}", find::place(policy.model, vpc))));
+        return Err(EditError::NotFound(format!(
+            "no file describes {}; write a file with its \"project\" and \"vpc\" first",
+            find::place(policy.model, vpc)
+        )));
     };
     let mut group = Map::new();
     group.insert("name".to_owned(), json!(name));
@@ -51,7 +54,8 @@ pub(super) fn create(
 pub(super) fn delete(policy: &Policy<'_>, scope: Scope<'_>, name: &str) -> Result<Planned, EditError> {
     if is_default(name) {
         return Err(EditError::Conflict(
-            "\"default\" can be edited, and never be deleted: every project has it".to_owned(),
+            "\"default\" can be edited, and never be deleted: every project has it; remove its rules instead"
+                .to_owned(),
         ));
     }
     let id = find::group(policy.model, name, scope)?;
@@ -64,7 +68,12 @@ pub(super) fn delete(policy: &Policy<'_>, scope: Scope<'_>, name: &str) -> Resul
         )));
     }
     let source = policy.model.groups.get(id.0).and_then(|group| group.source);
-    let gone = || EditError::NotFound(format!("group {} is written nowhere", quote(name)));
+    let gone = || {
+        EditError::NotFound(format!(
+            "group {} is written nowhere, so there is nothing to delete",
+            quote(name)
+        ))
+    };
     let source = source.ok_or_else(gone)?;
     let (root, _) = policy.file(source.file.0)?;
     let at = policy.offset(source);

@@ -65,13 +65,13 @@ pub(super) fn add_peer(
     let address = parsed(address)?;
     let vpc = find::vpc(policy.model, scope)?;
     if groups.is_empty() {
-        return Err(EditError::Invalid(format!("say which groups {address} is in: at least one")));
+        return Err(EditError::Invalid(format!("say which groups {address} is in: at least one name")));
     }
     let mut ids = Vec::new();
     for group in groups {
         let id = find::group_in(policy.model, vpc, group)?;
         if ids.contains(&id) {
-            return Err(EditError::Invalid(format!("group {} is named twice", quote(group))));
+            return Err(EditError::Invalid(format!("group {} is named twice; name it once", quote(group))));
         }
         ids.push(id);
     }
@@ -125,7 +125,7 @@ pub(super) fn remove_peer(
     let offset = policy.offset(peer.source);
     let stays: Vec<&str> =
         has.iter().copied().filter(|name| !groups.iter().any(|group| group == name)).collect();
-    let gone = || EditError::NotFound(format!("peer {address} is not where it was"));
+    let gone = || EditError::NotFound(format!("peer {address} is not where it was; edit again"));
     if groups.is_empty() || stays.is_empty() {
         let (root, _) = policy.file(file)?;
         let index = list::position_at(root, "peers", offset).ok_or_else(gone)?;
@@ -134,7 +134,7 @@ pub(super) fn remove_peer(
     }
     let [group] = groups else {
         return Err(EditError::Invalid(format!(
-            "a peer is taken out of one group at a time, or removed; {address} would stay in {}",
+            "a peer is taken out of one group at a time, or removed; {address} would stay in {}; name one group, or none to remove it",
             stays.join(", ")
         )));
     };
@@ -156,7 +156,10 @@ fn new_peer(policy: &Policy<'_>, vpc: VpcId, peer: &Value) -> Result<(usize, Cha
     let others = policy.model.peers.iter().filter(|peer| peer.vpc == vpc);
     let file = others.map(|peer| peer.source.file.0).max().or_else(|| policy.files_of(vpc).next());
     let file = file.ok_or_else(|| {
-        EditError::NotFound(format!("no file describes {}", find::place(policy.model, vpc)))
+        EditError::NotFound(format!(
+            "no file describes {}; write a file with its \"project\" and \"vpc\" first",
+            find::place(policy.model, vpc)
+        ))
     })?;
     let (root, style) = policy.file(file)?;
     let change = match root.get_array("peers") {
@@ -175,8 +178,9 @@ fn added(
     groups: &[&str],
 ) -> Result<Change, EditError> {
     let (root, style) = policy.file(file)?;
-    let object = list::object_at(root, list, offset)
-        .ok_or_else(|| EditError::NotFound(format!("an element of {list} is not where it was")))?;
+    let object = list::object_at(root, list, offset).ok_or_else(|| {
+        EditError::NotFound(format!("an element of {list} is not where it was; edit again"))
+    })?;
     let names = |style: &Style<'_>, separator: &str| {
         let names: Vec<String> = groups.iter().map(|group| style.value(&json!(group))).collect();
         names.join(&format!(",{separator}"))
@@ -198,5 +202,6 @@ fn without(
     let (root, _) = policy.file(file)?;
     let array = list::object_at(root, list, offset).and_then(|object| object.get_array(GROUPS));
     let change = array.and_then(|array| list::remove(array, list::position_of(array, group)?));
-    change.ok_or_else(|| EditError::NotFound(format!("group {} is not where it was", quote(group))))
+    change
+        .ok_or_else(|| EditError::NotFound(format!("group {} is not where it was; edit again", quote(group))))
 }

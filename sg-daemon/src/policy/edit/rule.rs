@@ -72,14 +72,17 @@ pub(super) fn remove(
                     |now| format!("the rule that was meant is {field}[{now}] now"),
                 );
                 return Err(EditError::Stale(format!(
-                    "{field}[{index}] is another rule by now: {}; {now}",
+                    "{field}[{index}] is another rule by now: {}; {now}: list them again (`sgctl rule list {group}`)",
                     found.text
                 )));
             }
             if let Some(rule) = rule
                 && of_content(policy, id, direction, rule)? != Some(index)
             {
-                return Err(EditError::Stale(format!("{field}[{index}] is another rule: {}", found.text)));
+                return Err(EditError::Stale(format!(
+                    "{field}[{index}] is another rule: {}; list them again (`sgctl rule list {group}`)",
+                    found.text
+                )));
             }
             index
         }
@@ -101,7 +104,8 @@ pub(super) fn remove(
         let rules = rules.into_iter().enumerate().filter(|(at, _)| *at != index);
         rules.map(|(_, rule)| rule.rule).collect::<Vec<_>>()
     };
-    let gone = || EditError::NotFound(format!("{field} of group {} is not where it was", quote(group)));
+    let gone =
+        || EditError::NotFound(format!("{field} of group {} is not where it was; edit again", quote(group)));
     let (file, change) = match policy.home(id)? {
         Home::At(source) => {
             let (root, style) = policy.file(source.file.0)?;
@@ -132,7 +136,7 @@ fn with(policy: &Policy<'_>, id: GroupId, direction: RuleDirection, rule: &Value
     if !rule.is_object() {
         return Err(EditError::Invalid(format!("a rule is an object, such as {EXAMPLE}")));
     }
-    let gone = || EditError::NotFound("the group is not where it was".to_owned());
+    let gone = || EditError::NotFound("the group is not where it was; edit again".to_owned());
     let field = direction.name();
     let group = policy.model.groups.get(id.0).ok_or_else(gone)?;
     let all = |rules: Vec<RuleView>| -> Vec<Value> {

@@ -71,6 +71,9 @@ fn rows(policy: &str, tag: &str) -> Vec<Row> {
         row("GET", "/v1/groups/{name}", "/v1/groups/wbes", &none, 404),
         row("GET", "/v1/groups/{name}", "/v1/groups/%ff", &none, 400),
         row("GET", "/v1/peers", "/v1/peers", &none, 200),
+        row("GET", "/v1/policy/files", "/v1/policy/files", &none, 200),
+        row("GET", "/v1/flows", "/v1/flows?sort=bytes", &none, 409),
+        row("GET", "/v1/flows/count", "/v1/flows/count?by=group,rule", &none, 200),
         row("POST", "/v1/policy/diff", "/v1/policy/diff", &same, 200),
         row("POST", "/v1/policy/diff", "/v1/policy/diff", &faulty, 422),
         row("POST", "/v1/policy/plan", "/v1/policy/plan", &json!({}), 200),
@@ -200,6 +203,102 @@ impl Document {
             |item: &Value| item.as_object().unwrap().keys().map(|name| name.to_ascii_uppercase()).collect();
         paths.iter().map(|(path, item)| (path.clone(), methods(item))).collect()
     }
+}
+
+/// The OpenAPI Initiative's own description of a document (Apache-2.0; its `$id` says which).
+const META_SCHEMA: &str = include_str!("openapi-3.1.schema.json");
+
+/// What the initiative's schema cannot say: names are used once, parts of paths are described, references lead somewhere.
+fn beyond_the_schema(document: &Value) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut ids = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let named: BTreeSet<&str> =
+            path.split('{').skip(1).map(|rest| rest.split('}').next().unwrap()).collect();
+        for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap_or_default();
+            if id.is_empty() || !ids.insert(id) {
+                faults.push(format!("{method} {path}: operationId {id:?}"));
+            }
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let described: BTreeSet<&str> = parameters
+                .filter(|parameter| parameter["in"] == "path")
+                .map(|parameter| parameter["name"].as_str().unwrap())
+                .collect();
+            if described != named {
+                faults.push(format!("{method} {path}: {described:?} are described"));
+            }
+        }
+    }
+    let mut rest = vec![document];
+    while let Some(value) = rest.pop() {
+        if let Some(reference) = value.get("$ref").and_then(Value::as_str)
+            && reference.strip_prefix('#').and_then(|pointer| document.pointer(pointer)).is_none()
+        {
+            faults.push(format!("{reference} leads nowhere"));
+        }
+        match value {
+            Value::Object(fields) => rest.extend(fields.values()),
+            Value::Array(values) => rest.extend(values),
+            _ => {}
+        }
+    }
+    faults
+}
+
+#[test]
+fn the_openapi_document_is_one_as_the_openapi_initiative_says() {
+    let printed = std::process::Command::new(binary("sgctl").unwrap()).arg("openapi").output().unwrap();
+    let document: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    let meta = jsonschema::validator_for(&serde_json::from_str(META_SCHEMA).unwrap()).unwrap();
+    let faults: Vec<String> =
+        meta.iter_errors(&document).map(|fault| format!("{fault} at {}", fault.instance_path())).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+    assert_eq!(beyond_the_schema(&document), Vec::<String>::new());
+    // Schemas in it are schemas (JSON Schema 2020-12, which OpenAPI 3.1 takes over).
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    assert!(schemas.len() > 20, "{}", schemas.len());
+    for (name, schema) in schemas {
+        assert!(jsonschema::meta::is_valid(schema), "{name}: {schema:#}");
+    }
+    // A document with a fault is none.
+    for (pointer, wrong) in [
+        ("/openapi", json!("2.0")),
+        ("/info", json!({})),
+        ("/paths/~1v1~1status/get/responses", json!({ "ok": {} })),
+        ("/paths/~1v1~1status/get/parameters", json!([{ "name": "x" }])),
+    ] {
+        let mut faulty = document.clone();
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        faulty.pointer_mut(parent).unwrap()[field] = wrong;
+        assert!(!meta.is_valid(&faulty), "{pointer}");
+    }
+    let mut faulty = document.clone();
+    faulty["paths"]["/v1/status"]["get"]["operationId"] = "getStats".into();
+    faulty["components"]["schemas"]["Status"]["properties"]["tables"] =
+        json!({ "$ref": "#/components/schemas/No" });
+    assert_eq!(beyond_the_schema(&faulty).len(), 2);
+}
+
+/// The policy's files are handed out as they are, faulty or not.
+#[test]
+fn the_policy_files_are_read_as_they_are() {
+    let (world, text) = site();
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    let socket = daemon.socket();
+    let files = || get(&socket, "/v1/policy/files").json();
+    let path = daemon.policy_path();
+    let file = |text: &str, bom: bool| json!([{ "path": path, "text": text, "byte_order_mark": bom }]);
+    assert_eq!(files(), json!({ "files": file(&text, false), "faults": [], "refused": null }));
+    let faulty = "\u{feff}{ \"version\": 1,\n";
+    std::fs::write(&path, faulty).unwrap();
+    let read = files();
+    assert_eq!(read["files"], file(faulty.trim_start_matches('\u{feff}'), true));
+    crate::world::wait("it is refused", || files()["refused"].is_string());
+    std::fs::remove_file(&path).unwrap();
+    let read = files();
+    assert_eq!(read["files"], json!([]));
+    assert!(read["faults"][0].as_str().unwrap().contains("policy.json"), "{read:#}");
 }
 
 /// Each route of the server is in the document and the other way round; each answer is in the form that the document says.

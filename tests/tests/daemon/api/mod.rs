@@ -23,11 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What came back.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
+pub struct Answer {
+    pub status: u16,
     /// In lower case.
     head: String,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
@@ -41,7 +41,7 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
     }
 
-    fn error(&self) -> String {
+    pub fn error(&self) -> String {
         self.json()["error"].as_str().unwrap().to_owned()
     }
 }
@@ -85,7 +85,7 @@ fn whole(mut chunks: &[u8]) -> Vec<u8> {
 }
 
 /// One request on a connection of its own.
-fn ask(socket: &Path, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+pub fn ask(socket: &Path, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
     let mut stream = connect(socket);
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: sgd\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
@@ -100,7 +100,7 @@ fn get(socket: &Path, path: &str) -> Answer {
     ask(socket, "GET", path, "", b"")
 }
 
-const JSON: &str = "content-type: application/json\r\n";
+pub const JSON: &str = "content-type: application/json\r\n";
 
 fn send(socket: &Path, method: &str, path: &str, body: &Value) -> Answer {
     ask(socket, method, path, JSON, body.to_string().as_bytes())
