@@ -309,6 +309,40 @@ map_types! {
         pub sequence: [u32; 6],
     }
 
+    /// `PORTS`, by [`Interface::row`]: the bridge whose port the interface is. Written by the daemon, [`Port::until`] last.
+    pub struct Port: 32 {
+        /// Jiffies, with the clock's offset: until then the interface's packets may go past the bridge; 0 is never.
+        pub until: u64,
+        /// [`port_station`] of the one station behind the port, and above it, from bit 48 on, the port's `PORT_*`; 0 if there is none, or
+        /// more than one: then `STATIONS` knows them.
+        pub station: u64,
+        /// As [`Station::seen`], of that station.
+        pub seen: u64,
+        /// The bridge's ifindex.
+        pub bridge: u32,
+        /// Jiffies after which the bridge has to see a packet of a station again.
+        pub patience: u32,
+    }
+
+    /// Key of `STATIONS`: somebody on a bridge's link.
+    pub struct StationKey: 12 {
+        /// The bridge's ifindex.
+        pub bridge: u32,
+        pub mac: [u8; 6],
+        pub reserved: u16,
+    }
+
+    /// Value of `STATIONS`: behind which port somebody is. Written by the daemon but for `seen`.
+    pub struct Station: 24 {
+        /// Jiffies: when a program last had a packet of the station go through the bridge.
+        pub seen: u64,
+        /// The port's, its MTU in bytes, and `PORT_*`.
+        pub ifindex: u32,
+        pub mtu: u32,
+        pub flags: u32,
+        pub reserved: u32,
+    }
+
     /// Value of `COUNTERS`, one for each CPU.
     pub struct Counter: 16 {
         pub packets: u64,
@@ -592,6 +626,12 @@ pub const fn counter_index(row: u32, direction: Direction, reason: u32) -> u32 {
     (row * 2 + direction as u32) * REASON_SLOTS + reason
 }
 
+/// The row that an index in `COUNTERS` lies in.
+#[inline(always)]
+pub const fn row_of(index: u32) -> u32 {
+    index / (2 * REASON_SLOTS)
+}
+
 /// Room for this many reasons in `COUNTERS`, some of it spare: those to pass for, those to drop for, and the latter once
 /// more for interfaces in audit.
 pub const REASON_SLOTS: u32 = 96;
@@ -600,6 +640,20 @@ pub const WOULD_DROP: u32 = 32;
 /// The counter, beside those of reasons, of packets that the program behind XDP has counted for a reason of its own, and XDP
 /// before it for having passed them (SPEC D24).
 pub const COUNTED_TWICE: u32 = 31;
+
+/// The counter, beside those of reasons, of packets that were handed to another port of the bridge; each is counted for its reason
+/// too.
+pub const HANDED_ON: u32 = 30;
+
+/// A hardware address as [`Port::station`] has it.
+#[inline(always)]
+pub const fn port_station(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+/// [`Station::flags`]: the port is isolated from others that are.
+pub const PORT_ISOLATED: u32 = 1;
 
 /// 65,536 bits: an element of `PORT_SETS`.
 pub const PORT_SET_BYTES: usize = 8192;
@@ -695,6 +749,8 @@ pub mod map {
     pub const ACCOUNTS_V4: &str = "ACCOUNTS_V4";
     pub const ACCOUNTS_V6: &str = "ACCOUNTS_V6";
     pub const FLOW_RECORDS: &str = "FLOW_RECORDS";
+    pub const PORTS: &str = "PORTS";
+    pub const STATIONS: &str = "STATIONS";
 }
 
 /// The programs' names in the object.

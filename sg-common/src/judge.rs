@@ -4,8 +4,8 @@ use core::hint::black_box;
 
 use crate::abi::{
     Account, COUNTED_TWICE, Datagram, Direction, FLAG_AUDIT, FLAG_ROLE_HOST, FLAG_STRICT_TCP, Flow,
-    GUARD_VLAN, Hook, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey, REASON_SLOTS, Row,
-    WOULD_DROP, counter_index, interface_slot, packet_kind,
+    GUARD_VLAN, HANDED_ON, Hook, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, PairKey,
+    REASON_SLOTS, Row, WOULD_DROP, counter_index, interface_slot, packet_kind, row_of,
 };
 use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
@@ -204,6 +204,20 @@ impl Outcome {
     pub const fn outbound(self) -> u32 {
         (self.kind() >= packet_kind(Direction::Outbound, 0)) as u32
     }
+
+    /// The packet belongs to a flow, and passes for that: then the index in `COUNTERS` under which it is counted if it is handed
+    /// to another port of the bridge.
+    #[inline(always)]
+    pub const fn established(self) -> Option<u32> {
+        const { assert!(Reason::Established as u32 == 0) };
+        if self.kind().is_multiple_of(REASON_SLOTS) { Some(self.counter() + HANDED_ON) } else { None }
+    }
+
+    /// The index in `COUNTERS` under which the packet is counted.
+    #[inline(always)]
+    const fn counter(self) -> u32 {
+        (self.0 & ((1 << Self::KIND) - 1)) as u32
+    }
 }
 
 impl Judgement {
@@ -242,7 +256,7 @@ impl Judgement {
 
     /// [`Interface::row`], 0 if the filter was not told of the device.
     pub const fn row(&self) -> u32 {
-        self.counter() / (2 * REASON_SLOTS)
+        row_of(self.counter())
     }
 
     /// What is to be done with the packet.
@@ -255,7 +269,7 @@ impl Judgement {
     /// The index in `COUNTERS` under which the packet is counted.
     #[inline(always)]
     pub const fn counter(&self) -> u32 {
-        (self.outcome.0 & ((1 << Outcome::KIND) - 1)) as u32
+        self.outcome.counter()
     }
 
     /// The index under which it is counted that XDP has counted it too.

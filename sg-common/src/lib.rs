@@ -17,6 +17,7 @@ pub mod checksum;
 pub mod classify;
 pub mod conntrack;
 pub mod family;
+pub mod forward;
 pub mod fragment;
 pub mod headers;
 pub mod judge;

@@ -54,6 +54,8 @@ metrics! {
     INTERFACES = Gauge "sgd_interfaces" ["state"] "How many interfaces are in each state.";
     TABLE_ENTRIES = Gauge "sgd_table_entries" ["table"] "Entries in use of a table in the kernel.";
     TABLE_SIZE = Gauge "sgd_table_entries_limit" ["table"] "Entries that a table in the kernel has room for.";
+    MAP_WRITES = Counter "sgd_map_writes_total" ["map", "operation"]
+        "Elements of maps, and words that programs share, that were written or deleted to put policies in force.";
     GENERATION = Gauge "sgd_policy_generation" []
         "How often the policy in force was swapped since the maps were made; outlives sgd.";
     SWAPS = Counter "sgd_policy_swaps_total" ["outcome"]
@@ -129,6 +131,12 @@ pub const LABELS: &[(&str, &str)] = &[
         "`classes_v4`, `classes_v6`, `half_open_v4`, `half_open_v6`, `interfaces`, `live`, `members_v4`, `members_v6`, \
          `own_v4`, `own_v6`, `pairs`, `port_sets`, `zones`",
     ),
+    (
+        "map",
+        "`classes_v4`, `classes_v6`, `control`, `interfaces`, `member_sets`, `members_v4`, `members_v6`, `own_v4`, `own_v6`, \
+         `pairs`, `port_sets`",
+    ),
+    ("operation", "`update`, `delete`"),
     (
         "outcome",
         "`applied`, `unchanged`, `failed`; of the collector `done`, `failed`; of the flow log `written`, `lost`",

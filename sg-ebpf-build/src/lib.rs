@@ -41,30 +41,41 @@ pub enum Error {
 ///
 /// `target_dir` must not be the one the outer cargo works in: that one is locked while a build script runs.
 pub fn build(workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {
-    cargo(workspace, target_dir, &["build", "--profile", "bpf", "--bin", "sgd-bpf"], &[])?;
+    cargo(workspace, target_dir, &["build", "--profile", "bpf", "--bin", "sgd-bpf"])?;
     let path = target_dir.join(BPF_TARGET).join("bpf").join("sgd-bpf");
     if path.is_file() { Ok(path) } else { Err(Error::NoObject { path }) }
 }
 
-/// Runs clippy over the kernel side. `Ok(false)`: the toolchain that builds here has no clippy of its own (Debian's).
+/// Runs clippy over the kernel side. `Ok(false)`: the toolchain that builds here has no clippy of its own.
 pub fn clippy(workspace: &Path, target_dir: &Path) -> Result<bool, Error> {
-    if !Toolchain::find()?.has_clippy() {
-        return Ok(false);
-    }
-    cargo(
+    let toolchain = Toolchain::find()?;
+    let Some(clippy) = toolchain.clippy() else { return Ok(false) };
+    let options = ["--profile", "bpf", "--bin", "sgd-bpf"];
+    run(
+        &toolchain,
+        clippy,
         workspace,
         target_dir,
-        &["clippy", "--profile", "bpf", "--bin", "sgd-bpf"],
+        &[&["clippy"][..], &options].concat(),
         &["--", "-D", "warnings"],
     )?;
     Ok(true)
 }
 
-fn cargo(workspace: &Path, target_dir: &Path, verb: &[&str], last: &[&str]) -> Result<(), Error> {
+fn cargo(workspace: &Path, target_dir: &Path, verb: &[&str]) -> Result<(), Error> {
     let toolchain = Toolchain::find()?;
-    let linker = Linker::find()?;
+    run(&toolchain, toolchain.cargo(), workspace, target_dir, verb, &[])
+}
 
-    let mut command = toolchain.cargo();
+fn run(
+    toolchain: &Toolchain,
+    mut command: Command,
+    workspace: &Path,
+    target_dir: &Path,
+    verb: &[&str],
+    last: &[&str],
+) -> Result<(), Error> {
+    let linker = Linker::find()?;
     clear_inherited(&mut command);
     toolchain.configure(&mut command);
     command

@@ -18,6 +18,8 @@ const LINKER_LLVM: u32 = 22;
 pub const PINNED_NIGHTLY: &str = "nightly-2026-05-16";
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+/// Of the package rust-web-clippy. It is for the compiler of the same version only.
+const DEBIAN_CLIPPY: [&str; 2] = ["/usr/bin/cargo-clippy", "/usr/bin/clippy-driver"];
 
 /// A compiler that can build for [`BPF_TARGET`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +45,28 @@ impl Toolchain {
         Err(Error::NoToolchain { tried })
     }
 
-    pub(crate) fn has_clippy(&self) -> bool {
-        matches!(self, Self::Nightly { has_clippy: true, .. })
+    /// What `cargo clippy` of this toolchain is, if it has one.
+    pub(crate) fn clippy(&self) -> Option<Command> {
+        match self {
+            Self::Nightly { has_clippy, .. } => has_clippy.then(|| self.cargo()),
+            Self::Debian { rustc } => {
+                let [clippy, driver] = DEBIAN_CLIPPY;
+                // `clippy 0.1.96` is that of `rustc 1.96`.
+                let of_clippy = output(Command::new(driver).arg("--version"))?;
+                let of_rustc = output(Command::new(rustc).arg("--version"))?;
+                let minor =
+                    of_clippy.trim_start_matches("clippy ").split('.').nth(2)?.split(' ').next()?.parse();
+                if release(&of_rustc)? != (1, minor.ok()?) {
+                    return None;
+                }
+                Some(Command::new(clippy))
+            }
+        }
+    }
+
+    /// Whether [`clippy`](crate::clippy) can run.
+    pub fn has_clippy(&self) -> bool {
+        self.clippy().is_some()
     }
 
     pub(crate) fn cargo(&self) -> Command {

@@ -6,7 +6,7 @@ use core::mem::offset_of;
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem, bpf_map_lookup_elem};
 use aya_ebpf::programs::RawTracePointContext;
 use sg_common::abi::{
-    AccountKeyV4, AccountKeyV6, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6, collect,
+    AccountKeyV4, AccountKeyV6, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6,
 };
 use sg_common::judge::Environment as _;
 
@@ -20,7 +20,7 @@ pub struct Collection {
     pub before: u64,
     /// … and all entries of this zone, unless it is 0.
     pub zone: u32,
-    /// Flows; with [`collect::FULL`] in the end.
+    /// Flows; with [`FULL`](sg_common::abi::collect::FULL) in the end.
     pub deleted: u32,
     /// Accounts of what is dropped are over if no packet came since this.
     pub before_drops: u64,

@@ -103,6 +103,12 @@ impl<'a> TcPacket<'a> {
         Self { context, linear: Linear::new(context.data(), context.data_end()) }
     }
 
+    /// With what is in the first buffer as it is.
+    #[inline(always)]
+    pub fn at_hand(context: &'a TcContext) -> Self {
+        Self { context, linear: Linear::new(context.data(), context.data_end()) }
+    }
+
     #[inline(always)]
     pub fn skb(&self) -> *mut __sk_buff {
         self.context.as_ptr().cast()

@@ -13,12 +13,13 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use sg_common::abi::{
     self, Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Control, Counter, DATAGRAMS, Datagram,
     Flow, FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4, FragmentKeyV6, INTERFACE_SLOTS, Interface,
-    MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey,
-    REASON_SLOTS, Row, Share, Watched, Watcher,
+    MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, Port,
+    REASON_SLOTS, Row, Share, Station, StationKey, Watched, Watcher,
 };
 use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
 use sg_common::family::{Family, V4, V6};
+use sg_common::forward::Bridges;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::watch::Tuple;
 
@@ -151,6 +152,15 @@ static ACCOUNTS_V6: HashMap<AccountKeyV6, Account> = HashMap::with_max_entries(4
 /// The collector writes, the daemon reads. Full: the collector leaves accounts as they are until the next run.
 #[map]
 static FLOW_RECORDS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// The interfaces as ports of bridges, for the fast path. Daemon writes through a memory mapping, programs read. Never full.
+#[map]
+static PORTS: Array<Port> = Array::with_max_entries(MAX_INTERFACES + 1, BPF_F_MMAPABLE);
+
+/// Who is behind which port of a bridge. Daemon writes and deletes; programs read, and store when they last had the bridge see a
+/// station. Full: whoever has no entry is reached through the bridge.
+#[map]
+static STATIONS: HashMap<StationKey, Station> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// Each CPU's own, for the packet at hand.
 #[map]
@@ -500,6 +510,34 @@ tables!(
     ACCOUNTS_V6,
     SCRATCH_V6
 );
+
+impl<const DRY_RUN: bool> Bridges for Kernel<DRY_RUN> {
+    #[inline(always)]
+    fn port(&self, row: u32) -> Option<Port> {
+        // SAFETY: a look-up's pointer is valid until the program ends; each word is stored whole, the first one last.
+        PORTS.get_ptr(row).map(|port| unsafe { port.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn station(&self, key: &StationKey) -> Option<Station> {
+        // SAFETY: as in `port`; an entry is replaced, not changed, but for the word that `see` stores.
+        STATIONS.get_ptr(key).map(|station| unsafe { station.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn see_port(&self, row: u32, now: u64) {
+        let Some(port) = PORTS.get_ptr_mut(row) else { return };
+        // SAFETY: as in `see`.
+        unsafe { (&raw mut (*port).seen).write_volatile(now) }
+    }
+
+    #[inline(always)]
+    fn see(&self, key: &StationKey, now: u64) {
+        let Some(station) = STATIONS.get_ptr_mut(key) else { return };
+        // SAFETY: as in `port`; several CPUs may store, each the time that it is.
+        unsafe { (&raw mut (*station).seen).write_volatile(now) }
+    }
+}
 
 /// Adds one packet to a counter.
 #[inline(always)]

@@ -49,6 +49,20 @@ impl Netns {
         run(&mut command, Some(lines)).with_context(|| format!("in namespace {}:\n{lines}", self.name))
     }
 
+    /// What passes bridges is not shown to netfilter, which drops malformed packets and trims others: where its module is loaded, it
+    /// sees all bridges by default.
+    pub fn bridge_without_netfilter(&self) -> Result<()> {
+        self.run(|| {
+            for tables in ["iptables", "ip6tables", "arptables"] {
+                let path = format!("/proc/sys/net/bridge/bridge-nf-call-{tables}");
+                if Path::new(&path).exists() {
+                    std::fs::write(&path, "0").with_context(|| format!("cannot write {path}"))?;
+                }
+            }
+            Ok(())
+        })?
+    }
+
     /// A command that will run inside the namespace. `nsenter`, because `ip netns exec` also remounts `/sys` and so hides bpffs.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");

@@ -13,6 +13,19 @@ pub const DENIED: Duration = Duration::from_millis(400);
 
 /// What a daemon may take, `SGD_PATIENCE` times as long: on emulated processors it is slower by that much.
 pub fn of_daemon(usual: Duration) -> Duration {
-    let times = std::env::var("SGD_PATIENCE").ok().and_then(|times| times.parse().ok());
-    usual * times.unwrap_or(1)
+    usual * times()
+}
+
+/// Where an answer is expected, on whatever processors.
+pub fn allowed() -> Duration {
+    ALLOWED * times()
+}
+
+/// How often something is repeated that is slow with emulated processors.
+pub fn rounds(usual: u32, emulated: u32) -> u32 {
+    if times() > 1 { emulated } else { usual }
+}
+
+fn times() -> u32 {
+    std::env::var("SGD_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }

@@ -76,6 +76,7 @@ impl Topology {
     pub fn with_guests(count: u8) -> Result<Self> {
         let lab = Lab::new()?;
         let host = lab.netns("host")?;
+        host.bridge_without_netfilter()?;
         // Ports forward at once, and the bridge does not withhold the multicast that neighbour discovery needs.
         host.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br0 up")?;
 

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::setup;
+
 /// The root of the repository: in `SGD_WORKSPACE` if xtask runs where it was not built.
 pub fn workspace() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -37,8 +39,8 @@ pub fn target() -> PathBuf {
 }
 
 pub fn clippy_bpf() -> Result<()> {
-    if !sg_ebpf_build::clippy(&workspace(), &target().join("bpf-clippy"))? {
-        println!("no clippy for the kernel side: it comes with a nightly toolchain only");
-    }
+    setup::bpf_clippy()?;
+    let checked = sg_ebpf_build::clippy(&workspace(), &target().join("bpf-clippy"))?;
+    ensure!(checked, "the toolchain that builds the kernel side has no clippy");
     Ok(())
 }

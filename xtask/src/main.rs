@@ -80,7 +80,7 @@ enum Verb {
     },
     /// Make the book of docs/, to be read in a browser
     Book,
-    /// Run clippy over the kernel side, where the toolchain that builds it has one
+    /// Run clippy over the kernel side, by the toolchain that builds it
     ClippyBpf,
 }
 

@@ -78,6 +78,6 @@ pub fn admits(image: &Image, question: &Question) -> bool {
         Transport::Icmp { kind, code } => u16::from_be_bytes([kind, code]),
         Transport::Other(number) => number.into(),
     };
-    let set = image.members.get(&(interface.vpc.clone(), question.remote)).map(Arc::as_ref);
+    let set = image.members.get(&interface.vpc, question.remote).map(Arc::as_ref);
     policy.admits(direction, question.remote, set, question.protocol(), number)
 }

@@ -12,7 +12,7 @@ use super::extract::{At, Body, Failure, IfMatch, Params};
 use super::routes::{Doc, Routes};
 use super::server::{Shared, blocking};
 use crate::diff::{Change, diff};
-use crate::policy::edit::{Done, Edit, EditError, EditedPolicy, RuleDirection, apply_to};
+use crate::policy::edit::{Done, Edit, EditError, EditedPolicy, RuleDirection, apply_next};
 use crate::supervise::steward::{self, EditOrder, Order, Refusal};
 
 /// The most that are carried out at once.
@@ -309,7 +309,7 @@ async fn delete_peer(
 async fn carry_out(shared: Shared, edits: Vec<Edit>, dry_run: bool) -> Outcome {
     if dry_run {
         let edited = move || {
-            let edited = apply_to(&shared.policy, &edits, true).map_err(|error| refused(&error))?;
+            let edited = apply_next(&shared.policy, &edits, &shared.memo).map_err(|error| refused(&error))?;
             Ok(EditAnswer::of(&edited, true))
         };
         return blocking(edited).await.map(Json);

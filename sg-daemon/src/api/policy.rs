@@ -129,7 +129,7 @@ fn named(candidate: Candidate) -> Option<Vec<(PathBuf, Vec<u8>)>> {
 fn load(shared: &Shared, candidate: Candidate) -> Result<Loaded, Failure> {
     let loaded = match named(candidate) {
         Some(files) => policy::load_bytes(files),
-        None => policy::load(&shared.policy),
+        None => policy::load_next(&shared.policy, &shared.memo),
     };
     loaded.map_err(|error| Failure(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
 }

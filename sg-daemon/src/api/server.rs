@@ -22,6 +22,7 @@ use crate::enforce::Enforcer;
 use crate::events::Events;
 use crate::flowlog::FlowLog;
 use crate::live::Readers;
+use crate::policy::Memo;
 use crate::supervise::inject;
 use crate::supervise::status::status;
 use crate::supervise::steward::{Changes, Orders};
@@ -38,6 +39,8 @@ pub struct Shared {
     pub orders: Orders,
     /// Where the daemon's own policy is.
     pub policy: Arc<[PathBuf]>,
+    /// What the policy's files said lately.
+    pub memo: Memo,
     /// Places for policies that were sent along.
     pub large: Arc<Large>,
     /// Who reads the connection tables.

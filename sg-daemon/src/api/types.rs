@@ -108,6 +108,9 @@ pub struct InterfaceStatus {
     pub egress: Option<String>,
     /// Its connections; absent if it is not filtered.
     pub live_flows: Option<ShareStatus>,
+    /// Absent without `fast_path`, or if the interface is not filtered.
+    #[serde(default)]
+    pub fast_path: Option<FastPathStatus>,
     pub inbound: Counters,
     pub outbound: Counters,
 }
@@ -125,6 +128,17 @@ pub struct Readiness {
     pub why: Option<String>,
     /// Why the newest policy is not the one in force; absent if it is.
     pub refused: Option<String>,
+}
+
+/// Whether an interface with `fast_path` is on the fast path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FastPathStatus {
+    /// What it sends to other ports of its bridge is handed to these directly, as far as the bridge has learned where they are.
+    pub direct: bool,
+    /// Why its packets go through the bridge.
+    pub why: Option<String>,
+    /// Packets that were handed on.
+    pub packets: u64,
 }
 
 /// An interface's share of the table of live connections (D16).
@@ -201,6 +215,10 @@ pub struct TableStatus {
     pub members: usize,
     /// Sets of ports that are not one range.
     pub port_tables: usize,
+    /// Elements of maps, and words that programs share, that were written to put policies in force since sgd was started.
+    pub map_writes: u64,
+    /// Of them those for the last change.
+    pub map_writes_of_last_change: u64,
     /// How many live connections there is room for.
     pub live_flows_size: u32,
     /// How many half-open connections of IPv4.

@@ -191,6 +191,7 @@ fn interface(model: &Model, interface: &model::Interface, report: &mut Report) -
     lose("role", interface.role == Role::Host);
     lose("hook", interface.hook != HookChoice::Auto);
     lose("trunk", interface.trunk);
+    lose("fast_path", interface.fast_path);
     lose("timeouts", interface.timeouts != model.settings.timeouts);
     lose("kind", interface.kind == Kind::Container);
     Interface {

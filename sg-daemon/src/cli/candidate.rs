@@ -18,7 +18,8 @@ pub fn read(paths: &[PathBuf], faulty: u8) -> Result<Candidate, ExitCode> {
     match during("the policy is read and checked", || policy::load(paths)) {
         Ok(loaded) => {
             let names = loaded.model.files.iter().map(|path| path.display().to_string());
-            let files = names.zip(loaded.texts).map(|(name, text)| CandidateFile { name, text });
+            let files =
+                names.zip(loaded.texts).map(|(name, text)| CandidateFile { name, text: text.to_string() });
             Ok(Candidate { files: Some(files.collect()), confirm_seconds: None })
         }
         Err(error) => {

@@ -109,6 +109,16 @@ fn text(status: &Answer) -> String {
         }
     }
     for interface in &status.interfaces {
+        if let Some(fast_path) = &interface.fast_path {
+            let way = match &fast_path.why {
+                None => "past the bridge".to_owned(),
+                Some(why) => format!("through the bridge: {why}"),
+            };
+            text +=
+                &format!("{}: fast path: {way}; {} packets handed on\n", interface.name, fast_path.packets);
+        }
+    }
+    for interface in &status.interfaces {
         for (direction, counters) in [("inbound", &interface.inbound), ("outbound", &interface.outbound)] {
             if let Some(reasons) = reasons(&counters.reasons) {
                 text += &format!("{} {direction}: {reasons}\n", interface.name);

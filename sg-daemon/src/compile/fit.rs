@@ -96,7 +96,7 @@ fn is_member(policy: Policy<'_>, interface: &Interface, group: GroupId, remote: 
     else {
         return false;
     };
-    let set = policy.image.members.get(&(image.vpc.clone(), remote));
+    let set = policy.image.members.get(&image.vpc, remote);
     set.is_some_and(|set| set.groups.contains(group.name.as_str()))
 }
 

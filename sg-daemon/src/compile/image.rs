@@ -2,12 +2,14 @@
 //! interfaces they come from, and a policy that did not change is recognised and left alone by the plan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::Direction;
 
+use super::members::Members;
 use super::ranges::Ranges;
 use crate::kernel::FlowEntry;
 use crate::policy::model::{HookChoice, OnRuleChange, Role, Timeouts};
@@ -23,7 +25,7 @@ pub struct VpcName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     pub policies: Vec<Arc<PolicyImage>>,
-    pub members: BTreeMap<(VpcName, IpAddr), Arc<SetName>>,
+    pub members: Members,
     pub interfaces: Vec<InterfaceImage>,
     pub on_rule_change: OnRuleChange,
 }
@@ -39,7 +41,7 @@ impl Image {
         let Some(policy) = interface.policy.and_then(|index| self.policies.get(index)) else {
             return true;
         };
-        let set = self.members.get(&(interface.vpc.clone(), flow.remote)).map(Arc::as_ref);
+        let set = self.members.get(&interface.vpc, flow.remote).map(Arc::as_ref);
         policy.admits(flow.origin, flow.remote, set, flow.protocol, flow.number())
     }
 }
@@ -73,14 +75,39 @@ pub struct GuardImage {
 }
 
 /// The rules that interfaces with the same groups share.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct PolicyImage {
     pub vpc: VpcName,
     pub inbound: DirectionImage,
     pub outbound: DirectionImage,
+    /// Policies are looked up by all that they say, which may be ten thousand rows: that is hashed once.
+    digest: u64,
+}
+
+impl PartialEq for PolicyImage {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+            && self.vpc == other.vpc
+            && self.inbound == other.inbound
+            && self.outbound == other.outbound
+    }
+}
+
+impl Eq for PolicyImage {}
+
+impl Hash for PolicyImage {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.digest);
+    }
 }
 
 impl PolicyImage {
+    pub fn new(vpc: VpcName, inbound: DirectionImage, outbound: DirectionImage) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (&vpc, &inbound, &outbound).hash(&mut hasher);
+        Self { vpc, inbound, outbound, digest: hasher.finish() }
+    }
+
     pub fn direction(&self, direction: Direction) -> &DirectionImage {
         match direction {
             Direction::Inbound => &self.inbound,
@@ -121,6 +148,14 @@ impl PolicyImage {
 }
 
 impl DirectionImage {
+    /// Whether there is a class of exactly this network.
+    pub fn has(&self, net: IpNet) -> bool {
+        match net {
+            IpNet::V4(net) => self.v4.contains_key(&net),
+            IpNet::V6(net) => self.v6.contains_key(&net),
+        }
+    }
+
     /// The row of the longest prefix that holds `remote`.
     pub fn class(&self, remote: IpAddr) -> Option<&Cells> {
         match remote {

@@ -6,6 +6,8 @@
 
 pub mod fit;
 pub mod image;
+pub mod members;
+mod next;
 pub mod ranges;
 pub mod rules;
 
@@ -19,25 +21,39 @@ use sg_common::abi::{self, Direction};
 use self::image::{
     Cells, DirectionImage, GroupCells, GuardImage, Image, InterfaceImage, PolicyImage, SetName, VpcName,
 };
+use self::members::Members;
+pub use self::next::compile_next;
 use self::ranges::Ranges;
 use self::rules::{Effective, METADATA_PORT, METADATA_RANGE};
 use crate::policy::model::{
-    EtherTypes, GroupId, Interface, Kind, LinkLocal, Match, Model, Protocol, Remote, Role, VpcId,
+    EtherTypes, GroupId, Interface, Kind, LinkLocal, Match, Model, Protocol, Remote, Role, Vpc, VpcId,
 };
 
 /// Compiles a checked policy.
 pub fn compile(model: &Model) -> Image {
-    let vpcs: Vec<VpcName> = model
-        .vpcs
-        .iter()
-        .map(|vpc| VpcName { project: vpc.project.as_str().into(), name: vpc.name.as_str().into() })
-        .collect();
+    let vpcs = vpc_names(model);
+    let members = members(model, &vpcs);
+    image(model, &vpcs, members, |_| None)
+}
+
+fn vpc_names(model: &Model) -> Vec<VpcName> {
+    let name = |vpc: &Vpc| VpcName { project: vpc.project.as_str().into(), name: vpc.name.as_str().into() };
+    model.vpcs.iter().map(name).collect()
+}
+
+/// All but the members; `known` may have an interface's policy already.
+fn image(
+    model: &Model,
+    vpcs: &[VpcName],
+    members: Members,
+    known: impl Fn(&Interface) -> Option<Arc<PolicyImage>>,
+) -> Image {
     let mut policies =
         Policies { model, by_groups: HashMap::new(), by_content: HashMap::new(), all: Vec::new() };
     let mut interfaces = Vec::with_capacity(model.interfaces.len());
     for interface in &model.interfaces {
         let Some(vpc) = vpcs.get(interface.vpc.0) else { continue };
-        let policy = (interface.kind != Kind::BareMetal).then(|| policies.of(interface, vpc));
+        let policy = (interface.kind != Kind::BareMetal).then(|| policies.of(interface, vpc, &known));
         interfaces.push(InterfaceImage {
             name: interface.name.clone(),
             policy,
@@ -58,12 +74,7 @@ pub fn compile(model: &Model) -> Image {
             },
         });
     }
-    Image {
-        policies: policies.all,
-        members: members(model, &vpcs),
-        interfaces,
-        on_rule_change: model.settings.on_rule_change,
-    }
+    Image { policies: policies.all, members, interfaces, on_rule_change: model.settings.on_rule_change }
 }
 
 fn guard_image(model: &Model, interface: &Interface) -> GuardImage {
@@ -116,7 +127,12 @@ struct Policies<'a> {
 }
 
 impl Policies<'_> {
-    fn of(&mut self, interface: &Interface, vpc: &VpcName) -> usize {
+    fn of(
+        &mut self,
+        interface: &Interface,
+        vpc: &VpcName,
+        known: impl Fn(&Interface) -> Option<Arc<PolicyImage>>,
+    ) -> usize {
         let key = (interface.vpc, interface.groups.iter().copied().collect(), interface.role);
         if let Some(&index) = self.by_groups.get(&key) {
             return index;
@@ -124,10 +140,9 @@ impl Policies<'_> {
         let direction = |direction| {
             direction_image(self.model, &rules::of_interface(self.model, interface, direction), direction)
         };
-        let policy = Arc::new(PolicyImage {
-            vpc: vpc.clone(),
-            inbound: direction(Direction::Inbound),
-            outbound: direction(Direction::Outbound),
+        let policy = known(interface).unwrap_or_else(|| {
+            let [inbound, outbound] = [Direction::Inbound, Direction::Outbound].map(direction);
+            Arc::new(PolicyImage::new(vpc.clone(), inbound, outbound))
         });
         let index = *self.by_content.entry(Arc::clone(&policy)).or_insert_with(|| {
             self.all.push(policy);
@@ -254,31 +269,65 @@ fn cells(rule: &Effective, ipv6: bool) -> Cells {
 }
 
 /// Whose address is a member of which groups (D1).
-fn members(model: &Model, vpcs: &[VpcName]) -> BTreeMap<(VpcName, IpAddr), Arc<SetName>> {
+fn members(model: &Model, vpcs: &[VpcName]) -> Members {
     let mut groups_of: BTreeMap<(VpcId, IpAddr), BTreeSet<GroupId>> = BTreeMap::new();
     for interface in &model.interfaces {
-        for &group in &interface.groups {
-            let allowed = model.groups.get(group.0).is_some_and(|group| group.include_allowed_addresses);
-            let also = if allowed { interface.allowed_addresses.as_slice() } else { &[] };
-            for &address in interface.addresses.iter().chain(also) {
-                groups_of.entry((interface.vpc, address)).or_default().insert(group);
-            }
+        for address in member_addresses(model, interface) {
+            groups_of.entry((interface.vpc, address.1)).or_default().insert(address.0);
         }
     }
     for peer in &model.peers {
-        groups_of.entry((peer.vpc, peer.address)).or_default().extend(&peer.groups);
+        groups_of.entry((peer.vpc, peer.address)).or_default().extend(peer.groups.iter());
     }
-    let mut sets: HashMap<(VpcId, BTreeSet<GroupId>, bool), Arc<SetName>> = HashMap::new();
-    let mut members = BTreeMap::new();
+    let mut sets = Sets::new(model, vpcs);
+    let mut members = Members::default();
     for ((vpc, address), groups) in groups_of {
-        let Some(vpc_name) = vpcs.get(vpc.0) else { continue };
-        let metadata = matches!(address, IpAddr::V4(address) if METADATA_RANGE.contains(&address));
-        let set = sets.entry((vpc, groups.clone(), metadata)).or_insert_with(|| {
-            let names = groups.iter().filter_map(|id| model.groups.get(id.0));
-            let groups = names.map(|group| group.name.as_str().into()).collect();
-            Arc::new(SetName { vpc: vpc_name.clone(), groups, metadata })
-        });
-        members.insert((vpc_name.clone(), address), Arc::clone(set));
+        if let Some((vpc, set)) = sets.of(vpc, address, groups) {
+            members.insert(vpc, address, set);
+        }
     }
     members
+}
+
+/// The groups that an interface's addresses are members of, and which.
+fn member_addresses<'m>(
+    model: &'m Model,
+    interface: &'m Interface,
+) -> impl Iterator<Item = (GroupId, IpAddr)> + 'm {
+    interface.groups.iter().flat_map(move |&group| {
+        let allowed = model.groups.get(group.0).is_some_and(|group| group.include_allowed_addresses);
+        let also = if allowed { interface.allowed_addresses.as_slice() } else { &[] };
+        interface.addresses.iter().chain(also).map(move |&address| (group, address))
+    })
+}
+
+/// Membership sets made so far, each once.
+struct Sets<'a> {
+    model: &'a Model,
+    vpcs: &'a [VpcName],
+    made: HashMap<(VpcId, BTreeSet<GroupId>, bool), Arc<SetName>>,
+}
+
+impl<'a> Sets<'a> {
+    fn new(model: &'a Model, vpcs: &'a [VpcName]) -> Self {
+        Self { model, vpcs, made: HashMap::new() }
+    }
+
+    /// The set of an address in these groups, with the name of its VPC.
+    fn of(
+        &mut self,
+        vpc: VpcId,
+        address: IpAddr,
+        groups: BTreeSet<GroupId>,
+    ) -> Option<(VpcName, Arc<SetName>)> {
+        let name = self.vpcs.get(vpc.0)?;
+        let metadata = matches!(address, IpAddr::V4(address) if METADATA_RANGE.contains(&address));
+        let model = self.model;
+        let set = self.made.entry((vpc, groups, metadata)).or_insert_with_key(|(_, groups, _)| {
+            let names = groups.iter().filter_map(|id| model.groups.get(id.0));
+            let groups = names.map(|group| group.name.as_str().into()).collect();
+            Arc::new(SetName { vpc: name.clone(), groups, metadata })
+        });
+        Some((name.clone(), Arc::clone(set)))
+    }
 }

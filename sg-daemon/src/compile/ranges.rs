@@ -1,43 +1,71 @@
 //! Sets of 16-bit numbers as sorted ranges: ports, ICMP types with codes, protocol numbers.
 
+use std::sync::Arc;
+
 use sg_common::abi::PORT_SET_BYTES;
 
 /// A set of numbers: sorted, disjoint, and no two ranges touch, so equal sets are equal values.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Ranges(Vec<(u16, u16)>);
+///
+/// Most sets are nothing or one range, and are many: each prefix of a policy has eight.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ranges(Set);
+
+/// `Several` has two at least.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Set {
+    #[default]
+    Nothing,
+    One([(u16, u16); 1]),
+    Several(Arc<[(u16, u16)]>),
+}
 
 /// One element of `PORT_SETS`: bit `n % 64` of word `n / 64` says whether `n` is in the set.
 pub type Table = [u64; PORT_SET_BYTES / 8];
 
 impl Ranges {
+    fn of(ranges: &[(u16, u16)]) -> Self {
+        Self(match ranges {
+            [] => Set::Nothing,
+            &[one] => Set::One([one]),
+            several => Set::Several(several.into()),
+        })
+    }
+
     pub fn all() -> Self {
-        Self(vec![(0, u16::MAX)])
+        Self(Set::One([(0, u16::MAX)]))
     }
 
     /// `low..=high`; empty if `low > high`.
     pub fn range(low: u16, high: u16) -> Self {
-        if low <= high { Self(vec![(low, high)]) } else { Self::default() }
+        if low <= high { Self(Set::One([(low, high)])) } else { Self::default() }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        matches!(self.0, Set::Nothing)
     }
 
     /// The ranges in ascending order, both ends included.
     pub fn as_slice(&self) -> &[(u16, u16)] {
-        &self.0
+        match &self.0 {
+            Set::Nothing => &[],
+            Set::One(one) => one,
+            Set::Several(several) => several,
+        }
     }
 
     pub fn contains(&self, number: u16) -> bool {
-        self.0.iter().any(|&(low, high)| low <= number && number <= high)
+        self.as_slice().iter().any(|&(low, high)| low <= number && number <= high)
     }
 
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        if other.is_empty() {
+        if other.is_empty() || self == other {
             return self.clone();
         }
-        let mut ranges = [self.0.as_slice(), other.0.as_slice()].concat();
+        if self.is_empty() {
+            return other.clone();
+        }
+        let mut ranges = [self.as_slice(), other.as_slice()].concat();
         ranges.sort_unstable();
         let mut joined: Vec<(u16, u16)> = Vec::with_capacity(ranges.len());
         for (low, high) in ranges {
@@ -46,13 +74,13 @@ impl Ranges {
                 _ => joined.push((low, high)),
             }
         }
-        Self(joined)
+        Self::of(&joined)
     }
 
     #[must_use]
     pub fn without(&self, number: u16) -> Self {
-        let mut left = Vec::with_capacity(self.0.len() + 1);
-        for &(low, high) in &self.0 {
+        let mut left = Vec::with_capacity(self.as_slice().len() + 1);
+        for &(low, high) in self.as_slice() {
             if number < low || high < number {
                 left.push((low, high));
                 continue;
@@ -64,12 +92,12 @@ impl Ranges {
                 left.push((number + 1, high));
             }
         }
-        Self(left)
+        Self::of(&left)
     }
 
     pub fn to_table(&self) -> Box<Table> {
         let mut table = Box::new([0; PORT_SET_BYTES / 8]);
-        for &(low, high) in &self.0 {
+        for &(low, high) in self.as_slice() {
             for number in low..=high {
                 if let Some(word) = table.get_mut(usize::from(number >> 6)) {
                     *word |= 1 << (number & 63);

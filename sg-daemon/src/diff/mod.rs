@@ -6,11 +6,13 @@ mod settings;
 mod words;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{Group, Interface, Model, Peer, Rule, Rules, Source, Vpc, VpcId};
+use crate::policy::same::{other_peers, same_names, same_rules};
 use words::{addresses, group_names, list, rule_words, seconds};
 
 /// What has happened to a part of a policy.
@@ -62,7 +64,7 @@ pub struct Change {
 
 /// All differences from one policy to another, in a fixed order.
 pub fn diff(old: &Model, new: &Model) -> Vec<Change> {
-    let mut diff = Diff { old, new, changes: Vec::new() };
+    let mut diff = Diff { old, new, same_ids: same_names(old, new), changes: Vec::new() };
     diff.settings();
     diff.vpcs();
     diff.groups();
@@ -74,6 +76,8 @@ pub fn diff(old: &Model, new: &Model) -> Vec<Change> {
 struct Diff<'m> {
     old: &'m Model,
     new: &'m Model,
+    /// Whether groups and VPCs have the same ids in both.
+    same_ids: bool,
     changes: Vec<Change>,
 }
 
@@ -183,6 +187,11 @@ impl Diff<'_> {
 
     /// Rules have no names: those of equal words are one.
     fn rules(&mut self, scope: &str, group: &str, field: &str, sides: (Option<&Rules>, Option<&Rules>)) {
+        if let (true, (Some(before), Some(after))) = (self.same_ids, sides)
+            && same_rules(before, after)
+        {
+            return;
+        }
         let in_words = |model: &Model, rules: Option<&Rules>| {
             let mut by_words: BTreeMap<String, Vec<Option<Place>>> = BTreeMap::new();
             let written: &[Rule] = match rules {
@@ -238,14 +247,15 @@ impl Diff<'_> {
 
     fn peers(&mut self) {
         let (old, new) = (self.old, self.new);
-        let by_name = |model: &'_ Model| -> BTreeMap<_, usize> {
-            let peers = model.peers.iter().enumerate();
-            peers.map(|(index, peer)| ((vpc_scope(model, peer.vpc), peer.address), index)).collect()
-        };
-        for ((scope, address), (before, after)) in pairs(&by_name(old), &by_name(new)) {
-            let before = before.and_then(|&index| old.peers.get(index));
-            let after = after.and_then(|&index| new.peers.get(index));
-            let side = |model: &Model, peer: Option<&Peer>| {
+        let mut peers = (old.peers.as_slice(), new.peers.as_slice());
+        if self.same_ids {
+            peers = other_peers(peers.0, peers.1);
+        }
+        fn by_name<'p>(model: &Model, peers: &'p [Peer]) -> BTreeMap<(String, IpAddr), &'p Peer> {
+            peers.iter().map(|peer| ((vpc_scope(model, peer.vpc), peer.address), peer)).collect()
+        }
+        for ((scope, address), (before, after)) in pairs(&by_name(old, peers.0), &by_name(new, peers.1)) {
+            let side = |model: &Model, peer: Option<&&Peer>| {
                 peer.map(|peer| (group_names(model, &peer.groups), place(model, peer.source)))
             };
             let (before, after) = (side(old, before), side(new, after));
@@ -321,6 +331,7 @@ fn interface_fields(model: &Model, interface: &Interface) -> Vec<(&'static str, 
         hook,
         mac,
         trunk,
+        fast_path,
         addresses: own,
         allowed_addresses,
         groups: _,
@@ -338,6 +349,7 @@ fn interface_fields(model: &Model, interface: &Interface) -> Vec<(&'static str, 
         ("hook", words::json(hook)),
         ("mac", mac),
         ("trunk", trunk.to_string()),
+        ("fast_path", fast_path.to_string()),
         ("addresses", addresses(own)),
         ("allowed_addresses", addresses(allowed_addresses)),
         ("security_groups", list(&sorted_groups(model, interface))),

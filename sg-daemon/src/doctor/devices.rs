@@ -67,14 +67,15 @@ pub(super) fn examine(tcx: Option<bool>) -> io::Result<Vec<Device>> {
             Ok(_) => Xdp::Generic,
             Err(_) => Xdp::Unknown,
         };
-        let (hook, why) = hook(&kind, ethernet, gso, tcx);
+        let (hook, why) = hook(&kind, ethernet, xdp, tcx);
         devices.push(Device { name, ifindex, kind, driver, gso, tso, xdp, hook, why });
     }
     devices.sort_by_key(|device| device.ifindex);
     Ok(devices)
 }
 
-fn hook(kind: &str, ethernet: bool, gso: Option<bool>, tcx: Option<bool>) -> (Option<&'static str>, String) {
+/// docs/hooks.md has the measurements.
+fn hook(kind: &str, ethernet: bool, xdp: Xdp, tcx: Option<bool>) -> (Option<&'static str>, String) {
     if kind == "loopback" {
         return (Some("none"), "the host's talk with itself; it is nobody's interface".to_owned());
     }
@@ -84,8 +85,17 @@ fn hook(kind: &str, ethernet: bool, gso: Option<bool>, tcx: Option<bool>) -> (Op
             "it carries no Ethernet frames, which is all that the filter reads".to_owned(),
         );
     }
-    let whole = if gso == Some(true) { ", and sees packets of many segments whole" } else { "" };
-    let why = |how: &str| format!("\"auto\" is TC: it works on every Ethernet device{whole}; {how}");
+    let reason = match (kind, xdp) {
+        ("veth", _) => {
+            "by XDP every packet of a veth costs more, and one of many segments many times as much"
+        }
+        ("tap", _) => {
+            "by XDP a tap's packets cost less only if they are dropped, and more if they have many segments"
+        }
+        (_, Xdp::Generic) => "the driver has no XDP of its own",
+        _ => "it works on every Ethernet device, and what XDP would gain on this one nobody has measured",
+    };
+    let why = |how: &str| format!("\"auto\" is TC: {reason}; {how}");
     match tcx {
         Some(true) => (Some("tcx"), why("TCX, as this kernel has it")),
         Some(false) => (Some("clsact"), why("clsact, as this kernel has no TCX")),
@@ -108,7 +118,10 @@ fn kind(name: &str, driver: Option<&str>, ethernet: bool) -> String {
     let is_virtual = fs::canonicalize(&path).is_ok_and(|path| path.starts_with("/sys/devices/virtual"));
     match (named, driver) {
         (Some(named), _) => named,
-        (None, Some(driver)) if is_virtual || driver == "veth" => driver.to_owned(),
+        // These are never a card's.
+        (None, Some(driver)) if is_virtual || matches!(driver, "veth" | "bridge" | "macvlan") => {
+            driver.to_owned()
+        }
         _ if ethernet => "ethernet".to_owned(),
         _ => "other".to_owned(),
     }
@@ -128,11 +141,28 @@ mod tests {
 
     #[test]
     fn auto_is_the_tc_that_the_kernel_has_on_ethernet_only() {
-        let of = |kind, ethernet, tcx| hook(kind, ethernet, Some(true), tcx).0;
+        let of = |kind, ethernet, tcx| hook(kind, ethernet, Xdp::Driver, tcx).0;
         assert_eq!(of("tap", true, Some(true)), Some("tcx"));
         assert_eq!(of("tap", true, Some(false)), Some("clsact"));
         assert_eq!(of("tap", true, None), None);
         assert_eq!(of("tun", false, Some(true)), Some("none"));
         assert_eq!(of("loopback", true, Some(true)), Some("none"));
+    }
+
+    #[test]
+    fn auto_says_why_it_is_no_xdp_on_each_kind_of_device() {
+        let of = |kind, xdp| hook(kind, true, xdp, Some(true)).1;
+        for (kind, xdp, reason) in [
+            ("veth", Xdp::Driver, "every packet of a veth costs more"),
+            // Before Linux 6.3 it is the same device.
+            ("veth", Xdp::Unknown, "every packet of a veth costs more"),
+            ("tap", Xdp::Driver, "only if they are dropped"),
+            ("macvlan", Xdp::Generic, "the driver has no XDP of its own"),
+            ("ethernet", Xdp::Driver, "nobody has measured"),
+            ("ethernet", Xdp::Unknown, "nobody has measured"),
+        ] {
+            let why = of(kind, xdp);
+            assert!(why.starts_with("\"auto\" is TC: ") && why.contains(reason), "{kind}: {why}");
+        }
     }
 }

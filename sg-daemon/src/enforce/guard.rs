@@ -43,6 +43,7 @@ impl Enforcer {
 
     /// Tells the gate what to close from now on, and opens what it has closed and nobody wants filtered.
     pub(super) fn guard(&mut self, model: &Model, targets: &[Target]) {
+        self.hand_on(model);
         let (spared, named): (Vec<_>, Vec<_>) =
             model.interfaces.iter().partition(|interface| interface.kind == Kind::BareMetal);
         let [named, spared] =

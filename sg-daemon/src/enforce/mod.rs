@@ -9,10 +9,12 @@
 //!
 //! If anything fails before the fourth step, what was done is undone and nothing has changed (SPEC D21).
 
+mod audit;
 pub mod gate;
 mod guard;
 mod halves;
 pub mod links;
+mod patching;
 mod preview;
 mod revoke;
 mod targets;
@@ -32,11 +34,12 @@ pub use self::preview::{Becomes, Preview};
 pub use self::revoke::FlowFilter;
 use self::targets::{Target, names, targets};
 pub use self::view::{View, Views};
-use crate::compile::compile;
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
+use crate::compile::{compile, compile_next};
 use crate::crash::{self, Point};
+use crate::fast_path::{FastPath, Wanted, Way};
 use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TableSizes, TcMode};
-use crate::plan::{Plan, PlanError, Resident, plan};
+use crate::plan::{Plan, PlanError, Resident, patch, plan};
 use crate::policy::model::{HookChoice, Model, OnRuleChange, Timeouts};
 
 /// Why a policy was not put in force. The one before it still is.
@@ -100,9 +103,13 @@ pub struct Enforcer {
     gate: Arc<Gate>,
     /// Policies put in force, since the daemon was started.
     swaps: u64,
+    /// Writes to maps until the last of them began.
+    writes_before: u64,
     views: Arc<Views>,
     /// The names of devices by zone, of those that were attached to lately: they may be gone by now.
     zones_seen: BTreeMap<u32, String>,
+    /// From when the first interface is to be on it.
+    fast_path: Option<FastPath>,
 }
 
 impl Enforcer {
@@ -125,8 +132,10 @@ impl Enforcer {
             active: None,
             gate: Arc::default(),
             swaps: 0,
+            writes_before: 0,
             views: Arc::default(),
             zones_seen: BTreeMap::new(),
+            fast_path: None,
         };
         enforcer.find_devices()?;
         Ok(enforcer)
@@ -164,6 +173,12 @@ impl Enforcer {
         self.swaps
     }
 
+    /// Writes to the policy's maps since the daemon was started, and those that the last change took.
+    pub fn map_writes(&self) -> (u64, u64) {
+        let all = self.kernel.writes().total();
+        (all, all - self.writes_before)
+    }
+
     pub fn devices(&self) -> &BTreeMap<String, Device> {
         &self.devices
     }
@@ -184,7 +199,7 @@ impl Enforcer {
     ///
     /// If the policy does not fit or the kernel refuses; the policy before it is still in force, untouched.
     pub fn apply(&mut self, model: Arc<Model>) -> Result<Applied, ApplyError> {
-        let image = compile(&model);
+        let image = self.compiled(&model);
         let (targets, unfilterable) = targets(&model, &image)?;
         if let Some(name) = unfilterable.iter().find(|name| names(&image, name)) {
             return Err(ApplyError::NotEthernet { name: name.clone() });
@@ -199,9 +214,17 @@ impl Enforcer {
     ///
     /// As [`Self::apply`], but not for what a device is like.
     pub fn apply_again(&mut self, model: Arc<Model>) -> Result<Applied, ApplyError> {
-        let image = compile(&model);
+        let image = self.compiled(&model);
         let (targets, unfilterable) = targets(&model, &image)?;
         self.put_in_force(model, image, &targets, unfilterable, Failures::Close)
+    }
+
+    /// What has not changed since the policy in force was compiled is not compiled again.
+    fn compiled(&self, model: &Model) -> Image {
+        let Some(active) = &self.active else { return compile(model) };
+        let image = compile_next(model, (&active.model, &active.image));
+        debug_assert!(image == compile(model), "the image depends on the one before it");
+        image
     }
 
     fn put_in_force(
@@ -215,10 +238,10 @@ impl Enforcer {
         self.forget_gone();
         let renamed = self.follow_names(targets);
         let same_settings = |active: &Active| active.model.settings == model.settings;
-        if self.active.as_ref().is_some_and(|active| *active.image == image && same_settings(active))
-            && !self.devices_differ(targets)
-            && !renamed
-        {
+        let same_frame =
+            self.active.as_ref().is_some_and(same_settings) && !self.devices_differ(targets) && !renamed;
+        let before = self.active.as_ref().filter(|_| same_frame).map(|active| Arc::clone(&active.image));
+        if before.as_ref().is_some_and(|before| **before == image) {
             let generation = self.kernel.generation();
             self.guard(&model, targets);
             if let Some(active) = &mut self.active {
@@ -228,7 +251,18 @@ impl Enforcer {
             self.publish();
             return Ok(Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 });
         }
-        let plan = plan(&image, &self.resident, self.kernel.capacity())?;
+        let capacity = self.kernel.capacity();
+        // An element that was deleted in force is not to be another one's while a packet still reads it.
+        self.settle();
+        self.writes_before = self.kernel.writes().total();
+        if let Some(patch) = before.and_then(|before| patch(&image, &before, &self.resident, capacity)) {
+            let applied = self.patch(patch, &model, image)?;
+            self.note_unfilterable(unfilterable);
+            self.guard(&model, targets);
+            self.publish();
+            return Ok(applied);
+        }
+        let plan = plan(&image, &self.resident, capacity)?;
         self.kernel.store_next_ids(plan.resident.next_ids());
         crash::at(Point::IdsTaken);
         let mut undo = Undo::default();
@@ -337,6 +371,35 @@ impl Enforcer {
     fn view(&self, generation: u64, model: &Arc<Model>, image: &Arc<Image>) -> View {
         let devices = self.devices.iter().map(|(name, device)| (device.ifindex, name.clone())).collect();
         View { generation, model: Arc::clone(model), image: Arc::clone(image), devices }
+    }
+
+    /// Tells the fast path which of the filtered devices are to be on it.
+    fn hand_on(&mut self, model: &Model) {
+        let mut wanted = BTreeMap::new();
+        for interface in model.interfaces.iter().filter(|interface| interface.fast_path) {
+            let Some(device) = self.devices.get(&interface.name) else { continue };
+            let Some(row) = self.kernel.row(device.slot) else { continue };
+            let by_xdp = device.attached.is_some_and(|attached| attached.ingress == "xdp");
+            let why_not = by_xdp.then_some("XDP hands nothing on; set its \"hook\" to \"tc\" or \"auto\"");
+            wanted.insert(device.ifindex, Wanted { row, why_not });
+        }
+        if self.fast_path.is_none() && !wanted.is_empty() {
+            match self.kernel.station_maps().and_then(FastPath::start) {
+                Ok(started) => self.fast_path = Some(started),
+                Err(error) => tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::new(error)),
+                    "there is no fast path: packets go through their bridges"
+                ),
+            }
+        }
+        if let Some(fast_path) = &self.fast_path {
+            fast_path.want(wanted);
+        }
+    }
+
+    /// What has become of an interface's wish to be on the fast path.
+    pub fn way(&self, ifindex: u32) -> Option<Way> {
+        self.fast_path.as_ref()?.way(ifindex)
     }
 
     fn note_unfilterable(&mut self, now: BTreeSet<String>) {
@@ -538,6 +601,7 @@ impl Enforcer {
     ///
     /// If a pinned file stays.
     pub fn detach_everything(&mut self) -> io::Result<()> {
+        self.fast_path = None;
         self.gate.open();
         for (name, device) in std::mem::take(&mut self.devices) {
             self.kernel.detach(&name, device.ifindex);

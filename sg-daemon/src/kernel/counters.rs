@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use sg_common::abi::{
-    COUNTED_TWICE, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, REASON_SLOTS, WOULD_DROP, map,
+    COUNTED_TWICE, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, HANDED_ON, REASON_SLOTS, WOULD_DROP, map,
 };
 use sg_common::verdict::{Action, Reason};
 
@@ -27,6 +27,8 @@ pub struct Counted {
     pub samples: Vec<Sample>,
     /// What was counted twice, by direction: by XDP, which passed it, and by the program behind it, which found something.
     pub twice: [Counter; 2],
+    /// What was handed to another port of its bridge, by direction; it is in `samples` too.
+    pub handed_on: [Counter; 2],
 }
 
 /// The last counters of a zone that is gone.
@@ -125,7 +127,8 @@ impl CounterReader {
 fn read(map: BorrowedFd<'_>, cpus: usize, row: u32) -> io::Result<Counted> {
     let slots = REASON_SLOTS as usize;
     let values = look_up::<Counter>(map, row * 2 * REASON_SLOTS, 2 * slots, cpus)?;
-    let (mut samples, mut twice) = (Vec::new(), [Counter { packets: 0, bytes: 0 }; 2]);
+    let nothing = [Counter { packets: 0, bytes: 0 }; 2];
+    let (mut samples, mut twice, mut handed_on) = (Vec::new(), nothing, nothing);
     for (index, counters) in values.chunks(cpus).enumerate() {
         let direction = if index < slots { Direction::Inbound } else { Direction::Outbound };
         let slot = (index % slots) as u32;
@@ -133,10 +136,13 @@ fn read(map: BorrowedFd<'_>, cpus: usize, row: u32) -> io::Result<Counted> {
             packets: sum.packets + counter.packets,
             bytes: sum.bytes + counter.bytes,
         });
-        if slot == COUNTED_TWICE
-            && let Some(twice) = twice.get_mut(direction as usize)
-        {
-            *twice = counter;
+        let beside = match slot {
+            COUNTED_TWICE => twice.get_mut(direction as usize),
+            HANDED_ON => handed_on.get_mut(direction as usize),
+            _ => None,
+        };
+        if let Some(beside) = beside {
+            *beside = counter;
         }
         let (reason, would_drop) = match Reason::from_number(slot) {
             Some(reason) => (reason, false),
@@ -149,5 +155,5 @@ fn read(map: BorrowedFd<'_>, cpus: usize, row: u32) -> io::Result<Counted> {
             samples.push(Sample { direction, reason, would_drop, counter });
         }
     }
-    Ok(Counted { samples, twice })
+    Ok(Counted { samples, twice, handed_on })
 }

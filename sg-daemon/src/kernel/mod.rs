@@ -15,9 +15,12 @@ pub mod probe;
 mod programs;
 mod reader;
 mod sizes;
+mod stations;
 mod tables;
+mod ticks;
 mod traffic;
 mod transfer;
+mod writes;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -49,11 +52,14 @@ pub use self::pins::{Pins, is_bpffs};
 use self::programs::Programs;
 pub use self::reader::{Entries, FlowTables, RawFlow};
 pub use self::sizes::TableSizes;
+pub use self::stations::StationMaps;
 use self::tables::TableMaps;
 pub use self::tables::{v6_of, words_of};
 pub use self::traffic::{Accounts, Traffic};
 pub use self::transfer::{AddError, Added, ZoneFlows, described};
+pub use self::writes::{MapWrites, Written};
 use crate::api::live::CollectorWork;
+use crate::compile::ranges;
 use crate::plan::{Capacity, Entry, NextIds, Resident};
 use crate::policy::model::Timeouts;
 
@@ -158,6 +164,7 @@ pub struct Kernel {
     deferred: Option<Deferred>,
     /// Counters of zones that are gone, see [`Self::take_retired`].
     retired: VecDeque<Retired>,
+    writes: MapWrites,
 }
 
 /// The entry of an interface in the kernel, by its index in `INTERFACES`.
@@ -217,8 +224,9 @@ impl Kernel {
             records,
             deferred: None,
             retired: VecDeque::new(),
+            writes: MapWrites::default(),
         };
-        kernel.hz = kernel.measure_hz()?;
+        kernel.hz = ticks::rate(&mut ticks::OfKernel { kernel: &mut kernel, begin: Instant::now() })?;
         kernel.heal();
         kernel.forget_watchers();
         Ok(kernel)
@@ -312,12 +320,54 @@ impl Kernel {
         Ok(Resident::inherit(next, entries, &tables))
     }
 
+    /// Every entry of the policy's maps, as they are.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
+    pub fn policy_entries(&self) -> Result<Vec<Entry>, KernelError> {
+        self.tables.entries().map(|(entries, _)| entries)
+    }
+
+    /// A set of ports as a table, if there is one of that index.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
+    pub fn port_table(&self, index: u32) -> Result<Option<ranges::Table>, KernelError> {
+        self.tables.port_table(index)
+    }
+
+    /// A member's sets, in both halves.
+    pub fn member_sets(&self, slot: u32) -> [u32; 2] {
+        self.member_sets.get(slot).map_or([0; 2], |member| member.sets)
+    }
+
+    /// Both halves of an interface.
+    pub fn halves(&self, slot: Slot) -> [Option<InterfaceHalf>; 2] {
+        let halves = self.interfaces.get(slot.0).map(|interface| interface.halves);
+        halves.map_or([None; 2], |halves| halves.map(Some))
+    }
+
+    /// What was written to the policy's maps since the daemon was started.
+    pub fn writes(&self) -> MapWrites {
+        self.writes
+    }
+
     /// Remembers the ids that are used, before anything is written under them.
     pub fn store_next_ids(&mut self, next: NextIds) {
-        self.control.store(0, offset_of!(Control, next_policy), next.policy);
-        self.control.store(0, offset_of!(Control, next_set), next.set);
-        self.control.store(0, offset_of!(Control, next_vpc), next.vpc);
-        self.control.store(0, offset_of!(Control, next_guard), next.guard);
+        let now = self.control();
+        for (offset, before, id) in [
+            (offset_of!(Control, next_policy), now.next_policy, next.policy),
+            (offset_of!(Control, next_set), now.next_set, next.set),
+            (offset_of!(Control, next_vpc), now.next_vpc, next.vpc),
+            (offset_of!(Control, next_guard), now.next_guard, next.guard),
+        ] {
+            if before != id {
+                self.control.store(0, offset, id);
+                self.writes.control_stores += 1;
+            }
+        }
     }
 
     /// Adds an entry. Nothing in force refers to it yet.
@@ -328,9 +378,29 @@ impl Kernel {
     pub fn write(&mut self, entry: &Entry) -> Result<(), KernelError> {
         if let Entry::Member { slot, .. } = entry {
             // The slot may have belonged to another address.
-            self.member_sets.set(*slot, MemberSets { sets: [0; 2] });
+            self.set_member(*slot, 0);
         }
+        self.writes.updated(entry);
         self.tables.write(entry)
+    }
+
+    /// Adds a member that packets see at once, with the set that it is in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::write`].
+    pub fn show_member(&mut self, entry: &Entry, set: u32) -> Result<(), KernelError> {
+        if let Entry::Member { slot, .. } = entry {
+            self.set_member(*slot, set);
+        }
+        self.writes.updated(entry);
+        self.tables.write(entry)
+    }
+
+    /// Both halves of a slot that no entry refers to.
+    fn set_member(&mut self, slot: u32, set: u32) {
+        self.member_sets.set(slot, MemberSets { sets: [set; 2] });
+        self.writes.member_stores += 1;
     }
 
     /// Deletes an entry. Nothing in force refers to it any more.
@@ -339,6 +409,7 @@ impl Kernel {
     ///
     /// If the kernel refuses; an entry that is not there is no error.
     pub fn delete(&mut self, entry: &Entry) -> Result<(), KernelError> {
+        self.writes.deleted(entry);
         self.tables.delete(entry)
     }
 
@@ -350,6 +421,7 @@ impl Kernel {
 
     fn store_member_set(&mut self, slot: u32, parity: usize, set: u32) {
         self.member_sets.store(slot, offset_of!(MemberSets, sets) + parity * size_of::<u32>(), set);
+        self.writes.member_stores += 1;
     }
 
     /// Sets the half of an interface that is not in force.
@@ -361,13 +433,22 @@ impl Kernel {
     fn store_half(&mut self, slot: Slot, parity: usize, half: InterfaceHalf) {
         let offset = offset_of!(Interface, halves) + parity * size_of::<InterfaceHalf>();
         self.interfaces.store(slot.0, offset, half);
+        self.writes.interface_stores += 1;
     }
 
     /// Puts everything staged in force, on all interfaces at once, and waits until no packet sees the old state.
     pub fn flip(&mut self) -> u64 {
+        let generation = self.count_generation();
+        grace();
+        generation
+    }
+
+    /// The next generation's number. Puts everything staged in force; if nothing is, both sides are the same and no packet
+    /// sees a difference.
+    pub fn count_generation(&mut self) -> u64 {
         let generation = self.generation() + 1;
         self.control.store(0, offset_of!(Control, generation), generation);
-        grace();
+        self.writes.control_stores += 1;
         generation
     }
 
@@ -558,32 +639,6 @@ impl Kernel {
             timeouts.other,
         ];
         (seconds.map(|seconds| self.jiffies(seconds).try_into().unwrap_or(u32::MAX)), self.hz / 16)
-    }
-
-    /// The kernel's tick rate is a build option (`CONFIG_HZ`) that no file is sure to tell: it is measured.
-    fn measure_hz(&mut self) -> Result<u32, KernelError> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.measure_hz_once() {
-                // This thread, or the whole machine if it is a virtual one, stood still between a reading of the clock and one of
-                // the ticks.
-                Err(KernelError::Clock(_)) if tries < 10 => {}
-                measured => return measured,
-            }
-        }
-    }
-
-    fn measure_hz_once(&mut self) -> Result<u32, KernelError> {
-        let (start, jiffies) = (Instant::now(), self.raw_jiffies()?);
-        std::thread::sleep(Duration::from_millis(60));
-        let (elapsed, ticks) = (start.elapsed(), self.raw_jiffies()?.wrapping_sub(jiffies));
-        let measured = ticks * 1_000_000 / u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
-        [100u32, 250, 300, 1000]
-            .into_iter()
-            .min_by_key(|hz| u64::from(*hz).abs_diff(measured) * 1000 / u64::from(*hz))
-            .filter(|hz| u64::from(*hz).abs_diff(measured) * 3 < u64::from(*hz))
-            .ok_or(KernelError::Clock(measured))
     }
 }
 

@@ -118,7 +118,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
 }
 
-const SHAPES: [Shape; 30] = [
+const SHAPES: [Shape; 32] = [
     shape::<u32, abi::Control>(map::CONTROL, MapType::Array),
     shape::<u32, abi::Interface>(map::INTERFACES, MapType::Array),
     shape::<[u8; 12], abi::Row>(map::CLASSES_V4, MapType::LpmTrie),
@@ -149,6 +149,8 @@ const SHAPES: [Shape; 30] = [
     shape::<abi::AccountKeyV4, abi::Account>(map::ACCOUNTS_V4, MapType::Hash),
     shape::<abi::AccountKeyV6, abi::Account>(map::ACCOUNTS_V6, MapType::Hash),
     shape::<(), ()>(map::FLOW_RECORDS, MapType::RingBuf),
+    shape::<u32, abi::Port>(map::PORTS, MapType::Array),
+    shape::<abi::StationKey, abi::Station>(map::STATIONS, MapType::Hash),
 ];
 
 /// What each map is made with (`BPF_F_*`, include/uapi/linux/bpf.h); as in `sg-ebpf`.
@@ -156,7 +158,9 @@ fn flags(name: &str) -> u32 {
     const NO_PREALLOC: u32 = 1;
     const MMAPABLE: u32 = 1 << 10;
     match name {
-        map::CONTROL | map::INTERFACES | map::MEMBER_SETS | map::SHARES | map::WATCHERS => MMAPABLE,
+        map::CONTROL | map::INTERFACES | map::MEMBER_SETS | map::SHARES | map::WATCHERS | map::PORTS => {
+            MMAPABLE
+        }
         map::CLASSES_V4
         | map::CLASSES_V6
         | map::MEMBERS_V4
@@ -165,7 +169,8 @@ fn flags(name: &str) -> u32 {
         | map::OWN_V4
         | map::OWN_V6
         | map::ACCOUNTS_V4
-        | map::ACCOUNTS_V6 => NO_PREALLOC,
+        | map::ACCOUNTS_V6
+        | map::STATIONS => NO_PREALLOC,
         _ => 0,
     }
 }

@@ -14,6 +14,7 @@ use sg_common::abi::{
 };
 
 use super::{KernelError, TableSizes, map_data, max_entries};
+use crate::compile::ranges::Table as PortRow;
 use crate::plan::{Entry, Table, table_indexes};
 
 /// A port table as aya copies it.
@@ -119,6 +120,14 @@ impl TableMaps {
 
     pub fn port_tables(&self) -> u32 {
         self.port_sets.len()
+    }
+
+    pub fn port_table(&self, index: u32) -> Result<Option<PortRow>, KernelError> {
+        match self.port_sets.get(&index, 0) {
+            Ok(PortTable(table)) => Ok(Some(table)),
+            Err(MapError::OutOfBounds { .. }) => Ok(None),
+            Err(source) => Err(KernelError::Map { name: map::PORT_SETS, source }),
+        }
     }
 
     pub fn write(&mut self, entry: &Entry) -> Result<(), KernelError> {
@@ -292,7 +301,7 @@ pub fn v6_of(words: [Be32; 4]) -> Ipv6Addr {
 }
 
 /// A failed insertion: full maps say `E2BIG` (hash) or `ENOSPC` (trie).
-fn full(name: &'static str) -> impl FnOnce(MapError) -> KernelError {
+pub(super) fn full(name: &'static str) -> impl FnOnce(MapError) -> KernelError {
     move |source| match &source {
         MapError::SyscallError(error)
             if matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>

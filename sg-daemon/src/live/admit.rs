@@ -58,7 +58,7 @@ impl Admission {
 }
 
 fn member<'i>(image: &'i Image, interface: &InterfaceImage, remote: IpAddr) -> Option<&'i SetName> {
-    image.members.get(&(interface.vpc.clone(), remote)).map(Arc::as_ref)
+    image.members.get(&interface.vpc, remote).map(Arc::as_ref)
 }
 
 impl Interface {

@@ -195,7 +195,13 @@ fn daemon(snapshot: &Snapshot) -> Vec<Family> {
     if let Some(seconds) = counted.last_success {
         last.row(&[], seconds);
     }
+    let mut writes = Family::new(list::MAP_WRITES);
+    for written in snapshot.writes.by_map() {
+        writes.row(&[written.map, "update"], written.updates as f64);
+        writes.row(&[written.map, "delete"], written.deletions as f64);
+    }
     vec![
+        writes,
         one(list::BUILD_INFO, &[(&[env!("CARGO_PKG_VERSION")], 1.0)]),
         one(list::GENERATION, &[(&[], snapshot.generation as f64)]),
         one(

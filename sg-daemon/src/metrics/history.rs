@@ -162,7 +162,11 @@ mod tests {
     }
 
     fn sample(packets: u64) -> Counted {
-        Counted { samples: vec![of_reason(Reason::NoRule, packets)], twice: [NOTHING; 2] }
+        Counted {
+            samples: vec![of_reason(Reason::NoRule, packets)],
+            twice: [NOTHING; 2],
+            handed_on: [NOTHING; 2],
+        }
     }
 
     /// What XDP has counted, so many new flows and packets of old ones, and the program behind it.
@@ -174,6 +178,7 @@ mod tests {
                 of_reason(Reason::ChecksumPlace, dropped),
             ],
             twice: [Counter { packets: dropped, bytes: dropped * 100 }, NOTHING],
+            handed_on: [NOTHING; 2],
         }
     }
 

@@ -14,7 +14,7 @@ use crate::api::types::{FlowLogStatus, InterfaceState};
 use crate::enforce::Enforcer;
 use crate::events::hits::HitsSummary;
 use crate::flowlog::FlowLog;
-use crate::kernel::{CounterReader, Retired, Slot};
+use crate::kernel::{CounterReader, MapWrites, Retired, Slot};
 use crate::plan::Table;
 use crate::supervise::status::{failed, intended};
 
@@ -26,6 +26,7 @@ pub struct Fill {
 }
 
 pub struct Snapshot {
+    pub writes: MapWrites,
     pub generation: u64,
     pub refused: bool,
     pub unconfirmed: bool,
@@ -134,6 +135,7 @@ fn copy(
         fill("zones", kernel.zones_used().into(), MAX_ZONES - 1),
     ]);
     let snapshot = Snapshot {
+        writes: kernel.writes(),
         generation: kernel.generation(),
         refused,
         unconfirmed,

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
@@ -163,13 +164,13 @@ impl Fault {
 
 /// Collects findings while the files are walked and gives them back in reading order.
 pub(crate) struct Findings<'s> {
-    sources: &'s [SourceFile],
+    sources: &'s [Arc<SourceFile>],
     list: Vec<(Span, Diagnostic)>,
     omitted: usize,
 }
 
 impl<'s> Findings<'s> {
-    pub fn new(sources: &'s [SourceFile]) -> Self {
+    pub fn new(sources: &'s [Arc<SourceFile>]) -> Self {
         Self { sources, list: Vec::new(), omitted: 0 }
     }
 
@@ -210,6 +211,10 @@ impl<'s> Findings<'s> {
                 excerpt: Some(source.excerpt(span)),
             },
         ));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.omitted == 0
     }
 
     /// Whether further findings are only counted; spares the work of searching for suggestions.

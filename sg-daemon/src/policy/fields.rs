@@ -58,6 +58,7 @@ pub(crate) const INTERFACE: &[&str] = &[
     "hook",
     "mac",
     "trunk",
+    "fast_path",
     "addresses",
     "allowed_addresses",
     "security_groups",

@@ -19,6 +19,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -118,8 +119,15 @@ fn memberships(model: &Model) -> impl Iterator<Item = ((VpcId, GroupId), IpAddr)
     interfaces.chain(peers)
 }
 
-pub(crate) fn lint(resolved: &Resolved, sources: &[SourceFile], findings: &mut Findings<'_>) {
-    let members = memberships(&resolved.model).map(|(key, _)| key).collect();
+pub(crate) fn lint(resolved: &Resolved, sources: &[Arc<SourceFile>], findings: &mut Findings<'_>) {
+    let mut members: HashSet<(VpcId, GroupId)> = HashSet::new();
+    let mut last = None;
+    for (key, _) in memberships(&resolved.model) {
+        // Peers mostly come in the groups of the one before them.
+        if last.replace(key) != Some(key) {
+            members.insert(key);
+        }
+    }
     let mut lint = Lint { resolved, model: &resolved.model, sources, findings, members };
     lint.settings();
     lint.groups();
@@ -130,7 +138,7 @@ pub(crate) fn lint(resolved: &Resolved, sources: &[SourceFile], findings: &mut F
 struct Lint<'l, 's> {
     resolved: &'l Resolved,
     model: &'l Model,
-    sources: &'l [SourceFile],
+    sources: &'l [Arc<SourceFile>],
     findings: &'l mut Findings<'s>,
     members: HashSet<(VpcId, GroupId)>,
 }
@@ -341,7 +349,8 @@ impl Lint<'_, '_> {
         for interface in &self.model.interfaces {
             local.extend(interface.addresses.iter().map(|&a| ((interface.vpc, a), interface.name.as_str())));
         }
-        for (peer, index) in self.model.peers.iter().zip(&self.resolved.peer_index) {
+        let peers = self.model.peers.iter().zip(&self.resolved.peer_index);
+        for (peer, index) in peers.filter(|_| !local.is_empty()) {
             if let Some(name) = local.get(&(peer.vpc, peer.address)) {
                 let fault = Fault::warning(format!(
                     "peer {} is the address of interface {} here",

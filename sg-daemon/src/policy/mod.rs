@@ -10,12 +10,17 @@ pub mod edit;
 mod fields;
 pub mod find;
 mod lint;
+mod memo;
 pub mod model;
 pub(crate) mod names;
 mod raw;
 mod read;
 pub mod render;
 mod resolve;
+mod rewalk;
+#[cfg(test)]
+mod rewalk_tests;
+pub(crate) mod same;
 pub mod schema;
 mod source;
 pub(crate) mod values;
@@ -25,29 +30,34 @@ mod walk;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use diagnostic::Findings;
 pub use diagnostic::{Diagnostic, Severity};
 pub use lint::{METADATA_RULE, reaches_metadata};
+use memo::Known;
+pub use memo::Memo;
 use model::{FileId, Model};
 pub(crate) use names::{nearest, suggestion};
 use raw::RawFile;
 use read::Files;
 pub(crate) use read::is_policy_name;
+use rewalk::Walked;
+use source::SourceFile;
 
 /// A policy that may be enforced, and advice about it.
 #[derive(Debug)]
 pub struct Loaded {
-    pub model: Model,
+    pub model: Arc<Model>,
     /// Warnings and notes, in reading order.
     pub lints: Vec<Diagnostic>,
     /// How many more there were beyond [`diagnostic::MOST_DIAGNOSTICS`].
     pub omitted: usize,
     pub counts: Counts,
     /// What each of [`Model::files`] said when it was read, without a byte order mark.
-    pub texts: Vec<String>,
+    pub texts: Vec<Text>,
 }
 
 /// What was read, faulty or not.
@@ -93,7 +103,15 @@ impl fmt::Display for LoadError {
 /// # Errors
 /// Everything that is wrong in any of the files, at once; the caller's running policy is not touched (K2, D22).
 pub fn load(paths: &[PathBuf]) -> Result<Loaded, LoadError> {
-    loaded(read::read(paths))
+    load_next(paths, &Memo::default())
+}
+
+/// The same, sparing what was read before.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_next(paths: &[PathBuf], memo: &Memo) -> Result<Loaded, LoadError> {
+    loaded(&read::read(paths, memo))
 }
 
 /// What the files say, faulty or not.
@@ -107,19 +125,19 @@ pub struct Texts {
 
 /// Reads the files of [`load`], and only reads them.
 pub fn texts(paths: &[PathBuf]) -> Texts {
-    let Files { sources, faults, .. } = read::read(paths);
+    let Files { sources, faults, .. } = read::read(paths, &Memo::default());
     Texts {
-        files: sources.into_iter().map(|source| (source.path, source.text, source.bom)).collect(),
+        files: sources.iter().map(|source| (source.path.clone(), source.text.clone(), source.bom)).collect(),
         faults: faults.iter().map(ToString::to_string).collect(),
     }
 }
 
 /// A number that is another one, most probably, once the files or what they say have changed.
-pub fn fingerprint(paths: &[PathBuf]) -> u64 {
-    let files = read::read(paths);
+pub fn fingerprint(paths: &[PathBuf], memo: &Memo) -> u64 {
+    let files = read::read(paths, memo);
     let mut hasher = DefaultHasher::new();
     for source in &files.sources {
-        (&source.path, &source.text).hash(&mut hasher);
+        (&source.path, source.fingerprint()).hash(&mut hasher);
     }
     for fault in &files.faults {
         fault.to_string().hash(&mut hasher);
@@ -132,7 +150,7 @@ pub fn fingerprint(paths: &[PathBuf]) -> u64 {
 /// # Errors
 /// As [`load`].
 pub fn load_bytes(files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Result<Loaded, LoadError> {
-    loaded(decoded(files))
+    loaded(&decoded(files))
 }
 
 fn decoded(contents: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Files {
@@ -145,27 +163,53 @@ fn decoded(contents: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Files {
     files
 }
 
-fn loaded(files: Files) -> Result<Loaded, LoadError> {
-    let loaded = check(&files)?;
-    Ok(Loaded { texts: files.sources.into_iter().map(|source| source.text).collect(), ..loaded })
+fn loaded(files: &Files) -> Result<Loaded, LoadError> {
+    let known = check(files)?;
+    Ok(Loaded {
+        model: Arc::clone(&known.model),
+        lints: known.lints.clone(),
+        omitted: known.omitted,
+        counts: known.counts,
+        texts: known.sources.iter().cloned().map(Text).collect(),
+    })
 }
 
-/// The pure part of [`load`]; the texts stay with the caller.
-fn check(files: &Files) -> Result<Loaded, LoadError> {
-    let Files { sources, faults, unreadable, .. } = files;
+/// The pure part of [`load`].
+fn check(files: &Files) -> Result<Arc<Known>, LoadError> {
+    let Files { sources, faults, unreadable, memo, .. } = files;
+    let before = memo.known();
+    let same = |known: &&Arc<Known>| {
+        let pairs = known.sources.iter().zip(sources);
+        faults.is_empty()
+            && known.sources.len() == sources.len()
+            && pairs.into_iter().all(|(one, other)| Arc::ptr_eq(one, other))
+    };
+    if let Some(known) = before.iter().find(same) {
+        memo.remember(Arc::clone(known));
+        return Ok(Arc::clone(known));
+    }
     let mut faults = faults.clone();
     let mut findings = Findings::new(sources);
     let mut walked = Vec::with_capacity(sources.len());
     let mut room = read::MOST_TREE;
     for (index, source) in sources.iter().enumerate() {
         let file = FileId(index);
+        let spared = before.iter().find_map(|known| walked_before(file, known, sources));
+        if let Some(spared) = spared.filter(|spared| spared.weight <= room) {
+            room -= spared.weight;
+            walked.push(spared);
+            continue;
+        }
+        let left = room;
         let tree = read::parse(file, source, &mut room, &mut findings);
-        walked.extend(tree.and_then(|tree| walk::document(file, &tree, &mut findings)));
+        let raw = tree.and_then(|tree| walk::document(file, &tree, &mut findings));
+        walked.extend(raw.map(|raw| Arc::new(Walked { raw, weight: left - room })));
     }
-    let mut counts = count(&walked);
+    let raw: Vec<&RawFile> = walked.iter().map(|walked| &walked.raw).collect();
+    let mut counts = count(&raw);
     counts.files = sources.len();
     let complete = faults.is_empty() && walked.len() == sources.len();
-    let resolved = resolve::resolve(&walked, sources, complete, &mut findings);
+    let resolved = resolve::resolve(&raw, sources, complete, before.first().map(Arc::as_ref), &mut findings);
     let (diagnostics, omitted) = findings.finish();
     faults.extend(diagnostics);
     if !faults.is_empty() {
@@ -174,19 +218,50 @@ fn check(files: &Files) -> Result<Loaded, LoadError> {
     let mut findings = Findings::new(sources);
     lint::lint(&resolved, sources, &mut findings);
     let (lints, omitted) = findings.finish();
-    Ok(Loaded { model: resolved.model, lints, omitted, counts, texts: Vec::new() })
+    let model = Arc::new(resolved.model);
+    let known = Arc::new(Known { sources: sources.clone(), walked, model, lints, omitted, counts });
+    memo.remember(Arc::clone(&known));
+    Ok(known)
 }
 
-fn count(files: &[RawFile]) -> Counts {
+/// What was walked of a file before, if it stands in the same place.
+fn walked_before(file: FileId, known: &Known, sources: &[Arc<SourceFile>]) -> Option<Arc<Walked>> {
+    let (source, old) = (sources.get(file.0)?, known.sources.get(file.0)?);
+    let walked = known.walked.get(file.0)?;
+    if Arc::ptr_eq(source, old) {
+        return Some(Arc::clone(walked));
+    }
+    rewalk::rewalk(file, (old, walked), sources).map(Arc::new)
+}
+
+fn count(files: &[&RawFile]) -> Counts {
     let mut counts = Counts::default();
     for file in files {
-        counts.groups += file.groups.len();
-        counts.interfaces += file.interfaces.len();
-        counts.peers += file.peers.len();
+        counts.groups += file.groups.items.len();
+        counts.interfaces += file.interfaces.items.len();
+        counts.peers += file.peers.items.len();
         for group in &file.groups {
             let rules = |rules: &Option<Vec<_>>| rules.as_ref().map_or(0, Vec::len);
             counts.rules += rules(&group.inbound) + rules(&group.outbound);
         }
     }
     counts
+}
+
+/// What a file of a policy said when it was read: as text without its byte order mark, as bytes with it.
+#[derive(Debug, Clone)]
+pub struct Text(Arc<SourceFile>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.whole()
+    }
+}
+
+impl std::ops::Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0.text
+    }
 }

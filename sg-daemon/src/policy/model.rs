@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -180,6 +181,8 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// Frames may carry VLAN tags; what is inside is judged all the same.
     pub trunk: bool,
+    /// What it may send to another port of its bridge is handed to that port without going through the bridge.
+    pub fast_path: bool,
     pub addresses: Vec<IpAddr>,
     pub allowed_addresses: Vec<IpAddr>,
     /// In the order written, each once. Empty only for [`Kind::BareMetal`] (K3).
@@ -229,7 +232,7 @@ pub enum HookChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub address: IpAddr,
-    pub groups: Vec<GroupId>,
+    pub groups: Arc<[GroupId]>,
     pub vpc: VpcId,
     pub source: Source,
 }

@@ -3,30 +3,55 @@
 //! A part that was faulty is `None` (the fault is reported already), so that its neighbours are still checked.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 
 use super::model::{
     Enforcement, EtherTypes, HookChoice, Kind, LinkLocal, Match, Metadata, OnRuleChange, Protocol, Role,
+    Source,
 };
 use super::source::{Span, Spanned};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RawFile {
     pub project: Option<String>,
     pub vpc: Option<String>,
     pub ipv6: Option<Spanned<bool>>,
-    pub settings: RawSettings,
-    pub groups: Vec<RawGroup>,
-    pub interfaces: Vec<RawInterface>,
-    pub peers: Vec<RawPeer>,
+    pub settings: Arc<RawSettings>,
+    pub settings_at: Option<Span>,
+    pub groups: List<RawGroup>,
+    pub interfaces: List<RawInterface>,
+    pub peers: List<RawPeer>,
 }
 
-#[derive(Debug)]
+/// The objects of one of the lists at the top of a file, in order. A text that follows another one shares what has not
+/// changed: see `rewalk`.
+#[derive(Debug, Clone)]
+pub(crate) struct List<T> {
+    /// With its brackets; `None` if there is no list.
+    pub span: Option<Span>,
+    pub items: Vec<Arc<T>>,
+}
+
+impl<'l, T> IntoIterator for &'l List<T> {
+    type Item = &'l T;
+    type IntoIter = std::iter::Map<std::slice::Iter<'l, Arc<T>>, fn(&'l Arc<T>) -> &'l T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.items.iter().map(Arc::as_ref)
+    }
+}
+
+/// Line and column of an object, once somebody has counted them.
+pub(crate) type Known = OnceLock<Source>;
+
+#[derive(Debug, Clone)]
 pub(crate) struct RawGroup {
     /// Position in `security_groups`.
     pub index: usize,
     pub span: Span,
+    pub at: Known,
     /// As written, even when it breaks K17, so that references to it do not count as dangling too.
     pub name: Option<Spanned<String>>,
     pub description: String,
@@ -36,26 +61,28 @@ pub(crate) struct RawGroup {
     pub outbound: Option<Vec<RawRule>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RawRule {
     pub span: Span,
+    pub at: Known,
     pub protocol: Option<Protocol>,
     pub remote: Option<RawRemote>,
     pub matches: Option<Match>,
     pub description: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum RawRemote {
     Cidr(IpNet),
     /// Without the `@`; the span is that of the whole string.
     Group(Spanned<String>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RawInterface {
     pub index: usize,
     pub span: Span,
+    pub at: Known,
     pub name: Option<Spanned<String>>,
     pub instance: String,
     pub kind: Kind,
@@ -63,6 +90,7 @@ pub(crate) struct RawInterface {
     pub hook: HookChoice,
     pub mac: Option<[u8; 6]>,
     pub trunk: bool,
+    pub fast_path: bool,
     pub addresses: Vec<Spanned<IpAddr>>,
     pub allowed_addresses: Vec<Spanned<IpAddr>>,
     pub groups: Vec<Spanned<String>>,
@@ -70,10 +98,11 @@ pub(crate) struct RawInterface {
     pub enforcement: Enforcement,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RawPeer {
     pub index: usize,
     pub span: Span,
+    pub at: Known,
     pub address: Option<Spanned<IpAddr>>,
     pub groups: Vec<Spanned<String>>,
 }

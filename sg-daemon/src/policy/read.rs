@@ -6,11 +6,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::mem::size_of;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jsonc_parser::ast::{ObjectProp, Value};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use super::diagnostic::{Diagnostic, Fault, Findings, Severity};
+use super::memo::Memo;
 use super::model::FileId;
 use super::source::{SourceFile, Span};
 
@@ -19,25 +21,26 @@ pub(crate) const MOST_BYTES: u64 = 64 << 20;
 /// Of one policy.
 pub(crate) const MOST_FILES: usize = 4096;
 /// How much memory the syntax trees of all files may take together: for `{"x":1}` that is seventy times its text. A
-/// policy of 100,000 peers takes half of it.
-pub(crate) const MOST_TREE: usize = 192 << 20;
+/// policy of 100,000 peers takes somewhat more than half of it.
+pub(crate) const MOST_TREE: usize = 160 << 20;
 /// The format nests seven deep. The parser recurses, so this also bounds its stack.
 pub(crate) const MOST_NESTING: usize = 64;
 
 /// The files that could be read, in order, and what was wrong with the others.
 #[derive(Debug, Default)]
 pub(crate) struct Files {
-    pub sources: Vec<SourceFile>,
+    pub sources: Vec<Arc<SourceFile>>,
     pub faults: Vec<Diagnostic>,
     /// Whether a path could not be read at all, as opposed to read and found wanting.
     pub unreadable: bool,
     /// How many bytes all of them have.
     bytes: u64,
+    pub memo: Memo,
 }
 
 /// Reads every file the paths name: a file itself, or the `*.json` of a directory by name. A file named twice is read once.
-pub(crate) fn read(paths: &[PathBuf]) -> Files {
-    let mut files = Files::default();
+pub(crate) fn read(paths: &[PathBuf], memo: &Memo) -> Files {
+    let mut files = Files::after(memo);
     let mut seen = HashSet::new();
     for path in paths {
         match expand(path) {
@@ -60,6 +63,11 @@ pub(crate) fn read(paths: &[PathBuf]) -> Files {
 }
 
 impl Files {
+    /// None yet.
+    pub(crate) fn after(memo: &Memo) -> Self {
+        Self { memo: memo.clone(), ..Self::default() }
+    }
+
     /// Complains of the first file that is one too many.
     pub(crate) fn has_room(&mut self, path: &Path) -> bool {
         let files = self.sources.len() + self.faults.len();
@@ -67,6 +75,23 @@ impl Files {
             self.faults.push(whole_file(path, format!("the policy has more than {MOST_FILES} files")));
         }
         files < MOST_FILES
+    }
+
+    /// The same with another text in one of them, which may make them too large.
+    pub(crate) fn with(&self, file: usize, text: String) -> Self {
+        let (mut sources, mut faults) = (self.sources.clone(), self.faults.clone());
+        let mut bytes = self.bytes;
+        if let Some(source) = sources.get_mut(file) {
+            bytes = bytes.saturating_sub(source.text.len() as u64) + text.len() as u64;
+            // What was looked at once is not taken apart again.
+            let known = self.memo.text(&source.path, source.bom, &text);
+            *source = known.unwrap_or_else(|| Arc::new(source.followed_by(text)));
+        }
+        if bytes > MOST_BYTES {
+            let path = sources.get(file).map_or(Path::new(""), |source| &source.path);
+            faults.push(too_large(path, self.sources.len() == 1));
+        }
+        Self { sources, faults, bytes, unreadable: self.unreadable, memo: self.memo.clone() }
     }
 
     fn add(&mut self, path: PathBuf) {
@@ -84,8 +109,12 @@ impl Files {
             return self.too_large(&path);
         }
         self.bytes += bytes.len() as u64;
+        if let Some(source) = self.memo.source(&path, &bytes) {
+            self.sources.push(source);
+            return;
+        }
         match String::from_utf8(bytes) {
-            Ok(text) => self.sources.push(SourceFile::new(path, text)),
+            Ok(text) => self.sources.push(Arc::new(SourceFile::new(path, text))),
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let bytes = error.into_bytes();
@@ -104,15 +133,7 @@ impl Files {
     }
 
     fn too_large(&mut self, path: &Path) {
-        let limit = MOST_BYTES >> 20;
-        self.faults.push(whole_file(
-            path,
-            if self.bytes == 0 {
-                format!("the file is larger than {limit} MiB, the most that a policy may have")
-            } else {
-                format!("with this file the policy is larger than {limit} MiB, the most that it may have")
-            },
-        ));
+        self.faults.push(too_large(path, self.bytes == 0));
     }
 
     fn unreadable(&mut self, path: &Path, error: &io::Error) {
@@ -131,6 +152,18 @@ fn read_at_most(path: &Path, room: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     file.take(room + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= room).then_some(bytes))
+}
+
+fn too_large(path: &Path, alone: bool) -> Diagnostic {
+    let limit = MOST_BYTES >> 20;
+    whole_file(
+        path,
+        if alone {
+            format!("the file is larger than {limit} MiB, the most that a policy may have")
+        } else {
+            format!("with this file the policy is larger than {limit} MiB, the most that it may have")
+        },
+    )
 }
 
 fn whole_file(path: &Path, message: String) -> Diagnostic {
@@ -238,7 +271,7 @@ pub(crate) const STRICT: ParseOptions = ParseOptions {
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TooMuch {
+pub(crate) enum TooMuch {
     Depth,
     Weight,
 }
@@ -246,7 +279,7 @@ enum TooMuch {
 /// How much memory the tree of a text takes at most, or where it first exceeds a limit. Counts brackets and commas
 /// outside of strings; that is exact for JSON, and for what is not JSON an upper bound on how far a parser can go before
 /// it notices.
-fn weigh(bytes: &[u8], room: usize) -> Result<usize, (usize, TooMuch)> {
+pub(crate) fn weigh(bytes: &[u8], room: usize) -> Result<usize, (usize, TooMuch)> {
     // A vector begins with room for four and doubles.
     let member = |objects: u128| {
         if objects & 1 == 1 { size_of::<ObjectProp<'_>>() } else { size_of::<Value<'_>>() }

@@ -85,7 +85,7 @@ mod tests {
     use crate::policy::source::{SourceFile, Span};
 
     fn rendered(text: &str, mark: &str, fault: Fault) -> String {
-        let sources = [SourceFile::new("dir/p.json".into(), text.to_owned())];
+        let sources = [std::sync::Arc::new(SourceFile::new("dir/p.json".into(), text.to_owned()))];
         let start = text.find(mark).unwrap();
         let mut findings = Findings::new(&sources);
         findings.report(Span { file: FileId(0), start, end: start + mark.len() }, &"a[0].b", fault);

@@ -304,6 +304,9 @@ pub struct Interface {
     pub mac: Option<String>,
     /// Whether its frames may carry VLAN tags; what is inside is judged all the same. Default: false.
     pub trunk: Option<bool>,
+    /// Whether what it may send to another port of its bridge is handed on to that port directly, which costs less than the
+    /// bridge: see docs/fast-path.md. Default: false.
+    pub fast_path: Option<bool>,
     /// The instance's own addresses: they make it a member of its groups.
     pub addresses: Option<Vec<String>>,
     /// Further addresses it may use, such as one that moves between instances.
@@ -333,7 +336,7 @@ pub enum Role {
     Host,
 }
 
-/// Where in the kernel packets are judged.
+/// Where in the kernel packets of an instance are judged. auto is tc, by measurement (docs/hooks.md).
 #[derive(Debug, JsonSchema)]
 #[schemars(rename_all = "snake_case")]
 pub enum Hook {

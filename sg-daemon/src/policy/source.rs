@@ -1,6 +1,8 @@
 //! The text of the files and where things stand in it.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use super::diagnostic::Excerpt;
 use super::model::{FileId, Source};
@@ -32,10 +34,13 @@ pub(crate) struct SourceFile {
     lines: Vec<usize>,
     /// Characters before each block: a column in a line of many megabytes costs one block to count, not the line.
     chars: Vec<usize>,
+    fingerprint: OnceLock<u64>,
+    with_bom: OnceLock<Vec<u8>>,
 }
 
 const BLOCK: usize = 1024;
 const BOM: char = '\u{feff}';
+const BOM_BYTES: &[u8] = "\u{feff}".as_bytes();
 
 impl SourceFile {
     pub fn new(path: PathBuf, mut text: String) -> Self {
@@ -52,12 +57,43 @@ impl SourceFile {
             });
             before.collect()
         };
-        Self { lines: before_each(line_feeds), chars: before_each(char_starts), path, bom, text }
+        Self {
+            lines: before_each(line_feeds),
+            chars: before_each(char_starts),
+            path,
+            bom,
+            text,
+            fingerprint: OnceLock::new(),
+            with_bom: OnceLock::new(),
+        }
     }
 
-    /// The same text as from a file with or without a byte order mark.
-    pub fn with_bom(self, bom: bool) -> Self {
-        Self { bom, ..self }
+    /// A number that is another one, most probably, for another text. Counted once.
+    pub fn fingerprint(&self) -> u64 {
+        *self.fingerprint.get_or_init(|| {
+            let mut hasher = DefaultHasher::new();
+            self.text.hash(&mut hasher);
+            hasher.finish()
+        })
+    }
+
+    /// Whether these bytes would be read as this file, byte order mark and all.
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        let text = bytes.strip_prefix(BOM_BYTES);
+        text.is_some() == self.bom && text.unwrap_or(bytes) == self.text.as_bytes()
+    }
+
+    /// Another text in its place, with a byte order mark if this has one.
+    pub fn followed_by(&self, text: String) -> Self {
+        Self { bom: self.bom, ..Self::new(self.path.clone(), text) }
+    }
+
+    /// What the file holds.
+    pub fn whole(&self) -> &[u8] {
+        if !self.bom {
+            return self.text.as_bytes();
+        }
+        self.with_bom.get_or_init(|| [BOM_BYTES, self.text.as_bytes()].concat())
     }
 
     /// Line and column of a byte offset, both from 1; the column counts characters.

@@ -198,7 +198,7 @@ impl<'m> Users<'m> {
             }
         }
         for peer in &model.peers {
-            for id in &peer.groups {
+            for id in peer.groups.iter() {
                 users.peers.entry(*id).or_default().push(peer.address);
             }
         }

@@ -157,13 +157,13 @@ impl Place {
     /// # Errors
     ///
     /// If one cannot be written; the policy is as it was.
-    pub fn stage(&self, texts: &[String]) -> io::Result<()> {
+    pub fn stage(&self, texts: &[impl AsRef<[u8]>]) -> io::Result<()> {
         for (index, name) in self.replaced() {
             let text = texts.get(index).ok_or_else(|| io::Error::other("a text is missing"))?;
             let beside = self.beside(name);
             absent(fs::remove_file(&beside))?;
             let mut file = File::options().write(true).create_new(true).mode(0o644).open(&beside)?;
-            file.write_all(text.as_bytes())?;
+            file.write_all(text.as_ref())?;
             if let Ok(old) = fs::metadata(self.directory.join(name)) {
                 let made = file.metadata()?;
                 if (made.uid(), made.gid()) != (old.uid(), old.gid()) {

@@ -54,7 +54,12 @@ impl Journal {
     /// # Errors
     ///
     /// If it cannot be written; nothing is noted then.
-    pub fn begin(state_dir: &Path, place: Place, texts: &[String], confirm: Option<u64>) -> io::Result<Self> {
+    pub fn begin(
+        state_dir: &Path,
+        place: Place,
+        texts: &[impl AsRef<[u8]>],
+        confirm: Option<u64>,
+    ) -> io::Result<Self> {
         let journal = Self { state_dir: state_dir.to_owned(), note: Note { place, confirm } };
         journal.write(texts).inspect_err(|_| {
             let _ = fs::remove_dir_all(state_dir.join(NEW));
@@ -62,13 +67,14 @@ impl Journal {
         Ok(journal)
     }
 
-    fn write(&self, texts: &[String]) -> io::Result<()> {
+    fn write(&self, texts: &[impl AsRef<[u8]>]) -> io::Result<()> {
         let new = self.state_dir.join(NEW);
         absent(fs::remove_dir_all(&new))?;
         let files = new.join(TEXTS);
         fs::create_dir_all(&files)?;
         for (number, (name, text)) in self.note.place.names.iter().zip(texts).enumerate() {
-            write(&files.join(state::copy_name(number, Path::new(name))), text.as_bytes())?;
+            let name = state::copy_name(number, Path::new(name));
+            state::put(&files, &name, text.as_ref(), &[&state::last_good(&self.state_dir)])?;
         }
         write(&new.join(NOTE), &serde_json::to_vec(&self.note)?)?;
         File::open(&files)?.sync_all()?;
@@ -102,11 +108,11 @@ impl Journal {
     /// # Errors
     ///
     /// If a disk is full, or may not be written to.
-    pub fn stage(&self, texts: &[String]) -> io::Result<Prepared> {
+    pub fn stage(&self, texts: &[impl AsRef<[u8]>]) -> io::Result<Prepared> {
         self.note.place.stage(texts)?;
         crash::at(Point::FilesStaged);
         let names = self.note.place.names.iter().map(Path::new);
-        state::prepare(&self.state_dir, names.zip(texts.iter().map(String::as_str)))
+        state::prepare(&self.state_dir, names.zip(texts.iter().map(AsRef::as_ref)), &self.files())
     }
 
     /// From here on the new policy is the one to start with.

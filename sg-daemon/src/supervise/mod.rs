@@ -40,7 +40,7 @@ use crate::flowlog::{FlowLog, FlowLogOptions};
 use crate::kernel::{TableSizes, TcMode};
 use crate::metrics::serve::{Place, bind as bind_metrics, serve as serve_metrics};
 use crate::metrics::tally::TALLY;
-use crate::policy::{self, LoadError, Loaded};
+use crate::policy::{self, LoadError, Loaded, Memo};
 
 /// How often flows that are over are collected.
 const COLLECT_EVERY: Duration = Duration::from_secs(5);
@@ -135,6 +135,7 @@ async fn enforce(
         changes: Arc::new(Mutex::new(Changes { notice, ..Changes::default() })),
         orders,
         policy: options.policy.clone().into(),
+        memo: Memo::default(),
         large: Arc::default(),
         readers: Arc::default(),
         flow_log: Arc::new(Mutex::new(flow_log)),
@@ -327,9 +328,10 @@ enum Copy {
 async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::Result<Applied> {
     let (paths, state_dir, shared) = (options.policy.clone(), options.state_dir.clone(), shared.clone());
     tokio::task::spawn_blocking(move || {
-        let loaded = load(&paths)?;
+        let loaded = load(&paths, &shared.memo)?;
         let files = loaded.model.files.iter().map(PathBuf::as_path);
-        let copy = state::prepare(&state_dir, files.zip(loaded.texts.iter().map(String::as_str)));
+        let texts = loaded.texts.iter().map(|text| text.as_bytes());
+        let copy = state::prepare(&state_dir, files.zip(texts), &state_dir);
         let copy = match copy {
             Err(error) if need == Copy::Needed => {
                 let path = state_dir.display();
@@ -340,7 +342,7 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
             copy => copy,
         };
         let mut enforcer = shared.enforcer();
-        let applied = enforcer.apply(Arc::new(loaded.model))?;
+        let applied = enforcer.apply(loaded.model)?;
         // While the enforcer is held: nobody is told that the policy is in force before it is kept.
         if let Err(error) = copy.and_then(state::Prepared::commit) {
             tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
@@ -354,14 +356,15 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
 async fn apply_copy(copy: PathBuf, shared: &Shared) -> anyhow::Result<Applied> {
     let shared = shared.clone();
     tokio::task::spawn_blocking(move || {
-        let loaded = load(&[copy])?;
-        Ok(shared.enforcer().apply_again(Arc::new(loaded.model))?)
+        let loaded = load(&[copy], &shared.memo)?;
+        Ok(shared.enforcer().apply_again(loaded.model)?)
     })
     .await?
 }
 
-fn load(paths: &[PathBuf]) -> anyhow::Result<Loaded> {
-    let loaded = policy::load(paths).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
+fn load(paths: &[PathBuf], memo: &Memo) -> anyhow::Result<Loaded> {
+    let loaded =
+        policy::load_next(paths, memo).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
     for lint in &loaded.lints {
         tracing::debug!("{lint}");
     }
@@ -391,6 +394,7 @@ async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
             Some(flow_log) => flow_log.collect(&shared),
             None => shared.enforcer().kernel().collect(),
         };
+        shared.enforcer().settle();
         match outcome {
             Ok(0) => {}
             Ok(flows) => tracing::debug!(flows, "collected"),

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use super::install::absent;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::crash::{self, Point};
@@ -32,17 +33,26 @@ impl Drop for Prepared {
 }
 
 /// Writes a copy of a policy that is about to be put in force. `files` are the policy's files and what they said when it
-/// was loaded, which may not be what they say by now.
+/// was loaded, which may not be what they say by now. `also` is a directory beside the copy that may have some of them.
 ///
 /// # Errors
 ///
 /// If a file cannot be written; the old copy is still there then.
 pub fn prepare<'p>(
     state_dir: &Path,
-    files: impl Iterator<Item = (&'p Path, &'p str)>,
+    files: impl Iterator<Item = (&'p Path, &'p [u8])>,
+    also: &Path,
 ) -> io::Result<Prepared> {
     let new = state_dir.join(NEW);
-    write(&new, files).inspect_err(|_| {
+    let files: Vec<_> =
+        files.enumerate().map(|(number, (path, text))| (copy_name(number, path), text)).collect();
+    if is_copy(&last_good(state_dir), &files) {
+        // Nothing to replace, but for what a daemon that died may have left.
+        absent(fs::remove_dir_all(&new))?;
+        crash::at(Point::CopyPrepared);
+        return Ok(Prepared { state_dir: state_dir.to_owned(), committed: true });
+    }
+    write(&new, &files, &[also, &last_good(state_dir)]).inspect_err(|_| {
         // What is half written takes room and is of no use.
         let _ = fs::remove_dir_all(&new);
     })?;
@@ -50,18 +60,41 @@ pub fn prepare<'p>(
     Ok(Prepared { state_dir: state_dir.to_owned(), committed: false })
 }
 
-fn write<'p>(new: &Path, files: impl Iterator<Item = (&'p Path, &'p str)>) -> io::Result<()> {
-    match fs::remove_dir_all(new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+fn write(new: &Path, files: &[(String, &[u8])], from: &[&Path]) -> io::Result<()> {
+    absent(fs::remove_dir_all(new))?;
     fs::create_dir_all(new)?;
-    for (number, (path, text)) in files.enumerate() {
-        let mut copy = File::create_new(new.join(copy_name(number, path)))?;
-        copy.write_all(text.as_bytes())?;
-        copy.sync_all()?;
+    for (name, text) in files {
+        put(new, name, text, from)?;
     }
     File::open(new)?.sync_all()
+}
+
+/// Whether a directory has these files and no other.
+fn is_copy(directory: &Path, files: &[(String, &[u8])]) -> bool {
+    let there = fs::read_dir(directory).map(Iterator::count);
+    there.is_ok_and(|there| there == files.len())
+        && files.iter().all(|(name, text)| holds(&directory.join(name), text))
+}
+
+fn holds(path: &Path, text: &[u8]) -> bool {
+    let same_size = fs::metadata(path).is_ok_and(|found| found.len() == text.len() as u64);
+    same_size && fs::read(path).is_ok_and(|found| found == text)
+}
+
+/// Puts a file into a new directory of the state directory, and makes it durable. If one of the same name in another of its
+/// directories holds the same it is another name of that one: files there are written once and never changed.
+///
+/// # Errors
+///
+/// If it can neither be linked nor written.
+pub fn put(new: &Path, name: &str, text: &[u8], from: &[&Path]) -> io::Result<()> {
+    let mut same = from.iter().map(|directory| directory.join(name)).filter(|there| holds(there, text));
+    if same.any(|there| fs::hard_link(there, new.join(name)).is_ok()) {
+        return Ok(());
+    }
+    let mut copy = File::create_new(new.join(name))?;
+    copy.write_all(text)?;
+    copy.sync_all()
 }
 
 impl Prepared {
@@ -71,6 +104,9 @@ impl Prepared {
     ///
     /// If it cannot be renamed.
     pub fn commit(mut self) -> io::Result<()> {
+        if self.committed {
+            return Ok(());
+        }
         let new = self.state_dir.join(NEW);
         let current = last_good(&self.state_dir);
         if current.exists() {
@@ -103,7 +139,8 @@ mod tests {
         let state = dir.path().join("state");
         fs::create_dir(&state).unwrap();
         let save = |files: &[(&str, &str)]| {
-            prepare(&state, files.iter().map(|&(path, text)| (Path::new(path), text)))?.commit()
+            let files = files.iter().map(|&(path, text)| (Path::new(path), text.as_bytes()));
+            prepare(&state, files, Path::new("none"))?.commit()
         };
         let saved = || {
             let mut saved: Vec<(String, String)> = fs::read_dir(last_good(&state))
@@ -126,7 +163,8 @@ mod tests {
             pair("000002-policy.json", "3"),
         ];
         assert_eq!(saved(), three);
-        drop(prepare(&state, std::iter::once((Path::new("x.json"), "refused"))).unwrap());
+        let refused = std::iter::once((Path::new("x.json"), "refused".as_bytes()));
+        drop(prepare(&state, refused, Path::new("none")).unwrap());
         assert!(!state.join(NEW).exists());
         assert_eq!(saved(), three, "only a policy in force is the last good one");
         // A file in the way of the new copy.

@@ -1,5 +1,8 @@
 //! The state of the daemon, for the API.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use nix::net::if_::if_nametoindex;
 use sg_common::abi::{Counter, Direction};
 use sg_common::verdict::{Action, Reason};
@@ -8,10 +11,11 @@ use tokio::time::Instant;
 use super::steward::Changes;
 use crate::api::candidate::UnconfirmedStatus;
 use crate::api::types::{
-    Counters, FlowStatus, InterfaceState, InterfaceStatus, Readiness, ReasonCounter, ShareStatus, Status,
-    TableStatus,
+    Counters, FastPathStatus, FlowStatus, InterfaceState, InterfaceStatus, Readiness, ReasonCounter,
+    ShareStatus, Status, TableStatus,
 };
 use crate::enforce::{Device, Enforcer, Failure};
+use crate::fast_path::Way;
 use crate::kernel::{FlowEntry, Kernel, KernelError, Sample};
 use crate::policy::model::{Interface, Kind, Model, Role};
 
@@ -24,22 +28,30 @@ pub fn status(
     changes: &Changes,
 ) -> Result<Status, KernelError> {
     let sizes = enforcer.kernel().sizes();
+    let (map_writes, map_writes_of_last_change) = enforcer.map_writes();
     let tables = TableStatus {
         policies: enforcer.resident().policies(),
         members: enforcer.resident().members(),
         port_tables: enforcer.resident().port_tables(),
+        map_writes,
+        map_writes_of_last_change,
         live_flows_size: sizes.live,
         half_open_flows_size: sizes.half_open_v4,
         half_open_flows_v6_size: sizes.half_open_v6,
     };
     let unfilterable = enforcer.unfilterable().clone();
     let failures = enforcer.failures().clone();
+    let ways = ways(enforcer);
     let (kernel, active, devices) = enforcer.parts();
     let nothing = Model::default();
     let model = active.map_or(&nothing, |active| &active.model);
     let mut interfaces = Vec::with_capacity(model.interfaces.len());
     for interface in &model.interfaces {
-        let mut status = described(kernel, model, interface, devices.get(&interface.name))?;
+        let device = devices.get(&interface.name);
+        let mut status = described(kernel, model, interface, device)?;
+        if let (Some(device), Some(way)) = (device, ways.get(&interface.name)) {
+            status.fast_path = Some(fast_path(way, kernel, device)?);
+        }
         if unfilterable.contains(&interface.name) {
             status.state = InterfaceState::Unfilterable;
         }
@@ -78,6 +90,28 @@ pub fn status(
         tables,
         flow_log: None,
     })
+}
+
+/// The filtered interfaces that are to be on the fast path, by name.
+fn ways(enforcer: &Enforcer) -> BTreeMap<String, Option<Way>> {
+    let model = enforcer.active().map(|active| Arc::clone(&active.model));
+    let wanted = model.iter().flat_map(|model| &model.interfaces).filter(|interface| interface.fast_path);
+    wanted
+        .filter_map(|interface| {
+            let device = enforcer.devices().get(&interface.name)?;
+            Some((interface.name.clone(), enforcer.way(device.ifindex)))
+        })
+        .collect()
+}
+
+fn fast_path(way: &Option<Way>, kernel: &Kernel, device: &Device) -> Result<FastPathStatus, KernelError> {
+    let why = match way {
+        Some(Way::Direct { .. }) => None,
+        Some(Way::Bridge { why }) => Some(why.clone()),
+        None => Some("its bridge is being looked at; ask again".to_owned()),
+    };
+    let packets = kernel.counters(device.slot)?.handed_on.iter().map(|counter| counter.packets).sum();
+    Ok(FastPathStatus { direct: why.is_none(), why, packets })
 }
 
 /// A device that is not filtered by its policy, but may be closed.
@@ -153,6 +187,7 @@ fn described(
         ingress: device.and_then(|device| device.attached).map(|attached| attached.ingress.to_owned()),
         egress: device.and_then(|device| device.attached).map(|attached| attached.egress.to_owned()),
         live_flows: device.map(|device| share(kernel, device)),
+        fast_path: None,
         inbound,
         outbound,
     })
@@ -184,6 +219,7 @@ fn managed(
         ingress: attached.map(|attached| attached.ingress.to_owned()),
         egress: attached.map(|attached| attached.egress.to_owned()),
         live_flows: None,
+        fast_path: None,
         inbound,
         outbound,
     }

@@ -20,9 +20,9 @@ use crate::api::server::Shared;
 use crate::crash::{self, Point};
 use crate::enforce::Applied;
 use crate::metrics::tally::TALLY;
-use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_to};
+use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_next};
 use crate::policy::model::Model;
-use crate::policy::{self, Loaded};
+use crate::policy::{self, Loaded, Text};
 
 /// How soon what could not be done is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -190,6 +190,18 @@ impl Steward {
         if let (Order::Reload | Order::Apply { .. } | Order::Edit(_), Some(why)) = (&order, self.why_not()) {
             return Err(Refusal::Conflict(why));
         }
+        let outcome = self.carried_out(order).await;
+        self.settle_soon();
+        outcome
+    }
+
+    /// Deletes what the policy before has left in the kernel, without anybody waiting for it.
+    fn settle_soon(&self) {
+        let shared = self.shared.clone();
+        drop(spawn_blocking(move || shared.enforcer().settle()));
+    }
+
+    async fn carried_out(&mut self, order: Order) -> Answer {
         match order {
             Order::Reload => match self.reload(Cause::Operator).await {
                 Ok(applied) => Ok(answer(applied)),
@@ -226,7 +238,7 @@ impl Steward {
     async fn edit(&mut self, EditOrder { edits, told }: EditOrder) -> Answer {
         let (options, shared) = (self.options.clone(), self.shared.clone());
         let work = move || -> Result<Result<InForce, u64>, Refusal> {
-            let edited = apply_to(&options.policy, &edits, true)?;
+            let edited = apply_next(&options.policy, &edits, &shared.memo)?;
             // Who does not wait any more has gone away.
             let _ = told.send(EditAnswer::of(&edited, false));
             if edited.changed.is_empty() {
@@ -284,9 +296,9 @@ impl Steward {
                     .to_owned(),
             ));
         };
-        let paths = self.options.policy.clone();
+        let (paths, memo) = (self.options.policy.clone(), self.shared.memo.clone());
         let work = move || {
-            if policy::fingerprint(&paths) != unconfirmed.files {
+            if policy::fingerprint(&paths, &memo) != unconfirmed.files {
                 let why = "the policy files have changed since, and confirming would overwrite them; `sgctl rollback` \
                            goes back to the policy before and then reads them"
                     .to_owned();
@@ -410,11 +422,11 @@ type InForce = (Journal, Prepared, Arc<Model>, u64, Applied);
 
 /// A policy that could be in force, and where its texts would go.
 struct Candidate {
-    model: Model,
-    texts: Vec<String>,
+    model: Arc<Model>,
+    texts: Vec<Text>,
     place: Place,
     /// Files that have to be as they were when the candidate was made.
-    unchanged: Vec<(PathBuf, Vec<u8>)>,
+    unchanged: Vec<(PathBuf, Text)>,
 }
 
 impl Candidate {
@@ -433,7 +445,7 @@ impl Candidate {
         let paths: Vec<PathBuf> = files.iter().map(|(path, _)| path.clone()).collect();
         let indexes: Vec<usize> = changed.iter().map(|file| file.index).collect();
         let place = Place::of_edit(&paths, &indexes).map_err(|error| Refusal::Conflict(error.to_string()))?;
-        let texts = files.into_iter().map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned());
+        let texts = files.into_iter().map(|(_, text)| text);
         let unchanged = changed.into_iter().map(|file| (file.path, file.before));
         Ok(Self { model: after, texts: texts.collect(), place, unchanged: unchanged.collect() })
     }
@@ -441,7 +453,7 @@ impl Candidate {
     /// Nobody else's change is to be lost.
     fn is_current(&self) -> Result<(), Refusal> {
         for (path, before) in &self.unchanged {
-            if std::fs::read(path).ok().as_ref() != Some(before) {
+            if std::fs::read(path).ok().as_deref() != Some(before.as_ref()) {
                 let path = path.display();
                 return Err(Refusal::Conflict(format!(
                     "somebody else has changed {path} meanwhile; nothing was changed, try again"
@@ -464,7 +476,8 @@ fn put_in_force(
             "{what}: {error}; nothing has changed; make room there, or let sgd write there, and apply again"
         ))
     };
-    let own = policy::fingerprint(&options.policy);
+    // Nobody asks for it but who confirms.
+    let own = confirm.map_or(0, |_| policy::fingerprint(&options.policy, &shared.memo));
     let mut enforcer = shared.enforcer();
     let Some(before) = enforcer.active().map(|active| Arc::clone(&active.model)) else {
         return Err(Refusal::Conflict(
@@ -486,7 +499,7 @@ fn put_in_force(
         undone(&journal);
         failed("cannot write the policy beside the policy files, or its copy", error)
     })?;
-    let applied = enforcer.apply(Arc::new(model)).map_err(|error| {
+    let applied = enforcer.apply(model).map_err(|error| {
         undone(&journal);
         Refusal::Faulty(format!("{:#}", anyhow::Error::new(error)))
     })?;

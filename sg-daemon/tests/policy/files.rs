@@ -327,7 +327,7 @@ fn spec_d22_values_are_bounded_in_all_files_together() {
     let error = load(&many(1_000_000)).unwrap_err();
     assert_eq!(error.diagnostics.len(), 1, "{error}");
     let fault = &error.diagnostics[0];
-    assert!(fault.message.contains("too many values") && fault.message.contains("192 MiB"), "{fault}");
+    assert!(fault.message.contains("too many values") && fault.message.contains("160 MiB"), "{fault}");
     assert_eq!(fault.line, Some(1));
     let directory = tempfile::tempdir().unwrap();
     for name in ["a", "b"] {

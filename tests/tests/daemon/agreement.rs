@@ -105,16 +105,7 @@ impl Site {
         for netns in [&host, &ends] {
             netns.silence().unwrap();
         }
-        // Where br_netfilter is loaded, it trims and drops what passes a bridge.
-        host.run(|| {
-            for tables in ["iptables", "ip6tables", "arptables"] {
-                let path = format!("/proc/sys/net/bridge/bridge-nf-call-{tables}");
-                if std::path::Path::new(&path).exists() {
-                    std::fs::write(path, "0").unwrap();
-                }
-            }
-        })
-        .unwrap();
+        host.bridge_without_netfilter().unwrap();
         for guest in 0..GUESTS {
             host.ip(&format!(
                 "link add br{guest} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br{guest} up"

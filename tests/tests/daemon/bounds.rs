@@ -77,7 +77,7 @@ fn spec_d22_hostile_files_are_refused_in_bounded_memory() {
         (
             "49 MiB of small objects",
             &|path| repeated(path, begin, r#"{"x":1},"#, "1]}", 49 << 20),
-            &["too many values", "192 MiB"],
+            &["too many values", "160 MiB"],
         ),
         // A little below the limit: all of them are read, and each is a fault.
         (

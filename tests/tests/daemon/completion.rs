@@ -103,3 +103,24 @@ fn shells_complete_with_the_script_that_sgctl_prints() {
     let names: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
     assert_eq!(names, ["tap0", "tap1"], "{output:?}");
 }
+
+/// An option's name and its value are completed, and sgd run: its complaint has the one, and none of the other.
+#[test]
+fn shells_complete_the_options_of_sgd() {
+    let sgctl = binary("sgctl").unwrap();
+    let path = format!("{}:{}", sgctl.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let environment = [("PATH", path.as_str()), ("HOME", "/nowhere"), ("PS1", "$ "), ("ZDOTDIR", "/nowhere")];
+    for (shell, start, prepare) in [
+        ("bash", "bash --noprofile --norc -i", "source <(sgctl completions bash sgd)"),
+        ("zsh", "zsh -f -i", "autoload -Uz compinit; compinit -D; source <(sgctl completions zsh sgd)"),
+    ] {
+        let typed = format!("{prepare}\nsgd --log-format js\t--live-f\t1\nexit\n");
+        let screen = on_terminal(start, &environment, &typed, DEADLINE * 3).unwrap();
+        assert!(screen.contains("1 is not in 1024..=16777216"), "{shell}: {screen:?}");
+    }
+    let fish = "sgctl completions fish sgd | source; complete -C 'sgd --log-format '";
+    let output = Command::new("fish").args(["--no-config", "-c", fish]).envs(environment).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let values: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert!(values.contains(&"json") && values.contains(&"text"), "{output:?}");
+}

@@ -73,16 +73,28 @@ fn doctor_says_that_this_host_can_run_sgd_and_by_which_hooks() {
 fn doctor_says_what_is_in_force_and_auto_comes_to_what_it_said() {
     let world = World::new(2);
     let (a, b) = (world.guest(0), world.guest(1));
+    world.site.host.ip("tuntap add dev real0 mode tap").unwrap();
     let policy = policy(json!({
         "security_groups": [{ "name": "webs" }],
-        "interfaces": [interface(a, &["webs"]), with(interface(b, &["webs"]), "hook", "xdp")],
+        "interfaces": [
+            interface(a, &["webs"]),
+            with(interface(b, &["webs"]), "hook", "xdp"),
+            { "name": "real0", "addresses": ["10.0.0.7"], "security_groups": ["webs"] },
+            { "name": "br0", "role": "host", "addresses": ["10.0.0.2"], "security_groups": ["webs"] },
+        ],
     }));
     let daemon = Daemon::start(&world.site, &policy).unwrap();
     let output = doctor(&world, &daemon.socket(), &["--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let report = report(&output);
     let said = &device(&report, "tap0")["hook"];
-    assert_eq!(report["in_force"]["tap0"], json!([said, said]), "{report:#}");
+    for (name, kind) in [("tap0", "veth"), ("real0", "tap"), ("br0", "bridge")] {
+        let device = device(&report, name);
+        assert_eq!((&device["kind"], &device["hook"]), (&json!(kind), said), "{device:#}");
+        assert_eq!(report["in_force"][name], json!([said, said]), "{report:#}");
+        let why = device["why"].as_str().unwrap();
+        assert!(why.starts_with("\"auto\" is TC: "), "{why}");
+    }
     assert_eq!(report["in_force"]["tap1"], json!(["xdp", said]), "{report:#}");
 }
 

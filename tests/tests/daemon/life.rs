@@ -92,7 +92,7 @@ fn come_and_go(arguments: &[&str]) {
         ]);
     }
     world.expect(&rows);
-    for round in 0..4 {
+    for round in 0..patience::rounds(4, 2) {
         let generation = daemon.generation().unwrap();
         if round % 2 == 0 {
             daemon.kill();

@@ -27,6 +27,7 @@ mod devices;
 mod doctor;
 mod enforce;
 mod explain;
+mod fast_path;
 mod files;
 #[path = "../../benches/fill.rs"]
 mod fill;

@@ -19,6 +19,7 @@ mod errors;
 mod events;
 mod extensions;
 mod fragments;
+mod increments;
 mod malformed;
 mod revision;
 mod rules;

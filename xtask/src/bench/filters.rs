@@ -44,8 +44,8 @@ impl Rules {
         Self(rules)
     }
 
-    /// The policy for sgd.
-    pub fn sgd(&self) -> Value {
+    /// The policy for sgd, with another device whose guest may send everything to everybody, if the device is filtered too.
+    pub fn sgd(&self, other: Option<Other<'_>>) -> Value {
         let mut groups: Vec<Value> = self
             .0
             .chunks(A_GROUP)
@@ -61,6 +61,19 @@ impl Rules {
         let udp = json!([{ "protocol": "UDP", "source": CLIENTS, "port": UDP_PORT }]);
         groups.push(json!({ "name": "datagrams", "inbound": udp }));
         let names: Vec<&Value> = groups.iter().filter_map(|group| group.get("name")).collect();
+        let mut interfaces =
+            vec![json!({ "name": DEVICE, "hook": "tc", "addresses": [GUEST], "security_groups": names })];
+        let (groups, interfaces) = match other {
+            None => (json!(groups), json!(interfaces)),
+            Some(Other { device, fast_path }) => {
+                let all = json!([{ "protocol": "ALL", "source": "0.0.0.0/0" }]);
+                interfaces.push(json!({
+                    "name": device, "hook": "tc", "security_groups": ["everything"], "fast_path": fast_path,
+                }));
+                let everything = json!({ "name": "everything", "inbound": all });
+                (json!([groups, vec![everything]].concat()), json!(interfaces))
+            }
+        };
         json!({
             "version": 1, "project": "bench", "vpc": "main",
             "settings": {
@@ -68,10 +81,17 @@ impl Rules {
                 // Thousands of connections a second are closed.
                 "timeouts": { "tcp_close": 1 },
             },
-            "interfaces": [{ "name": DEVICE, "hook": "tc", "addresses": [GUEST], "security_groups": names }],
+            "interfaces": interfaces,
             "security_groups": groups,
         })
     }
+}
+
+/// The sender's device on the host, when it is filtered too.
+#[derive(Debug, Clone, Copy)]
+pub struct Other<'a> {
+    pub device: &'a str,
+    pub fast_path: bool,
 }
 
 /// Somebody else's filter.
@@ -235,7 +255,9 @@ mod tests {
             assert!(nft_lines(&rules).contains(&format!("ip saddr {network} tcp dport {port} accept")));
             assert!(ipset(&rules).contains(&format!("add next {network},tcp:{port}\n")));
             assert!(chains(&rules).contains(&format!("-s {network} -p tcp -m tcp --dport {port} -j")));
-            assert!(rules.sgd().to_string().contains(&format!("\"source\":\"{network}\",\"port\":{port}")));
+            assert!(
+                rules.sgd(None).to_string().contains(&format!("\"source\":\"{network}\",\"port\":{port}"))
+            );
         }
         let shared: Vec<_> =
             Rules::new(1000, 0).0.into_iter().filter(|rule| rules.0.contains(rule)).collect();

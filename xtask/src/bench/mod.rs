@@ -5,6 +5,7 @@ mod collect;
 mod control;
 mod filters;
 mod flows;
+mod hooks;
 mod packets;
 mod path;
 mod report;
@@ -43,6 +44,8 @@ enum Part {
     Control(control::Control),
     /// Measure how long listing, filtering and counting connections takes, and what traffic notices of it
     Flows(flows::Flows),
+    /// Measure what packets of a guest cost behind TC and behind XDP, on a veth and on a tap: what `"hook": "auto"` is chosen by
+    Hooks(hooks::Hooks),
     /// Measure what a packet costs in the programs: established, reply, new, denied; few rules and many; one flow and a million
     Packets(packets::Packets),
     /// Measure what forwarding costs without a filter, with this one and with others
@@ -70,6 +73,7 @@ impl Bench {
             Some(Part::Collect(collect)) => collect.run(),
             Some(Part::Control(control)) => control.run(),
             Some(Part::Flows(flows)) => flows.run(),
+            Some(Part::Hooks(hooks)) => hooks.run(),
             Some(Part::Packets(packets)) => packets.run(),
             Some(Part::Path(path)) => path.run(),
             Some(Part::Start(start)) => start.run(),

@@ -28,6 +28,8 @@ pub fn run(quick: bool, directory: &Path) -> Result<()> {
     bench("packets", if quick { &["quick"] } else { &[] }, &file)?;
     part("in path, side by side");
     verb("path", quick, &file)?;
+    part("hooks");
+    verb("hooks", quick, &file)?;
     part("control plane");
     verb("control", quick, &file)?;
     part("the collector");

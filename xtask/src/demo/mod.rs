@@ -50,14 +50,14 @@ pub fn run(unfiltered: bool, prebuilt: bool) -> Result<()> {
 
     let mut connections = Vec::new();
     for probe in &held {
-        connections.push((probe, probe.hold(patience::ALLOWED)?));
+        connections.push((probe, probe.hold(patience::allowed())?));
     }
     daemon.apply(&edit::remove_rules_and_open_metadata(&policy)?)?;
     table.heading(
         "rules for SSH and telemetry removed while both were in use; metadata rule added to backend",
     );
     for (probe, connection) in &mut connections {
-        let outcome = connection.exchange(patience::ALLOWED);
+        let outcome = connection.exchange(patience::allowed());
         table.probe("K11", &world.describe(probe, "open since before"), true, &outcome);
     }
     show(&mut table, &world.after_rule_change());
@@ -76,7 +76,7 @@ pub fn run(unfiltered: bool, prebuilt: bool) -> Result<()> {
 /// Every probe without the filter.
 fn baseline(probes: &[Probe]) -> Result<()> {
     let begin = Instant::now();
-    let patient: Vec<_> = probes.iter().map(|probe| (probe.clone(), patience::ALLOWED)).collect();
+    let patient: Vec<_> = probes.iter().map(|probe| (probe.clone(), patience::allowed())).collect();
     let mut broken = Vec::new();
     for (probe, outcome) in probes.iter().zip(run_all(&patient)) {
         match outcome {
@@ -108,7 +108,7 @@ fn hooks(table: &mut Table, status: &Value) {
 fn show(table: &mut Table, rows: &[Row]) {
     let probes: Vec<_> = rows
         .iter()
-        .map(|row| (row.probe.clone(), if row.allowed { patience::ALLOWED } else { patience::DENIED }))
+        .map(|row| (row.probe.clone(), if row.allowed { patience::allowed() } else { patience::DENIED }))
         .collect();
     for (row, outcome) in rows.iter().zip(run_all(&probes)) {
         table.probe(row.spec, &row.text, row.allowed, &outcome);

@@ -1,7 +1,7 @@
 //! Bulk TCP both ways, in packets as large as virtio-net makes them.
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sg_tests::{Counter, Netns, Process, Way, outside};
 
 use super::Site;
@@ -32,7 +32,15 @@ pub fn run(site: &mut Site, table: &mut Table, seconds: u64) -> Result<()> {
     }
     let counter = site.topology.host.count("tap1", Way::Received, SUPER)?;
     let said = site.app.must(&format!("iperf3 -J -c {web} -p 443 -t {seconds}"));
-    show(table, "app-1 to web-1, guest to guest", said.and_then(|said| received(&said)), &counter)
+    show(table, "app-1 to web-1, guest to guest", said.and_then(|said| received(&said)), &counter)?;
+    let status = site.daemon()?.status()?;
+    let interfaces = status.get("interfaces").and_then(Value::as_array);
+    let app = interfaces.into_iter().flatten().find(|found| found.get("name") == Some(&json!("tap1")));
+    let fast_path = app.and_then(|app| app.get("fast_path")).context("app-1 is to be on the fast path")?;
+    let packets = fast_path.get("packets").and_then(Value::as_u64).unwrap_or(0);
+    let why = fast_path.get("why").and_then(Value::as_str).unwrap_or("past the bridge");
+    table.row("", "app-1 to web-1, fast path", "some", &format!("{packets} packets, {why}"), packets > 0);
+    Ok(())
 }
 
 fn show(table: &mut Table, text: &str, bytes: Result<u64>, counter: &Counter) -> Result<()> {

@@ -39,7 +39,7 @@ pub fn servers() -> Vec<SocketAddr> {
     ]
 }
 
-/// With a rule for iperf3 at app-1.
+/// With a rule for iperf3 at app-1, whose device is on the fast path.
 pub fn with_bulk(policy: &str) -> Result<String> {
     let mut policy: Value = serde_json::from_str(policy)?;
     let groups = policy.get_mut("security_groups").and_then(Value::as_array_mut).context("groups")?;
@@ -47,6 +47,11 @@ pub fn with_bulk(policy: &str) -> Result<String> {
     let inbound = backend.and_then(|group| group.get_mut("inbound")).and_then(Value::as_array_mut);
     let rule = |source: &str| json!({ "protocol": "TCP", "source": source, "port": "5201" });
     inbound.context("the group has inbound rules")?.extend([rule("203.0.113.0/24"), rule("2001:db8:a::/64")]);
+    let interfaces = policy.get_mut("interfaces").and_then(Value::as_array_mut);
+    let app =
+        interfaces.into_iter().flatten().find(|interface| interface.get("name") == Some(&json!("tap1")));
+    let app = app.and_then(Value::as_object_mut).context("the interface of app-1")?;
+    app.insert("fast_path".to_owned(), json!(true));
     Ok(serde_json::to_string_pretty(&policy)?)
 }
 

@@ -134,16 +134,28 @@ impl Stage {
     }
 
     fn completions(&self, sgctl: &Path) -> Result<()> {
-        let script = |shell: &str| said(Command::new(sgctl).args(["completions", shell]));
-        self.write("usr/share/bash-completion/completions/sgctl", script("bash")? + "\n", 0o644)?;
-        self.write("usr/share/fish/vendor_completions.d/sgctl.fish", script("fish")? + "\n", 0o644)?;
-        // zsh runs the file as the function that it autoloads, and its first run has to complete already.
-        let zsh = script("zsh")?;
-        let function = zsh
-            .lines()
-            .find_map(|line| line.strip_prefix("compdef ")?.split_whitespace().next())
-            .context("the script for zsh has no `compdef FUNCTION sgctl`")?;
-        let first = format!("{zsh}\nif [[ ${{funcstack[1]}} == _sgctl ]]; then {function} \"$@\"; fi\n");
-        self.write("usr/share/zsh/vendor-completions/_sgctl", first, 0o644)
+        for program in ["sgctl", "sgd"] {
+            let script = |shell: &str| said(Command::new(sgctl).args(["completions", shell, program]));
+            let bash = format!("usr/share/bash-completion/completions/{program}");
+            self.write(&bash, script("bash")? + "\n", 0o644)?;
+            let fish = format!("usr/share/fish/vendor_completions.d/{program}.fish");
+            self.write(&fish, script("fish")? + "\n", 0o644)?;
+            let zsh = format!("usr/share/zsh/vendor-completions/_{program}");
+            self.write(&zsh, autoloaded(&script("zsh")?, program)? + "\n", 0o644)?;
+        }
+        Ok(())
     }
+}
+
+/// zsh runs the file as the function that it autoloads, and its first run has to complete already. The script for sgd does so itself.
+fn autoloaded(zsh: &str, program: &str) -> Result<String> {
+    let itself = format!("\"$funcstack[1]\" = \"_{program}\"");
+    if zsh.contains(&itself) {
+        return Ok(zsh.to_owned());
+    }
+    let function = zsh
+        .lines()
+        .find_map(|line| line.strip_prefix("compdef ")?.split_whitespace().next())
+        .with_context(|| format!("the script for zsh has no `compdef FUNCTION {program}`"))?;
+    Ok(format!("{zsh}\nif [[ ${{funcstack[1]}} == _{program} ]]; then {function} \"$@\"; fi"))
 }

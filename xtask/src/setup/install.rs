@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::Uid;
-use sg_ebpf_build::PINNED_NIGHTLY;
+use sg_ebpf_build::{PINNED_NIGHTLY, Toolchain};
 
 /// The version that builds with [`LLVM`] and has been tried with aya-ebpf of this workspace.
 const BPF_LINKER: &str = "0.13.0";
@@ -94,6 +94,21 @@ fn apt_bpf_toolchain() -> Result<()> {
     )
 }
 
+/// The clippy of the toolchain that is there.
+pub fn bpf_clippy() -> Result<()> {
+    if let Toolchain::Nightly { rustup, name, .. } = Toolchain::find()? {
+        let mut rustup = Command::new(rustup);
+        rustup.args(["component", "add", "clippy", "--toolchain", name]);
+        return quietly(rustup);
+    }
+    let has = |package: &str| {
+        let mut dpkg = Command::new("dpkg-query");
+        dpkg.args(["--show", package]).stdout(Stdio::null()).stderr(Stdio::null());
+        dpkg.status().is_ok_and(|status| status.success())
+    };
+    apt(&[if has("rustc-web") { "rust-web-clippy" } else { "rust-clippy" }])
+}
+
 /// Whether two packages were built from the same source: a rebuild of one of them (`+b1`) does not matter.
 fn same_source(one: &str, other: &str) -> bool {
     let source = |version: &str| match version.rsplit_once("+b") {
@@ -126,14 +141,22 @@ pub fn cargo_fuzz() -> Result<()> {
 }
 
 pub fn cargo_deny() -> Result<()> {
-    quietly(cargo_install("cargo-deny", CARGO_DENY))
+    quietly(soon(cargo_install("cargo-deny", CARGO_DENY)))
 }
 
 pub fn mdbook() -> Result<()> {
     let mut cargo = cargo_install("mdbook", MDBOOK);
     // Neither its server nor its watching.
     cargo.args(["--no-default-features", "--features", "search"]);
-    quietly(cargo)
+    quietly(soon(cargo))
+}
+
+/// Of a program that runs for seconds the build is what takes time.
+fn soon(mut cargo: Command) -> Command {
+    for (setting, value) in [("OPT_LEVEL", "1"), ("LTO", "off"), ("CODEGEN_UNITS", "16")] {
+        cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
+    cargo
 }
 
 fn cargo_install(program: &str, version: &str) -> Command {

@@ -38,7 +38,7 @@ pub fn fuzz() -> Result<()> {
     report.finish()
 }
 
-/// Finds what makes the book of docs/ and installs it if it is missing, which takes some minutes.
+/// Finds what makes the book of docs/ and installs it if it is missing, which takes a minute or two.
 pub fn book() -> Result<()> {
     let mut report = Report { only_check: false, missing: 0 };
     report.tool("mdBook", || version("mdbook", "--version"), install::mdbook);
@@ -96,7 +96,21 @@ fn packager(report: &mut Report) {
     report.tool("strip", || version("strip", "--version"), || install::apt(&["binutils"]));
 }
 
-/// Finds cargo-deny and installs it if it is missing, which takes some minutes.
+/// Finds the clippy of the toolchain that builds the kernel side and installs it if it is missing.
+pub fn bpf_clippy() -> Result<()> {
+    let mut report = Report { only_check: false, missing: 0 };
+    report.tool("Rust for BPF", bpf_toolchain, install::bpf_toolchain);
+    report.tool("bpf-linker", bpf_linker, install::bpf_linker);
+    let clippy = || match Toolchain::find() {
+        Ok(toolchain) if toolchain.has_clippy() => Ok(format!("of {toolchain}")),
+        Ok(toolchain) => Err(format!("{toolchain} has none")),
+        Err(error) => Err(error.to_string()),
+    };
+    report.tool("clippy for BPF", clippy, install::bpf_clippy);
+    report.finish()
+}
+
+/// Finds cargo-deny and installs it if it is missing, which takes a minute or two.
 pub fn install_deny() -> Result<()> {
     let mut report = Report { only_check: false, missing: 0 };
     report.tool("C compiler", || version("cc", "--version"), || install::apt(&["gcc", "libc6-dev"]));
@@ -104,11 +118,15 @@ pub fn install_deny() -> Result<()> {
     report.finish()
 }
 
-/// Finds what makes a root file system with a real systemd and installs what is missing.
-pub fn install_systemd_test() -> Result<()> {
+/// Finds what makes a root file system with a real systemd, or the disk of a machine, and installs what is missing.
+pub fn install_systemd_test(machine: bool) -> Result<()> {
     let mut report = Report { only_check: false, missing: 0 };
     packager(&mut report);
     report.tool("mmdebstrap", || version("mmdebstrap", "--version"), || install::apt(&["mmdebstrap"]));
+    if machine {
+        programs(&mut report, &VIRTUAL);
+        programs(&mut report, &[("mke2fs", "e2fsprogs")]);
+    }
     report.finish()
 }
 

@@ -1,7 +1,7 @@
-//! A booted root file system.
+//! A root file system, booted in a container.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use sg_tests::{Finished, Lab, Netns, Process};
 
+use super::debian::Debian;
+
 /// To boot, or to stop, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
 
 /// A running systemd. Dropping it kills it with all that it runs.
 pub struct Container {
-    root: PathBuf,
     process: Process,
     /// Its first process, by the number that it has here.
     leader: u32,
@@ -37,8 +38,8 @@ impl Container {
             }
             sleep(POLL);
         };
-        let container = Self { root: root.to_owned(), process, leader };
-        while !container.run(&["systemctl", "is-active", "multi-user.target"])?.status.success() {
+        let container = Self { process, leader };
+        while !container.is_up()? {
             if container.process.ended()?.is_some() || Instant::now() > deadline {
                 bail!("the container does not boot:\n{}", console());
             }
@@ -47,8 +48,17 @@ impl Container {
         Ok(container)
     }
 
-    /// Runs a command in it to its end.
-    pub fn run(&self, words: &[&str]) -> Result<Finished> {
+    /// Stops it as an administrator would, and waits.
+    pub fn power_off(self) -> Result<()> {
+        self.run(&["systemctl", "poweroff"])?;
+        let status = self.process.wait(PATIENCE)?;
+        ensure!(status.success(), "the container has ended with {status}");
+        Ok(())
+    }
+}
+
+impl Debian for Container {
+    fn run(&self, words: &[&str]) -> Result<Finished> {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.leader.to_string()]);
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]).args(words);
@@ -58,27 +68,8 @@ impl Container {
         Process::finish(command, PATIENCE)
     }
 
-    /// What a command prints; fails if it does.
-    pub fn said(&self, words: &[&str]) -> Result<String> {
-        Ok(self.run(words)?.success(&words.join(" "))?.stdout.trim().to_owned())
-    }
-
-    /// A property of a unit.
-    pub fn property(&self, unit: &str, name: &str) -> Result<String> {
-        self.said(&["systemctl", "show", "--value", "--property", name, unit])
-    }
-
-    /// A file of it.
-    pub fn path(&self, absolute: &str) -> PathBuf {
-        self.root.join(absolute.trim_start_matches('/'))
-    }
-
-    /// Stops it as an administrator would, and waits.
-    pub fn power_off(self) -> Result<()> {
-        self.run(&["systemctl", "poweroff"])?;
-        let status = self.process.wait(PATIENCE)?;
-        ensure!(status.success(), "the container has ended with {status}");
-        Ok(())
+    fn slowness(&self) -> u32 {
+        1
     }
 }
 

@@ -1,51 +1,132 @@
 //! From the first installation to the last trace.
 
-use std::fs;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use sg_tests::{Connection, Lab, patience};
+use sg_tests::{Connection, Lab};
 
 use super::container::Container;
-use super::site::{CLOSED, DEVICE, OPEN, Site};
-use super::traffic::{self, Cost};
+use super::debian::{self, Debian};
+use super::machine::Machine;
+use super::site::{CLOSED, OPEN, STARTER_DEVICE, Site};
+use super::traffic::{self, Boot, Cost};
+use super::{PACKAGES, VERSIONS};
 use crate::demo::table::Table;
+use crate::vm::fetch::Tree;
 
-const POLICY: &str = "/etc/sgd/policy.d/starter.json";
 /// Of `systemd-analyze security`; packaging/systemd/sgd.service states what it is.
 const WORST_SCORE: f64 = 2.5;
-const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn all(lab: &Lab, root: &Path, package: &Path, newer: &Path, table: &mut Table) -> Result<()> {
-    let site = Site::new(lab)?;
-    for port in [OPEN, CLOSED] {
-        let open = site.tcp(port).run(patience::ALLOWED)?;
-        ensure!(open.answered(), "without the filter {} should be open: {open}", site.tcp(port));
+/// On a host that is a container.
+pub fn in_container(lab: &Lab, root: &Path, packages: [&Path; 2], table: &mut Table) -> Result<()> {
+    let site = Site::of_container(lab)?;
+    let boot = || Container::boot(lab, root, &site.netns);
+    open(&site)?;
+    let container = boot()?;
+    for (package, to) in packages.iter().zip(PACKAGES) {
+        std::fs::copy(package, root.join(to.trim_start_matches('/')))?;
     }
-    let container = Container::boot(lab, root, &site.host)?;
-    let mut host = Host { container, site: &site, table };
-    let mut held = site.tcp(OPEN).hold(patience::ALLOWED)?;
-    host.install(package)?;
-    host.reload()?;
-    host.kill(&mut held)?;
-    host.upgrade(newer, &mut held)?;
-    host = host.reboot(lab, root)?;
-    let mut held = site.tcp(OPEN).hold(patience::ALLOWED)?;
-    host.remove(&mut held)?;
-    host.purge()?;
-    host.container.power_off()
+    let mut host = Host { debian: container, site: &site, table };
+    host.before_reboot()?;
+    let starts = host.starts()?;
+    let Host { debian: container, table, .. } = host;
+    table.heading("reboot");
+    container.power_off()?;
+    // Nothing filters while the host is off.
+    open(&site)?;
+    let mut host = Host { debian: boot()?, site: &site, table };
+    host.after_reboot(starts)?;
+    host.at_the_end()?;
+    host.debian.power_off()
 }
 
-struct Host<'a> {
-    container: Container,
+/// On a host that is a virtual machine, which really boots.
+pub fn in_machine(
+    lab: &Lab,
+    tree: &Tree,
+    disk: &Path,
+    packages: [&Path; 2],
+    short: bool,
+    table: &mut Table,
+) -> Result<()> {
+    let site = Site::of_machine(lab)?;
+    let (machine, boot) = traffic::at_boot(&site, || Machine::boot(lab, tree, disk, &site, packages))?;
+    // Else it would prove nothing that none comes through later.
+    ensure!(boot.allowed > 0 && boot.denied > 0, "without sgd nothing comes through at boot");
+    println!(
+        "without sgd {} of {} packets that no rule will allow come through at boot",
+        boot.denied, boot.sent
+    );
+    open(&site)?;
+    machine.said(&["ip", "link", "add", STARTER_DEVICE, "type", "veth", "peer", "name", "sg-try1"])?;
+    let first = machine.said(&["cat", "/proc/sys/kernel/random/boot_id"])?;
+    let mut host = Host { debian: machine, site: &site, table };
+    if short {
+        host.install()?;
+    } else {
+        host.before_reboot()?;
+    }
+    let starts = host.starts()?;
+
+    host.table.heading("systemctl reboot");
+    let ((), boot) = traffic::at_boot(&site, || host.debian.reboot())?;
+    host.booted("reboot", &boot);
+    let second = host.debian.said(&["cat", "/proc/sys/kernel/random/boot_id"])?;
+    host.is("", "the kernel has booted anew", first != second);
+    host.after_reboot(starts)?;
+    let before = ["--boot", "-1", "--output", "cat"];
+    let ready = host.ready(&before)?;
+    host.row(
+        "",
+        "times that the journal of the boot before has `ready`",
+        &starts.to_string(),
+        &ready.to_string(),
+    );
+    if short {
+        return host.debian.power_off();
+    }
+
+    host.table.heading("the power fails");
+    let ((), boot) = traffic::at_boot(&site, || host.debian.fail())?;
+    host.booted("power", &boot);
+    let green = host.debian.green()?;
+    host.row("D25", "sgctl status", "exit code 0", &green);
+    host.filtered("D25", "after the failure")?;
+    host.at_the_end()?;
+    host.debian.power_off()
+}
+
+/// Without the filter everything comes through; else what is denied later would prove nothing.
+fn open(site: &Site) -> Result<()> {
+    for port in [OPEN, CLOSED] {
+        let open = site.tcp(port).run(site.patience[0])?;
+        ensure!(open.answered(), "without the filter {} should be open: {open}", site.tcp(port));
+    }
+    Ok(())
+}
+
+struct Host<'a, D> {
+    debian: D,
     site: &'a Site,
     table: &'a mut Table,
 }
 
-impl<'a> Host<'a> {
+impl<D: Debian> Host<'_, D> {
+    fn before_reboot(&mut self) -> Result<()> {
+        let mut held = self.site.tcp(OPEN).hold(self.site.patience[0])?;
+        self.install()?;
+        self.reload()?;
+        self.kill(&mut held)?;
+        self.upgrade(&mut held)
+    }
+
+    fn at_the_end(&mut self) -> Result<()> {
+        let mut held = self.site.tcp(OPEN).hold(self.site.patience[0])?;
+        self.remove(&mut held)?;
+        self.purge()
+    }
+
     fn row(&mut self, spec: &str, what: &str, expected: &str, seen: &str) {
         self.table.row(spec, what, expected, seen, expected == seen);
     }
@@ -57,7 +138,9 @@ impl<'a> Host<'a> {
 
     /// The rule that the starter policy has, and one that it has not.
     fn filtered(&mut self, spec: &str, when: &str) -> Result<()> {
-        for (port, allowed, wait) in [(OPEN, true, patience::ALLOWED), (CLOSED, false, patience::DENIED)] {
+        for (port, allowed, wait) in
+            [(OPEN, true, self.site.patience[0]), (CLOSED, false, self.site.patience[1])]
+        {
             let probe = self.site.tcp(port);
             self.table.probe(spec, &format!("{when}: {probe}"), allowed, &probe.run(wait));
         }
@@ -70,57 +153,41 @@ impl<'a> Host<'a> {
         self.table.row("D20", &what, "0 and 0", &seen, cost.nothing());
     }
 
-    /// `sgctl status --json`.
-    fn status(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.container.said(&["sgctl", "status", "--json"])?)?)
+    fn booted(&mut self, what: &str, boot: &Boot) {
+        let what = format!("{what}, {} packets from outside", boot.sent);
+        self.row("D25", &format!("{what}: let through without a rule"), "0", &boot.denied.to_string());
+        self.is("D25", &format!("{what}: some with a rule, in the end"), boot.allowed > 0);
     }
 
-    /// Whether `sgctl status` has nothing to complain of.
-    fn green(&self) -> Result<String> {
-        let status = self.container.run(&["sgctl", "status"])?;
-        Ok(status.status.code().map_or("a signal".to_owned(), |code| format!("exit code {code}")))
-    }
-
-    /// The process of the daemon once it is another one than `before` and ready.
-    fn another(&self, before: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let now = self.container.property("sgd", "MainPID")?;
-            if now != before && now != "0" && self.container.property("sgd", "ActiveState")? == "active" {
-                return Ok(now);
-            }
-            ensure!(Instant::now() < deadline, "sgd is not started again:\n{}", self.journal(&[])?);
-            sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn journal(&self, more: &[&str]) -> Result<String> {
-        let words = [&["journalctl", "--unit", "sgd", "--boot", "--no-pager"][..], more].concat();
-        self.container.said(&words)
-    }
-
-    fn install(&mut self, package: &Path) -> Result<()> {
+    fn install(&mut self) -> Result<()> {
         self.table.heading("dpkg -i in a fresh Debian, systemctl start, the starter policy");
-        dpkg_install(&self.container, package)?;
-        self.container.said(&["systemctl", "start", "sgd"])?;
-        self.row("", "sgctl status", "exit code 0", &self.green()?);
-        let state = self.state()?;
-        self.row("", &format!("{DEVICE}, by sgctl status"), "enforced", &state);
-        self.filtered("K4", "starter policy")?;
-        let enabled = self.container.run(&["systemctl", "is-enabled", "sgd"])?.stdout;
+        self.debian.said(&["dpkg", "--install", PACKAGES[0]])?;
+        self.debian.said(&["systemctl", "start", "sgd"])?;
+        let green = self.debian.green()?;
+        self.row("", "sgctl status", "exit code 0", &green);
+        let state = self.debian.state(STARTER_DEVICE)?;
+        self.row("", &format!("{STARTER_DEVICE}, by sgctl status"), "enforced", &state);
+        let Site { own, policy, device, .. } = self.site;
+        if let Some(own) = own {
+            self.debian.reload(policy, own)?;
+            let state = self.debian.state(device)?;
+            self.row("", &format!("{device}, by a policy of its own, by sgctl status"), "enforced", &state);
+        }
+        self.filtered("K4", if own.is_some() { "own policy" } else { "starter policy" })?;
+        let enabled = self.debian.run(&["systemctl", "is-enabled", "sgd"])?.stdout;
         self.row("D25", "systemctl is-enabled", "enabled", enabled.trim());
         // Prints what differs from what was packed.
-        let verified = self.container.run(&["dpkg", "--verify", "sgd"])?;
+        let verified = self.debian.run(&["dpkg", "--verify", "sgd"])?;
         self.row("", "dpkg --verify", "", verified.stdout.trim());
-        let group = self.container.said(&["stat", "--format", "%G %a", "/run/sgd/sgd.sock"])?;
+        let group = self.debian.said(&["stat", "--format", "%G %a", "/run/sgd/sgd.sock"])?;
         self.row("", "whose socket", "sgd 660", &group);
-        let rotated = self.container.run(&["logrotate", "--debug", "/etc/logrotate.d/sgd"])?;
+        let rotated = self.debian.run(&["logrotate", "--debug", "/etc/logrotate.d/sgd"])?;
         self.is("", "logrotate understands its configuration", rotated.status.success());
-        let version = self.container.said(&["sgd", "--version"])?;
+        let version = self.debian.said(&["sgd", "--version"])?;
         let told = ["commit:", "rustc", "object"].iter().all(|word| version.contains(word));
         self.is("", "sgd --version has build facts", told);
 
-        let analysis = self.container.said(&["systemd-analyze", "security", "--no-pager", "sgd.service"])?;
+        let analysis = self.debian.said(&["systemd-analyze", "security", "--no-pager", "sgd.service"])?;
         let score = analysis.lines().last().and_then(|line| line.split(": ").nth(1)?.split(' ').next());
         let score: f64 = score.and_then(|text| text.parse().ok()).with_context(|| analysis.clone())?;
         let limit = format!("≤ {WORST_SCORE}");
@@ -128,163 +195,146 @@ impl<'a> Host<'a> {
         Ok(())
     }
 
-    fn state(&self) -> Result<String> {
-        let status = self.status()?;
-        let interfaces = status.get("interfaces").and_then(Value::as_array).context("interfaces")?;
-        let device = interfaces.iter().find(|interface| interface.get("name") == Some(&DEVICE.into()));
-        let state = device.and_then(|device| device.get("state")).and_then(Value::as_str);
-        Ok(state.unwrap_or("not there").to_owned())
-    }
-
     fn reload(&mut self) -> Result<()> {
         self.table.heading("systemctl reload");
-        let before = self.container.property("sgd", "MainPID")?;
-        let path = self.container.path(POLICY);
-        let policy = fs::read_to_string(&path)?;
+        let (path, wait) = (self.site.policy, self.site.patience[0]);
+        let before = self.debian.property("sgd", "MainPID")?;
+        let policy = self.debian.read(path)?;
         let changed = policy.replace("\"443\"", &format!("\"{CLOSED}\""));
-        ensure!(changed != policy, "{POLICY} has no rule for 443");
-        fs::write(&path, changed)?;
-        self.reloaded(2)?;
+        ensure!(changed != policy, "{path} has no rule for 443");
+        self.debian.reload(path, &changed)?;
         let probe = self.site.tcp(CLOSED);
-        self.table.probe("K10", &format!("new rule: {probe}"), true, &probe.run(patience::ALLOWED));
+        self.table.probe("K10", &format!("new rule: {probe}"), true, &probe.run(wait));
 
-        fs::write(&path, "{")?;
-        self.container.said(&["systemctl", "reload", "sgd"])?;
-        let deadline = Instant::now() + PATIENCE;
-        while self.green()? != "exit code 1" && Instant::now() < deadline {
-            sleep(Duration::from_millis(100));
-        }
-        self.row("D22", "sgctl status after a broken policy", "exit code 1", &self.green()?);
-        self.table.probe("D22", &format!("as before: {probe}"), true, &probe.run(patience::ALLOWED));
-        let errors = self.journal(&["--priority", "err", "--output", "cat"])?;
+        self.debian.write(path, "{")?;
+        self.debian.said(&["systemctl", "reload", "sgd"])?;
+        self.debian.wait("a complaint", || Ok(self.debian.green()? == "exit code 1"))?;
+        let green = self.debian.green()?;
+        self.row("D22", "sgctl status after a broken policy", "exit code 1", &green);
+        self.table.probe("D22", &format!("as before: {probe}"), true, &probe.run(wait));
+        let errors = self.debian.journal(&["--priority", "err", "--output", "cat"])?;
         self.is("", "journalctl --priority err has the refusal", errors.contains("policy refused"));
-        let all = self.journal(&["--output", "cat"])?;
+        let all = self.debian.journal(&["--output", "cat"])?;
         let plain = all.lines().any(|line| line == "ready") && !all.contains('\u{1b}');
         self.is("", "the journal's lines are plain, without a second time", plain);
 
-        fs::write(&path, policy)?;
-        self.reloaded(3)?;
-        self.row("", "sgctl status after it was mended", "exit code 0", &self.green()?);
+        self.debian.reload(path, &policy)?;
+        let green = self.debian.green()?;
+        self.row("", "sgctl status after it was mended", "exit code 0", &green);
         self.filtered("K10", "mended")?;
-        let after = self.container.property("sgd", "MainPID")?;
+        let after = self.debian.property("sgd", "MainPID")?;
         self.is("", "all by one process", before == after);
-        Ok(())
-    }
-
-    /// Asks for it, and waits for the policy of that number.
-    fn reloaded(&self, generation: u64) -> Result<()> {
-        self.container.said(&["systemctl", "reload", "sgd"])?;
-        let deadline = Instant::now() + PATIENCE;
-        while self.status()?.get("generation").and_then(Value::as_u64) < Some(generation) {
-            ensure!(Instant::now() < deadline, "no generation {generation}:\n{}", self.journal(&[])?);
-            sleep(Duration::from_millis(100));
-        }
         Ok(())
     }
 
     fn kill(&mut self, held: &mut Connection) -> Result<()> {
         self.table.heading("kill -9, and systemd starts it again");
-        let before = self.container.property("sgd", "MainPID")?;
+        let before = self.debian.property("sgd", "MainPID")?;
         let (after, cost) = traffic::under(self.site, held, || {
-            self.container.said(&["kill", "-9", &before])?;
-            self.another(&before)
+            self.debian.said(&["kill", "-9", &before])?;
+            self.debian.another(&before)
         })?;
         self.cost("kill -9", &cost);
         self.is("D20", "another process is ready", after != before);
-        let restarts = self.container.property("sgd", "NRestarts")?;
+        let restarts = self.debian.property("sgd", "NRestarts")?;
         self.row("", "restarts that systemd has counted", "1", &restarts);
         self.filtered("D20", "started again")
     }
 
-    fn upgrade(&mut self, newer: &Path, held: &mut Connection) -> Result<()> {
+    fn upgrade(&mut self, held: &mut Connection) -> Result<()> {
         self.table.heading("dpkg -i of a higher version");
-        let before = self.container.property("sgd", "MainPID")?;
+        let before = self.debian.property("sgd", "MainPID")?;
         let (after, cost) = traffic::under(self.site, held, || {
-            dpkg_install(&self.container, newer)?;
-            self.another(&before)
+            self.debian.said(&["dpkg", "--install", PACKAGES[1]])?;
+            self.debian.another(&before)
         })?;
         self.cost("upgrade", &cost);
         self.is("D20", "another process is ready", after != before);
-        let version = self.container.said(&["dpkg-query", "--show", "--showformat", "${Version}", "sgd"])?;
-        self.row("", "version by dpkg", super::VERSIONS[1], &version);
-        self.row("", "sgctl status", "exit code 0", &self.green()?);
+        let version = self.debian.said(&["dpkg-query", "--show", "--showformat", "${Version}", "sgd"])?;
+        self.row("", "version by dpkg", VERSIONS[1], &version);
+        let green = self.debian.green()?;
+        self.row("", "sgctl status", "exit code 0", &green);
         self.filtered("D20", "upgraded")
     }
 
-    fn reboot(self, lab: &Lab, root: &Path) -> Result<Self> {
-        let Self { container, site, table } = self;
-        table.heading("reboot");
-        container.power_off()?;
-        let open = site.tcp(CLOSED).run(patience::ALLOWED)?;
-        ensure!(open.answered(), "nothing filters while the host is off, but {}: {open}", site.tcp(CLOSED));
-        let container = Container::boot(lab, root, &site.host)?;
-        let mut host = Self { container, site, table };
-        host.row("D25", "sgctl status", "exit code 0", &host.green()?);
-        host.filtered("D25", "after the reboot")?;
+    /// How often the journal says that sgd was ready.
+    fn ready(&self, which: &[&str]) -> Result<usize> {
+        let words = [&["journalctl", "--unit", "sgd", "--no-pager"][..], which].concat();
+        Ok(self.debian.said(&words)?.lines().filter(|line| *line == "ready").count())
+    }
+
+    /// The same before a reboot, which there must have been.
+    fn starts(&self) -> Result<usize> {
+        let starts = self.ready(&["--boot", "--output", "cat"])?;
+        ensure!(starts > 0, "the journal has no `ready`");
+        Ok(starts)
+    }
+
+    /// `starts`: how often sgd had been ready before.
+    fn after_reboot(&mut self, starts: usize) -> Result<()> {
+        let green = self.debian.green()?;
+        self.row("D25", "sgctl status", "exit code 0", &green);
+        self.filtered("D25", "after the reboot")?;
         let active = |unit: &str| -> Result<u64> {
-            Ok(host.container.property(unit, "ActiveEnterTimestampMonotonic")?.parse()?)
+            Ok(self.debian.property(unit, "ActiveEnterTimestampMonotonic")?.parse()?)
         };
         let (sgd, pre, network) = (active("sgd")?, active("network-pre.target")?, active("network.target")?);
         ensure!(sgd > 0 && pre > 0 && network > 0, "units are not active: {sgd}, {pre}, {network}");
         let what = format!("sgd is ready {} ms before network-pre.target", pre.saturating_sub(sgd) / 1000);
-        host.is("D25", &what, sgd < pre && pre <= network);
+        self.is("D25", &what, sgd < pre && pre <= network);
         // Written between the two targets.
-        let seen = fs::read_to_string(host.container.path("/var/lib/lab-network.json"))?;
-        let enforced = serde_json::from_str::<Value>(&seen).ok().is_some_and(|status| {
-            let interfaces = status.get("interfaces").and_then(Value::as_array);
-            interfaces.is_some_and(|all| {
-                all.iter().any(|one| {
-                    one.get("name") == Some(&DEVICE.into()) && one.get("state") == Some(&"enforced".into())
-                })
-            })
-        });
-        host.is("D25", "who sets up the network finds the interface enforced", enforced);
-        let boots = host.container.said(&["journalctl", "--unit", "sgd", "--output", "cat", "--no-pager"])?;
-        let ready = boots.lines().filter(|line| *line == "ready").count();
-        host.row("", "times that the journal has `ready`, over both boots", "4", &ready.to_string());
-        Ok(host)
+        let seen = self.debian.read("/var/lib/lab-network.json")?;
+        let status =
+            serde_json::from_str::<Value>(&seen).with_context(|| format!("at network.target: {seen}"))?;
+        let seen = debian::state(&status, self.site.device).unwrap_or("not there");
+        self.row("D25", "what who sets up the network finds the interface", "enforced", seen);
+        let ready = self.ready(&["--output", "cat"])?;
+        let expected = (starts + 1).to_string();
+        self.row("", "times that the journal has `ready`, over both boots", &expected, &ready.to_string());
+        Ok(())
     }
 
     fn remove(&mut self, held: &mut Connection) -> Result<()> {
         self.table.heading("dpkg --remove, dpkg --purge");
         let (said, cost) = traffic::under_open(self.site, held, || {
-            self.container.run(&["dpkg", "--remove", "sgd"])?.success("dpkg --remove")
+            self.debian.run(&["dpkg", "--remove", "sgd"])?.success("dpkg --remove")
         })?;
         let said = format!("{}{}", said.stdout, said.stderr);
-        let expected = format!("sgd: detached, not filtered any more: {DEVICE}");
+        let expected = format!("sgd: detached, not filtered any more: {}", self.site.device);
         let seen = said.lines().find(|line| line.starts_with("sgd: ")).unwrap_or("nothing");
         self.row("", "it says", &expected, seen);
         self.row("", &format!("allowed packets of {} that are lost", cost.sent), "0", &cost.lost.to_string());
         let probe = self.site.tcp(CLOSED);
-        self.table.probe("", &format!("not filtered any more: {probe}"), true, &probe.run(patience::ALLOWED));
-        let kept = ["/var/lib/sgd/last-good", POLICY].map(|path| self.container.path(path).exists());
-        self.is("", "state and policy stay", kept == [true, true]);
-        let gone = !self.container.path("/usr/bin/sgd").exists();
-        let pins = self.container.run(&["test", "-e", "/sys/fs/bpf/sgd"])?.status.code();
-        self.is("", "programs and pins are gone", gone && pins == Some(1));
+        self.table.probe(
+            "",
+            &format!("not filtered any more: {probe}"),
+            true,
+            &probe.run(self.site.patience[0]),
+        );
+        let kept = self.debian.exists("/var/lib/sgd/last-good")? && self.debian.exists(self.site.policy)?;
+        self.is("", "state and policy stay", kept);
+        let gone = !self.debian.exists("/usr/bin/sgd")? && !self.debian.exists("/sys/fs/bpf/sgd")?;
+        self.is("", "programs and pins are gone", gone);
         Ok(())
     }
 
     fn purge(&mut self) -> Result<()> {
         // A policy that the package has not brought.
-        fs::write(self.container.path("/etc/sgd/policy.d/mine.json"), "{}")?;
-        self.container.said(&["dpkg", "--purge", "sgd"])?;
-        let left: Vec<&str> = ["/etc/sgd", "/var/lib/sgd", "/var/log/sgd", "/run/sgd", "/etc/default/sgd"]
-            .into_iter()
-            .filter(|path| self.container.path(path).exists())
-            .collect();
+        self.debian.write("/etc/sgd/policy.d/mine.json", "{}")?;
+        self.debian.said(&["dpkg", "--purge", "sgd"])?;
+        let mut left = Vec::new();
+        for path in ["/etc/sgd", "/var/lib/sgd", "/var/log/sgd", "/run/sgd", "/etc/default/sgd"] {
+            if self.debian.exists(path)? {
+                left.push(path);
+            }
+        }
         self.row("", "what is left", "", &left.join(" "));
-        let unit = self.container.property("sgd", "LoadState")?;
+        let unit = self.debian.property("sgd", "LoadState")?;
         self.row("", "the unit", "not-found", &unit);
-        let failed = self.container.said(&["systemctl", "--failed", "--plain", "--no-legend"])?;
+        let failed = self.debian.said(&["systemctl", "--failed", "--plain", "--no-legend"])?;
         if !failed.is_empty() {
             bail!("units have failed: {failed}");
         }
         Ok(())
     }
-}
-
-fn dpkg_install(container: &Container, package: &Path) -> Result<()> {
-    fs::copy(package, container.path("/root/sgd.deb"))?;
-    container.said(&["dpkg", "--install", "/root/sgd.deb"]).map(drop)
 }

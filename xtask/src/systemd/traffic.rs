@@ -1,20 +1,12 @@
-//! Traffic over the starter policy, of which every packet is accounted for.
+//! Traffic over the policy, of which every packet is accounted for.
 
-use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::socket::{setsockopt, sockopt};
-use sg_tests::{Connection, Netns, Outcome, patience};
+use anyhow::{Result, ensure};
+use sg_tests::{Connection, Outcome};
 
-use super::site::{GUEST, HOST, OPEN, Site};
-
-const PAUSE: Duration = Duration::from_millis(5);
-/// UDP: to the host everything may go, to the guest nothing.
-const OUT: u16 = 7001;
-const IN: u16 = 7002;
+use super::site::{CLOSED, OPEN, Site};
 
 /// What some work has cost.
 pub struct Cost {
@@ -33,8 +25,8 @@ impl Cost {
 
 /// Does `work` under traffic, with a connection that was open before.
 pub fn under<T>(site: &Site, held: &mut Connection, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
-    let out = (socket(&site.guest, (GUEST, 0).into())?, socket(&site.host, (HOST, OUT).into())?);
-    let closed = (socket(&site.host, (HOST, 0).into())?, socket(&site.guest, (GUEST, IN).into())?);
+    let [out, closed] = site.datagrams()?;
+    let [allowed, denied] = site.patience;
     let running = AtomicBool::new(true);
     let [exchanged, failed, connected, refused, sent_out, sent_in] = [const { AtomicU64::new(0) }; 6];
     let count = |good: bool, yes: &AtomicU64, no: &AtomicU64| {
@@ -44,26 +36,24 @@ pub fn under<T>(site: &Site, held: &mut Connection, work: impl FnOnce() -> Resul
     let done = std::thread::scope(|scope| {
         scope.spawn(|| {
             while running.load(Ordering::Relaxed) {
-                count(answered(held.exchange(patience::ALLOWED)), &exchanged, &failed);
-                sleep(PAUSE);
+                count(answered(held.exchange(allowed)), &exchanged, &failed);
+                sleep(site.pause);
             }
         });
         scope.spawn(|| {
             while running.load(Ordering::Relaxed) {
-                count(answered(site.tcp(OPEN).run(patience::ALLOWED)), &connected, &refused);
-                sleep(PAUSE);
+                count(answered(site.tcp(OPEN).run(allowed)), &connected, &refused);
+                sleep(site.pause);
             }
         });
         scope.spawn(|| {
             while running.load(Ordering::Relaxed) {
-                // What a socket does not take was not sent.
-                if out.0.send_to(b"out", (HOST, OUT)).is_ok() {
-                    sent_out.fetch_add(1, Ordering::Relaxed);
+                for (datagrams, sent) in [(&out, &sent_out), (&closed, &sent_in)] {
+                    if datagrams.send() {
+                        sent.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
-                if closed.0.send_to(b"in", (GUEST, IN)).is_ok() {
-                    sent_in.fetch_add(1, Ordering::Relaxed);
-                }
-                sleep(PAUSE);
+                sleep(site.pause);
             }
         });
         let done = work();
@@ -73,10 +63,10 @@ pub fn under<T>(site: &Site, held: &mut Connection, work: impl FnOnce() -> Resul
     let [exchanged, failed, connected, refused, sent_out, sent_in] =
         [exchanged, failed, connected, refused, sent_out, sent_in].map(AtomicU64::into_inner);
     ensure!(exchanged > 0 && connected > 0 && sent_out > 0 && sent_in > 0, "there was no traffic");
-    let arrived = received(&out.1)?;
+    let arrived = out.arrived(denied)?;
     let cost = Cost {
         lost: failed + refused + sent_out.abs_diff(arrived),
-        through: received(&closed.1)?,
+        through: closed.arrived(denied)?,
         sent: exchanged + connected + sent_out + sent_in,
     };
     Ok((done, cost))
@@ -92,19 +82,50 @@ pub fn under_open<T>(
     Ok((done, Cost { through: 0, ..cost }))
 }
 
-/// With room for all that is sent before it is read.
-fn socket(netns: &Netns, address: std::net::SocketAddr) -> Result<UdpSocket> {
-    let socket = netns.run(|| UdpSocket::bind(address))?.with_context(|| format!("cannot use {address}"))?;
-    setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20))?;
-    Ok(socket)
+/// What came through while a machine booted.
+pub struct Boot {
+    /// Datagrams and connections that a rule allows, or would.
+    pub allowed: u64,
+    /// Those that none does.
+    pub denied: u64,
+    pub sent: u64,
 }
 
-/// How many datagrams wait.
-fn received(socket: &UdpSocket) -> Result<u64> {
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    let mut count = 0;
-    while socket.recv(&mut [0; 8]).is_ok() {
-        count += 1;
-    }
-    Ok(count)
+/// Does `work`, which boots the machine, while somebody outside does not cease to try. Whoever asks before there is an address is not
+/// answered, rule or none.
+pub fn at_boot<T>(site: &Site, work: impl FnOnce() -> Result<T>) -> Result<(T, Boot)> {
+    let [out, closed] = site.datagrams()?;
+    let [_, wait] = site.patience;
+    let running = AtomicBool::new(true);
+    let [sent, opened, leaked] = [const { AtomicU64::new(0) }; 3];
+    let done = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while running.load(Ordering::Relaxed) {
+                for datagrams in [&out, &closed] {
+                    sent.fetch_add(u64::from(datagrams.send()), Ordering::Relaxed);
+                }
+                sleep(site.pause);
+            }
+        });
+        for (port, count) in [(OPEN, &opened), (CLOSED, &leaked)] {
+            let (running, sent) = (&running, &sent);
+            scope.spawn(move || {
+                while running.load(Ordering::Relaxed) {
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    let answered = site.tcp(port).run(wait).is_ok_and(Outcome::answered);
+                    count.fetch_add(u64::from(answered), Ordering::Relaxed);
+                    sleep(site.pause);
+                }
+            });
+        }
+        let done = work();
+        running.store(false, Ordering::Relaxed);
+        done
+    })?;
+    let boot = Boot {
+        allowed: opened.into_inner() + out.arrived(wait)?,
+        denied: leaked.into_inner() + closed.arrived(wait)?,
+        sent: sent.into_inner(),
+    };
+    Ok((done, boot))
 }

@@ -87,22 +87,53 @@ pub fn machine(
     directory: &Path,
     megabytes: &str,
     processors: u32,
-    mut qemu: Command,
+    qemu: Command,
 ) -> Result<Command> {
     let initrd = directory.join("initrd.gz");
     image::write(tree, job, directory, &initrd)?;
+    let mut qemu = hardware(tree, &initrd, directory, megabytes, processors, "", qemu);
+    qemu.arg("-no-reboot");
+    Ok(qemu)
+}
+
+/// A machine that goes over to the disk, and that may reboot. `options`: of the kernel.
+pub fn machine_with_disk(
+    tree: &Tree,
+    disk: &Path,
+    directory: &Path,
+    options: &str,
+    qemu: Command,
+) -> Result<Command> {
+    let initrd = directory.join("initrd.gz");
+    image::write_over(tree, directory, &initrd)?;
+    let mut qemu = hardware(tree, &initrd, directory, "1024", 2, options, qemu);
+    // What is written lasts as long as the machine.
+    qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,snapshot=on", disk.display()));
+    qemu.env("TMPDIR", directory);
+    Ok(qemu)
+}
+
+fn hardware(
+    tree: &Tree,
+    initrd: &Path,
+    directory: &Path,
+    megabytes: &str,
+    processors: u32,
+    options: &str,
+    mut qemu: Command,
+) -> Command {
     let file = |name: &str| format!("file:{}", directory.join(name).display());
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-m", megabytes, "-machine", "q35"])
         .args(["-smp", &processors.to_string()])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-serial", &file(CONSOLE), "-serial", &file(CODES)])
         .arg("-kernel")
         .arg(&tree.image)
         .arg("-initrd")
-        .arg(&initrd)
+        .arg(initrd)
         // On a busy machine no timer may tick for as long as the kernel looks whether one does.
-        .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check"])
+        .args(["-append", &format!("console=ttyS0 quiet panic=-1 no_timer_check {options}")])
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    Ok(qemu)
+    qemu
 }

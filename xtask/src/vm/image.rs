@@ -17,6 +17,9 @@ const MODULES: [&str; 8] =
     ["virtio_pci", "virtio_net", "veth", "tun", "bridge", "cls_bpf", "sch_ingress", "ipv6"];
 
 /// The first program. The exit codes go out by the second serial port, and what a step has said that failed by the first.
+///
+/// How many times as slow as a processor of today this one is, now, is measured by a loop, which takes 7 hundredths of a second there;
+/// tests wait twice as many times as long, and at least ten times.
 const INIT: &str = r#"#!/bin/busybox sh
 export PATH=/bin HOME=/root
 busybox mkdir -p /proc /sys /dev /tmp /run /root /etc /var/lib
@@ -28,6 +31,12 @@ busybox mount -t tmpfs tmp /tmp
 busybox mount -t tmpfs run /run
 for module in $(busybox cat /modules/order); do busybox insmod /modules/$module; done
 busybox ip link set lo up
+read up idle < /proc/uptime; begin=${up%.*}${up#*.}
+i=0; while [ $i -lt 50000 ]; do i=$((i + 1)); done
+read up idle < /proc/uptime; patience=$(((${up%.*}${up#*.} - begin) * 2 / 7))
+[ $patience -gt 10 ] || patience=10
+echo $patience > /tmp/patience
+echo "=== patience: $patience times"
 for step in $(busybox seq $(cat /steps/count)); do
     busybox sh /steps/$step > /tmp/said 2>&1
     code=$?
@@ -41,12 +50,32 @@ busybox poweroff -f
 /// Applets that the jobs and the lab call by their names.
 const APPLETS: [&str; 8] = ["sh", "cat", "grep", "sleep", "mkdir", "ping", "true", "kill"];
 
+/// What the file system on the first disk needs, where the kernel has it as modules.
+const OF_DISK: [&str; 4] = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"];
+
+/// The first program where there is a disk. What is on it does the rest.
+const OVER: &str = r#"#!/bin/busybox sh
+busybox mount -t devtmpfs dev /dev
+busybox mount -t proc proc /proc
+for module in $(busybox cat /modules/order); do busybox insmod /modules/$module; done
+until [ -e /dev/vda ]; do busybox sleep 0.1; done
+busybox mount -t ext4 /dev/vda /disk && exec busybox switch_root /disk /sbin/init
+"#;
+
+/// Writes an initial file system that hands over to the one on the first disk to `to`, compressed.
+pub fn write_over(tree: &Tree, scratch: &Path, to: &Path) -> Result<()> {
+    let root = scratch.join("initial");
+    bare(tree, &root, &OF_DISK, OVER)?;
+    for directory in ["dev", "proc", "disk"] {
+        fs::create_dir(root.join(directory))?;
+    }
+    pack(&root, to)
+}
+
 /// Writes the initial file system of `job` to `to`, compressed.
 pub fn write(tree: &Tree, job: &Job, scratch: &Path, to: &Path) -> Result<()> {
     let root = scratch.join("root");
-    fs::create_dir_all(root.join("bin"))?;
-    fs::create_dir_all(root.join("modules"))?;
-    copy(&setup::program("busybox")?, &root, Path::new("/bin/busybox"))?;
+    bare(tree, &root, &MODULES, INIT)?;
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet))?;
     }
@@ -57,15 +86,26 @@ pub fn write(tree: &Tree, job: &Job, scratch: &Path, to: &Path) -> Result<()> {
         copy(from, &root, to)?;
         strip(&root.join(to.strip_prefix("/").unwrap_or(to)));
     }
-    modules(tree, &root.join("modules"))?;
-    executable(&root.join("init"), INIT)?;
     fs::create_dir_all(root.join("steps"))?;
     fs::write(root.join("steps/count"), job.steps.len().to_string())?;
     for (number, step) in (1..).zip(&job.steps) {
         fs::write(root.join(format!("steps/{number}")), format!("{}\n{}\n", job.environment, step.script))?;
     }
+    pack(&root, to)
+}
+
+/// busybox, modules and the first program.
+fn bare(tree: &Tree, root: &Path, names: &[&str], init: &str) -> Result<()> {
+    fs::create_dir_all(root.join("bin"))?;
+    fs::create_dir_all(root.join("modules"))?;
+    copy(&setup::program("busybox")?, root, Path::new("/bin/busybox"))?;
+    modules(tree, names, &root.join("modules"))?;
+    executable(&root.join("init"), init)
+}
+
+fn pack(root: &Path, to: &Path) -> Result<()> {
     let mut pack = Command::new("sh");
-    pack.current_dir(&root)
+    pack.current_dir(root)
         .args(["-c", "find . | cpio --create --format newc --quiet | gzip -1 > \"$0\""])
         .arg(to);
     let status = pack.stdin(Stdio::null()).status().context("cannot run sh")?;
@@ -110,7 +150,25 @@ fn place(from: &Path, root: &Path, to: &Path) -> Result<()> {
 }
 
 /// Puts the modules and a list of them, in the order in which they have to be loaded, into a directory.
-fn modules(tree: &Tree, to: &Path) -> Result<()> {
+fn modules(tree: &Tree, names: &[&str], to: &Path) -> Result<()> {
+    let index = index(tree)?;
+    let mut order: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for module in names {
+        // Not there: built in.
+        let Some((path, depends)) = entry(&index, module) else { continue };
+        for path in depends.split_whitespace().rev().chain([path]) {
+            if seen.insert(path.to_owned()) {
+                order.push(unpack(&tree.modules.join(path), to)?);
+            }
+        }
+    }
+    fs::write(to.join("order"), order.join("\n"))?;
+    Ok(())
+}
+
+/// modules.dep of a tree, which depmod writes if the package has not brought it.
+pub fn index(tree: &Tree) -> Result<String> {
     let index = tree.modules.join("modules.dep");
     if !index.exists() {
         let base = tree.modules.ancestors().nth(3).context("modules are in lib/modules")?;
@@ -124,20 +182,7 @@ fn modules(tree: &Tree, to: &Path) -> Result<()> {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "depmod failed ({}): {}", output.status, said.trim());
     }
-    let index = fs::read_to_string(&index)?;
-    let mut order: Vec<String> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for module in MODULES {
-        // Not there: built in.
-        let Some((path, depends)) = entry(&index, module) else { continue };
-        for path in depends.split_whitespace().rev().chain([path]) {
-            if seen.insert(path.to_owned()) {
-                order.push(unpack(&tree.modules.join(path), to)?);
-            }
-        }
-    }
-    fs::write(to.join("order"), order.join("\n"))?;
-    Ok(())
+    fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))
 }
 
 /// The line of modules.dep of a module: its file, and the files that it depends on, the nearest first.

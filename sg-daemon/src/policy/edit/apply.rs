@@ -1,6 +1,7 @@
 //! What an edit is, and carrying it out on files in memory.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jsonc_parser::ast::Object;
 use schemars::JsonSchema;
@@ -8,14 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use super::copy::{self, CopyError, CopyRequest};
 use super::list::{Change, Style};
+use super::sparse::Sparse;
 use super::{group, member, replace, rule};
 use crate::policy::diagnostic::quote;
 use crate::policy::find::{Missing, Scope};
+use crate::policy::memo::Known;
 use crate::policy::model::{GroupId, Model, Source, VpcId};
+use crate::policy::raw::RawFile;
 use crate::policy::read::{self, Files};
-use crate::policy::source::SourceFile;
+use crate::policy::rewalk::Walked;
 use crate::policy::values::DEFAULT_GROUP;
-use crate::policy::{LoadError, Loaded, check, decoded};
+use crate::policy::{LoadError, Memo, Text, check, decoded};
 
 /// Seen from the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
@@ -194,13 +198,13 @@ impl EditError {
 }
 
 /// A file that an edit has changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct EditedFile {
     /// Place among the files.
     pub index: usize,
     pub path: PathBuf,
-    pub before: Vec<u8>,
-    pub after: Vec<u8>,
+    pub before: Text,
+    pub after: Text,
 }
 
 /// The policy with the edits in it.
@@ -208,10 +212,10 @@ pub struct EditedFile {
 pub struct EditedPolicy {
     pub done: Vec<Done>,
     pub changed: Vec<EditedFile>,
-    pub before: Model,
-    pub after: Model,
-    /// All files, as bytes, those that were not edited too.
-    pub files: Vec<(PathBuf, Vec<u8>)>,
+    pub before: Arc<Model>,
+    pub after: Arc<Model>,
+    /// All files, those that were not edited too.
+    pub files: Vec<(PathBuf, Text)>,
 }
 
 /// Carries edits out, one after the other, on files in memory. Nothing is written.
@@ -232,50 +236,56 @@ pub fn apply(
 ///
 /// As [`apply`], and if a file cannot be written. With edits of several files some may be written then.
 pub fn apply_to(paths: &[PathBuf], edits: &[Edit], dry_run: bool) -> Result<EditedPolicy, EditError> {
-    let edited = edited(read::read(paths), edits)?;
+    let edited = apply_next(paths, edits, &Memo::default())?;
     if !dry_run {
         for EditedFile { path, before, after, .. } in &edited.changed {
-            replace::replace(path, before, after)
+            replace::replace(path, before.as_ref(), after.as_ref())
                 .map_err(|source| EditError::Write { path: path.clone(), source })?;
         }
     }
     Ok(edited)
 }
 
-/// Reads the files at these paths and carries edits out in memory.
+/// As [`apply`], of the files at these paths, sparing what was read before.
 ///
 /// # Errors
 ///
 /// As [`apply`].
+pub fn apply_next(paths: &[PathBuf], edits: &[Edit], memo: &Memo) -> Result<EditedPolicy, EditError> {
+    edited(read::read(paths, memo), edits)
+}
+
 fn edited(mut files: Files, edits: &[Edit]) -> Result<EditedPolicy, EditError> {
-    let before = loaded(&files).map_err(EditError::Before)?;
-    let old: Vec<Vec<u8>> = files.sources.iter().map(copy::bytes).collect();
-    let mut now = before.clone();
+    let before = check(&files).map_err(EditError::Before)?;
+    let mut now = Arc::clone(&before);
     let mut done = Vec::with_capacity(edits.len());
     for edit in edits {
         let made = one(&mut files, &now, edit)?;
-        if let Some(model) = made.model {
-            now = model;
+        if let Some(known) = made.known {
+            now = known;
         }
         done.push(made.done);
     }
-    let changed = files.sources.iter().zip(old).enumerate().filter_map(|(index, (source, before))| {
-        let after = copy::bytes(source);
-        (after != before).then(|| EditedFile { index, path: source.path.clone(), before, after })
-    });
+    let pairs = files.sources.iter().zip(&before.sources).enumerate();
+    let changed =
+        pairs.filter(|(_, (after, before))| after.text != before.text).map(|(index, (after, before))| {
+            EditedFile {
+                index,
+                path: after.path.clone(),
+                before: Text(Arc::clone(before)),
+                after: Text(Arc::clone(after)),
+            }
+        });
     let changed = changed.collect();
-    let files = files.sources.iter().map(|source| (source.path.clone(), copy::bytes(source))).collect();
-    Ok(EditedPolicy { done, changed, before, after: now, files })
-}
-
-fn loaded(files: &Files) -> Result<Model, LoadError> {
-    check(files).map(|Loaded { model, .. }| model)
+    let files = files.sources.iter().map(|source| (source.path.clone(), Text(Arc::clone(source)))).collect();
+    let (before, after) = (Arc::clone(&before.model), Arc::clone(&now.model));
+    Ok(EditedPolicy { done, changed, before, after, files })
 }
 
 struct Made {
     done: Done,
     /// The policy with the edit in it; `None` if it said so already.
-    model: Option<Model>,
+    known: Option<Arc<Known>>,
 }
 
 /// Where an edit goes and what it does.
@@ -297,8 +307,10 @@ pub(super) enum Planned {
     },
 }
 
-fn one(files: &mut Files, model: &Model, edit: &Edit) -> Result<Made, EditError> {
-    let policy = Policy::of(files, model);
+fn one(files: &mut Files, known: &Known, edit: &Edit) -> Result<Made, EditError> {
+    let model = known.model.as_ref();
+    let sparse = sparse(known, edit);
+    let policy = Policy::of(files, known, &sparse);
     let planned = match edit {
         Edit::GroupCreate { name, description, inbound, outbound, project, vpc } => {
             let lists = [inbound.as_deref(), outbound.as_deref()];
@@ -334,7 +346,7 @@ fn one(files: &mut Files, model: &Model, edit: &Edit) -> Result<Made, EditError>
     let (file, what, text, at) = match planned {
         Planned::Already { at, what } => {
             let file = model.files.get(at.file.0).map_or_else(String::new, |file| file.display().to_string());
-            return Ok(Made { done: Done { text: what, changed: false, file, line: at.line }, model: None });
+            return Ok(Made { done: Done { text: what, changed: false, file, line: at.line }, known: None });
         }
         Planned::Change { file, change, what } => {
             let (text, at) = change.apply(policy.text(file));
@@ -344,18 +356,56 @@ fn one(files: &mut Files, model: &Model, edit: &Edit) -> Result<Made, EditError>
             (file, what, splice.apply(policy.text(file)), splice.starts().next().unwrap_or(0))
         }
     };
-    let Some(source) = files.sources.get_mut(file) else {
+    *files = files.with(file, text);
+    let Some(source) = files.sources.get(file) else {
         return Err(EditError::NotFound("the file is gone; edit again".to_owned()));
     };
-    *source = SourceFile::new(source.path.clone(), text).with_bom(source.bom);
     let done = Done {
         text: what,
         changed: true,
         file: source.path.display().to_string(),
         line: source.position(at).0,
     };
-    let model = loaded(files).map_err(EditError::After)?;
-    Ok(Made { done, model: Some(model) })
+    let known = check(files).map_err(EditError::After)?;
+    Ok(Made { done, known: Some(known) })
+}
+
+/// The files, with what an edit looks at.
+fn sparse(known: &Known, edit: &Edit) -> Vec<Option<Sparse>> {
+    let model = &known.model;
+    let groups = |name: &String| {
+        model.groups.iter().filter(|group| group.name == *name).filter_map(|group| group.source).collect()
+    };
+    let interfaces = |name: &String| {
+        model
+            .interfaces
+            .iter()
+            .filter(|interface| interface.name == *name)
+            .map(|interface| interface.source)
+            .collect()
+    };
+    let peers = |address: &String| {
+        let address = address.parse().ok();
+        model.peers.iter().filter(|peer| Some(peer.address) == address).map(|peer| peer.source).collect()
+    };
+    let places: Vec<Source> = match edit {
+        // A copy looks at the whole file.
+        Edit::GroupCreate { .. } | Edit::GroupCopy { .. } => Vec::new(),
+        Edit::GroupDelete { name, .. } => groups(name),
+        Edit::RuleAdd { group, .. } | Edit::RuleRemove { group, .. } => groups(group),
+        Edit::InterfaceAttach { interface, .. } | Edit::InterfaceDetach { interface, .. } => {
+            interfaces(interface)
+        }
+        Edit::PeerAdd { address, .. } | Edit::PeerRemove { address, .. } => peers(address),
+    };
+    let files = known.sources.iter().zip(&known.walked).enumerate();
+    files
+        .map(|(file, (source, walked))| {
+            let here = places.iter().filter(|place| place.file.0 == file);
+            let keep: Vec<usize> = here.map(|place| source.offset_of(place.line, place.column)).collect();
+            Sparse::of(source, &walked.raw, &keep)
+        })
+        .collect()
 }
 
 fn scope<'s>(project: &'s Option<String>, vpc: &'s Option<String>) -> Scope<'s> {
@@ -393,12 +443,15 @@ impl From<Missing> for EditError {
 pub(super) struct Policy<'p> {
     files: &'p Files,
     pub model: &'p Model,
+    walked: &'p [Arc<Walked>],
+    /// Of each file what the edit looks at.
     trees: Vec<Option<Object<'p>>>,
 }
 
 impl<'p> Policy<'p> {
-    fn of(files: &'p Files, model: &'p Model) -> Self {
-        Self { files, model, trees: files.sources.iter().map(copy::root).collect() }
+    fn of(files: &'p Files, known: &'p Known, sparse: &'p [Option<Sparse>]) -> Self {
+        let trees = sparse.iter().map(|sparse| sparse.as_ref().and_then(Sparse::root)).collect();
+        Self { files, model: &known.model, walked: &known.walked, trees }
     }
 
     pub fn text(&self, file: usize) -> &'p str {
@@ -417,20 +470,18 @@ impl<'p> Policy<'p> {
     }
 
     /// The policy with another text in a file, for looking at what it would say.
-    pub fn with(&self, file: usize, change: &Change) -> Result<Model, EditError> {
-        let sources = self.files.sources.iter().enumerate().map(|(index, source)| {
-            let text = if index == file { change.apply(&source.text).0 } else { source.text.clone() };
-            (source.path.clone(), text.into_bytes())
-        });
-        loaded(&decoded(sources)).map_err(EditError::After)
+    pub fn with(&self, file: usize, change: &Change) -> Result<Arc<Model>, EditError> {
+        let (text, _) = change.apply(self.text(file));
+        let known = check(&self.files.with(file, text)).map_err(EditError::After)?;
+        Ok(Arc::clone(&known.model))
     }
 
     /// The files that describe a VPC, in order.
     pub fn files_of(&self, id: VpcId) -> impl Iterator<Item = usize> + '_ {
         let vpc = self.model.vpcs.get(id.0);
-        self.trees.iter().enumerate().filter_map(move |(file, tree)| {
-            let (vpc, scope) = (vpc?, copy::scope(tree.as_ref()?)?);
-            (scope.project == vpc.project && scope.vpc == vpc.name).then_some(file)
+        self.walked.iter().enumerate().filter_map(move |(file, walked)| {
+            let (vpc, RawFile { project, vpc: name, .. }) = (vpc?, &walked.raw);
+            (project.as_ref()? == &vpc.project && name.as_ref()? == &vpc.name).then_some(file)
         })
     }
 
@@ -447,10 +498,8 @@ impl<'p> Policy<'p> {
         let mut files: Vec<usize> = vpcs.flat_map(|(id, _)| self.files_of(VpcId(id))).collect();
         files.sort_unstable();
         // A file that has groups already is the better home.
-        let has_groups = |file: &&usize| {
-            let tree = self.trees.get(**file).and_then(Option::as_ref);
-            tree.is_some_and(|tree| tree.get_array("security_groups").is_some())
-        };
+        let has_groups =
+            |file: &&usize| self.walked.get(**file).is_some_and(|walked| walked.raw.groups.span.is_some());
         let file = files.iter().find(has_groups).or_else(|| files.first());
         file.map(|file| Home::NotYet(*file)).ok_or_else(|| {
             EditError::NotFound(format!(

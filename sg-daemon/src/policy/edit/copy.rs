@@ -4,6 +4,7 @@
 //! whole policy has been loaded with the edit in it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::{CollectOptions, parse_to_ast};
@@ -14,7 +15,7 @@ use crate::policy::names::did_you_mean;
 use crate::policy::read::{self, Files, STRICT};
 use crate::policy::source::SourceFile;
 use crate::policy::values::{self, DEFAULT_GROUP};
-use crate::policy::{LoadError, check, decoded};
+use crate::policy::{LoadError, Memo, check, decoded};
 
 /// What to copy, and how.
 #[derive(Debug, Clone)]
@@ -88,7 +89,8 @@ pub struct Edited {
 /// # Errors
 /// See [`CopyError`]; in each case nothing was written.
 pub fn copy_group(path: &Path, request: &CopyRequest) -> Result<Vec<Copied>, CopyError> {
-    let Edited { path, before, after, copied } = edited(read::read(&[path.to_owned()]), request)?;
+    let Edited { path, before, after, copied } =
+        edited(read::read(&[path.to_owned()], &Memo::default()), request)?;
     replace::replace(&path, &before, &after).map_err(|source| CopyError::Write { path, source })?;
     Ok(copied)
 }
@@ -108,12 +110,12 @@ fn edited(mut files: Files, request: &CopyRequest) -> Result<Edited, CopyError> 
     check(&files).map_err(CopyError::Before)?;
     names_are_fresh(request)?;
     let (file, edit) = plan(&files.sources, request)?;
-    let Some(source) = files.sources.get_mut(file) else {
-        return Err(CopyError::NotFound { name: quote(&request.source), hint: String::new() });
-    };
-    let before = bytes(source);
-    *source = SourceFile::new(source.path.clone(), edit.apply(&source.text)).with_bom(source.bom);
-    let after = bytes(source);
+    let gone = || CopyError::NotFound { name: quote(&request.source), hint: String::new() };
+    let source = files.sources.get(file).ok_or_else(gone)?;
+    let (before, text) = (source.whole().to_vec(), edit.apply(&source.text));
+    files = files.with(file, text);
+    let source = files.sources.get(file).ok_or_else(gone)?;
+    let after = source.whole().to_vec();
     let path = source.path.clone();
     let copied = edit
         .starts()
@@ -126,11 +128,6 @@ fn edited(mut files: Files, request: &CopyRequest) -> Result<Edited, CopyError> 
         .collect();
     check(&files).map_err(CopyError::After)?;
     Ok(Edited { path, before, after, copied })
-}
-
-pub(super) fn bytes(source: &SourceFile) -> Vec<u8> {
-    let bom = if source.bom { "\u{feff}" } else { "" };
-    [bom.as_bytes(), source.text.as_bytes()].concat()
 }
 
 pub(super) fn names_are_fresh(request: &CopyRequest) -> Result<(), CopyError> {
@@ -175,10 +172,10 @@ impl Scope<'_> {
 }
 
 pub(super) fn plan(
-    sources: &[SourceFile],
+    sources: &[Arc<SourceFile>],
     request: &CopyRequest,
 ) -> Result<(usize, splice::Splice), CopyError> {
-    let trees: Vec<_> = sources.iter().map(root).collect();
+    let trees: Vec<_> = sources.iter().map(|source| root(source)).collect();
     let scopes: Vec<Option<Scope<'_>>> = trees.iter().map(|tree| tree.as_ref().and_then(scope)).collect();
     let candidates = candidates(&trees, &scopes, &request.source);
     let fitting: Vec<&Candidate<'_>> = candidates.iter().filter(|c| c.scope.matches(request)).collect();

@@ -11,7 +11,10 @@ mod list;
 mod member;
 mod replace;
 mod rule;
+mod sparse;
 mod splice;
 
-pub use apply::{Done, Edit, EditError, EditedFile, EditedPolicy, RuleDirection, apply, apply_to};
+pub use apply::{
+    Done, Edit, EditError, EditedFile, EditedPolicy, RuleDirection, apply, apply_next, apply_to,
+};
 pub use copy::{Copied, CopyError, CopyRequest, Edited, copy_group, copy_group_in};

@@ -11,7 +11,7 @@ use crate::policy::values::DEFAULT_GROUP;
 
 impl Resolver<'_, '_> {
     /// Registers every group by name, rules still empty, so that rules may refer to groups of later files.
-    pub(super) fn groups(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
+    pub(super) fn groups(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>]) {
         // By project: how many custom groups, and the first one over the quota.
         let mut count: HashMap<&str, (usize, Option<OverQuota>)> = HashMap::new();
         let quota = self.limits().quotas.groups_per_project;
@@ -58,8 +58,11 @@ impl Resolver<'_, '_> {
 
     fn register(&mut self, raw: &RawGroup, vpc: VpcId, project: &str, default: bool) {
         let Some(name) = &raw.name else { return };
-        let before =
-            if default { self.defaults.get(project) } else { self.custom.get(&(vpc, name.value.clone())) };
+        let before = if default {
+            self.defaults.get(project)
+        } else {
+            self.custom.get(&vpc).and_then(|groups| groups.get(&name.value))
+        };
         if let Some(&GroupId(before)) = before {
             let message = if default {
                 format!("\"default\" of project {} is written twice: a project has one", quote(project))
@@ -77,7 +80,7 @@ impl Resolver<'_, '_> {
         if default {
             self.defaults.insert(project.to_owned(), id);
         } else {
-            self.custom.insert((vpc, name.value.clone()), id);
+            self.custom.entry(vpc).or_default().insert(name.value.clone(), id);
         }
         self.out.model.groups.push(Group {
             name: name.value.clone(),
@@ -88,7 +91,7 @@ impl Resolver<'_, '_> {
             outbound: Rules::Implied,
             include_allowed_addresses: raw.include_allowed_addresses,
             enforcement: raw.enforcement,
-            source: Some(self.at(raw.span)),
+            source: Some(self.at(raw.span, &raw.at)),
         });
         self.out.group_index.push(Some(raw.index));
         self.spans.push(Some(name.span));
@@ -96,7 +99,7 @@ impl Resolver<'_, '_> {
     }
 
     /// Fills in the rules of every group; the groups all have their ids by now.
-    pub(super) fn rules(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
+    pub(super) fn rules(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>]) {
         for (file, vpc) in files.iter().zip(vpcs) {
             let Some(vpc) = *vpc else { continue };
             for raw in &file.groups {
@@ -142,10 +145,12 @@ impl Resolver<'_, '_> {
             let resolved = match &rule.remote {
                 Some(RawRemote::Cidr(net)) => Some(Remote::Cidr(*net)),
                 Some(RawRemote::Group(target)) => {
-                    let user = raw.name.as_ref().map_or("a rule".to_owned(), |name| {
-                        format!("a rule of group {}", quote(&name.value))
-                    });
-                    let field = format!("security_groups[{}].{name}[{index}].{remote}", raw.index);
+                    let user = || {
+                        raw.name.as_ref().map_or("a rule".to_owned(), |name| {
+                            format!("a rule of group {}", quote(&name.value))
+                        })
+                    };
+                    let field = || format!("security_groups[{}].{name}[{index}].{remote}", raw.index);
                     self.group(vpc, target, &user, &field).map(Remote::Group)
                 }
                 None => None,
@@ -162,7 +167,7 @@ impl Resolver<'_, '_> {
             remote: remote?,
             matches: raw.matches.clone()?,
             description: raw.description.clone(),
-            source: self.at(raw.span),
+            source: self.at(raw.span, &raw.at),
         })
     }
 }

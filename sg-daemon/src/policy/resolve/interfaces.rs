@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Resolver;
 use super::settings::timeouts;
 use crate::policy::diagnostic::{Fault, quote};
+use crate::policy::memo::Known;
 use crate::policy::model::{GroupId, Interface, Peer, VpcId};
 use crate::policy::raw::{RawFile, RawInterface, RawPeer};
+use crate::policy::same::same_names;
 use crate::policy::source::{Span, Spanned};
 
 impl Resolver<'_, '_> {
-    pub(super) fn interfaces(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
+    pub(super) fn interfaces(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>]) {
         let mut names: HashMap<&str, Span> = HashMap::new();
         let mut addresses: HashMap<(VpcId, IpAddr), (Span, &str)> = HashMap::new();
         for (file, vpc) in files.iter().zip(vpcs) {
@@ -62,8 +65,8 @@ impl Resolver<'_, '_> {
             .expected(format!("at most {quota} (settings.quotas.groups_per_interface)"));
             self.findings.report(over.span, &format!("interfaces[{}].security_groups", raw.index), fault);
         }
-        let user = format!("interface {}", quote(name));
-        let groups = self.members(vpc, &raw.groups, &user, &format!("interfaces[{}]", raw.index));
+        let user = || format!("interface {}", quote(name));
+        let groups = self.members(vpc, &raw.groups, &user, &|| format!("interfaces[{}]", raw.index));
         let timeouts = timeouts(&self.limits().timeouts, &raw.timeouts);
         let interface = Interface {
             name: name.to_owned(),
@@ -73,19 +76,27 @@ impl Resolver<'_, '_> {
             hook: raw.hook,
             mac: raw.mac,
             trunk: raw.trunk,
+            fast_path: raw.fast_path,
             addresses: raw.addresses.iter().map(|address| address.value).collect(),
             allowed_addresses: raw.allowed_addresses.iter().map(|address| address.value).collect(),
             groups,
             vpc,
             timeouts,
             enforcement: raw.enforcement,
-            source: self.at(raw.span),
+            source: self.at(raw.span, &raw.at),
         };
         self.out.model.interfaces.push(interface);
         self.out.interface_index.push(raw.index);
     }
 
-    pub(super) fn peers(&mut self, files: &[RawFile], vpcs: &[Option<VpcId>]) {
+    pub(super) fn peers(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>], before: Option<&Known>) {
+        let after = before.and_then(|before| self.peers_after(files, vpcs, before));
+        if let Some(peers) = after {
+            self.out.model.peers = peers;
+            let raw = files.iter().flat_map(|file| &file.peers);
+            self.out.peer_index = raw.map(|raw| raw.index).collect();
+            return;
+        }
         let mut seen: HashMap<(VpcId, IpAddr), Span> = HashMap::new();
         for (file, vpc) in files.iter().zip(vpcs) {
             let Some(vpc) = *vpc else { continue };
@@ -95,29 +106,88 @@ impl Resolver<'_, '_> {
         }
     }
 
+    /// The peers of a policy whose names all mean what they meant in another one that had no fault: those that both have are
+    /// as they were. `None` if that is not so, or if there is something to complain of.
+    fn peers_after(&self, files: &[&RawFile], vpcs: &[Option<VpcId>], before: &Known) -> Option<Vec<Peer>> {
+        const FEW: usize = 16;
+        if files.len() != before.walked.len() || !same_names(&before.model, &self.out.model) {
+            return None;
+        }
+        let mut peers = Vec::with_capacity(before.model.peers.len() + FEW);
+        let mut fresh = Vec::new();
+        let mut rest = before.model.peers.as_slice();
+        for ((file, vpc), walked) in files.iter().zip(vpcs).zip(&before.walked) {
+            let (vpc, old) = ((*vpc)?, &walked.raw);
+            if (&file.project, &file.vpc) != (&old.project, &old.vpc) {
+                return None;
+            }
+            let (known, others) = rest.split_at_checked(old.peers.items.len())?;
+            rest = others;
+            let (old, new) = (&old.peers.items, &file.peers.items);
+            let front = old.iter().zip(new).take_while(|(old, new)| Arc::ptr_eq(old, new)).count();
+            let left = old.len().min(new.len()) - front;
+            let pairs = old.iter().rev().zip(new.iter().rev()).take(left);
+            let back = pairs.take_while(|(old, new)| Arc::ptr_eq(old, new) || same_peer(old, new)).count();
+            peers.extend_from_slice(known.get(..front)?);
+            for raw in new.get(front..new.len() - back)? {
+                let groups: Option<Arc<[GroupId]>> =
+                    raw.groups.iter().map(|name| self.named(vpc, &name.value)).collect();
+                fresh.push(peers.len());
+                let (address, source) = (raw.address.as_ref()?.value, self.at(raw.span, &raw.at));
+                peers.push(Peer { address, groups: groups?, vpc, source });
+            }
+            let behind = known.get(known.len() - back..)?.iter().zip(new.get(new.len() - back..)?);
+            // They may stand on another line.
+            peers.extend(
+                behind.map(|(peer, raw)| Peer { source: self.at(raw.span, &raw.at), ..peer.clone() }),
+            );
+        }
+        let taken = |at: usize| {
+            let this = peers.get(at).map(|peer| (peer.vpc, peer.address));
+            let mut others = peers.iter().enumerate().filter(|(other, _)| *other != at);
+            others.any(|(_, peer)| Some((peer.vpc, peer.address)) == this)
+        };
+        (fresh.len() <= FEW && !fresh.into_iter().any(taken)).then_some(peers)
+    }
+
     fn peer(&mut self, raw: &RawPeer, vpc: VpcId, seen: &mut HashMap<(VpcId, IpAddr), Span>) {
         let who =
-            raw.address.as_ref().map_or("a peer".to_owned(), |address| format!("peer {}", address.value));
-        let groups = self.members(vpc, &raw.groups, &who, &format!("peers[{}]", raw.index));
+            || raw.address.as_ref().map_or("a peer".to_owned(), |address| format!("peer {}", address.value));
+        let groups = self.members(vpc, &raw.groups, &who, &|| format!("peers[{}]", raw.index));
         let Some(address) = &raw.address else { return };
         if let Some(&first) = seen.get(&(vpc, address.value)) {
-            let fault = Fault::error(format!("{who} is written twice"))
+            let fault = Fault::error(format!("{} is written twice", who()))
                 .expected("each address once, with all of its groups")
                 .related(first, "first written here");
             self.findings.report(address.span, &format!("peers[{}].address", raw.index), fault);
             return;
         }
         seen.insert((vpc, address.value), address.span);
-        let peer = Peer { address: address.value, groups, vpc, source: self.at(raw.span) };
+        let peer =
+            Peer { address: address.value, groups: groups.into(), vpc, source: self.at(raw.span, &raw.at) };
         self.out.model.peers.push(peer);
         self.out.peer_index.push(raw.index);
     }
 
-    fn members(&mut self, vpc: VpcId, names: &[Spanned<String>], user: &str, field: &str) -> Vec<GroupId> {
+    fn members(
+        &mut self,
+        vpc: VpcId,
+        names: &[Spanned<String>],
+        user: &dyn Fn() -> String,
+        field: &dyn Fn() -> String,
+    ) -> Vec<GroupId> {
         let mut groups = Vec::with_capacity(names.len());
         for (index, name) in names.iter().enumerate() {
-            groups.extend(self.group(vpc, name, user, &format!("{field}.security_groups[{index}]")));
+            groups.extend(self.group(vpc, name, user, &|| format!("{}.security_groups[{index}]", field())));
         }
         groups
     }
+}
+
+fn same_peer(one: &RawPeer, other: &RawPeer) -> bool {
+    let address = |peer: &RawPeer| peer.address.as_ref().map(|address| address.value);
+    let mut groups = one.groups.iter().zip(&other.groups);
+    address(one) == address(other)
+        && one.groups.len() == other.groups.len()
+        && groups.all(|(group, other)| group.value == other.value)
 }

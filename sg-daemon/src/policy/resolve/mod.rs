@@ -5,11 +5,13 @@ mod interfaces;
 mod settings;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::diagnostic::{Fault, Findings, quote};
+use super::memo;
 use super::model::{FileId, GroupId, Model, Settings, Source, Vpc, VpcId};
 use super::names::nearest;
-use super::raw::RawFile;
+use super::raw::{Known, RawFile};
 use super::source::{SourceFile, Span, Spanned};
 use super::values::DEFAULT_GROUP;
 
@@ -30,11 +32,12 @@ pub(crate) struct Resolved {
 /// Merges what the walk found. The result is meaningful only if `findings` hold no error afterwards.
 ///
 /// `complete` says that every file could be read and walked; if not, a name may well be defined in the part that
-/// is missing, and dangling references are not reported.
+/// is missing, and dangling references are not reported. `before` is another policy, which may be much like this one.
 pub(crate) fn resolve(
-    files: &[RawFile],
-    sources: &[SourceFile],
+    files: &[&RawFile],
+    sources: &[Arc<SourceFile>],
     complete: bool,
+    before: Option<&memo::Known>,
     findings: &mut Findings<'_>,
 ) -> Resolved {
     let mut resolver = Resolver {
@@ -54,18 +57,18 @@ pub(crate) fn resolve(
     resolver.groups(files, &vpcs);
     resolver.rules(files, &vpcs);
     resolver.interfaces(files, &vpcs);
-    resolver.peers(files, &vpcs);
+    resolver.peers(files, &vpcs, before);
     resolver.out
 }
 
 struct Resolver<'r, 's> {
-    sources: &'r [SourceFile],
+    sources: &'r [Arc<SourceFile>],
     findings: &'r mut Findings<'s>,
     complete: bool,
     out: Resolved,
     /// By project and name.
     vpcs: HashMap<(String, String), VpcId>,
-    custom: HashMap<(VpcId, String), GroupId>,
+    custom: HashMap<VpcId, HashMap<String, GroupId>>,
     defaults: HashMap<String, GroupId>,
     /// Where each group's name stands, parallel to the groups; `None` for a `default` that no file writes.
     spans: Vec<Option<Span>>,
@@ -74,7 +77,11 @@ struct Resolver<'r, 's> {
 }
 
 impl Resolver<'_, '_> {
-    fn at(&self, span: Span) -> Source {
+    fn at(&self, span: Span, known: &Known) -> Source {
+        *known.get_or_init(|| self.counted(span))
+    }
+
+    fn counted(&self, span: Span) -> Source {
         match self.sources.get(span.file.0) {
             Some(source) => source.source(span),
             None => Source { file: span.file, line: 0, column: 0 },
@@ -86,7 +93,7 @@ impl Resolver<'_, '_> {
     }
 
     /// The VPC of each file; `None` where the file does not say.
-    fn vpcs(&mut self, files: &[RawFile]) -> Vec<Option<VpcId>> {
+    fn vpcs(&mut self, files: &[&RawFile]) -> Vec<Option<VpcId>> {
         let mut first_ipv6: HashMap<VpcId, Spanned<bool>> = HashMap::new();
         let mut of_file = Vec::new();
         for file in files {
@@ -125,17 +132,25 @@ impl Resolver<'_, '_> {
         of_file
     }
 
+    fn named(&self, vpc: VpcId, name: &str) -> Option<GroupId> {
+        if name == DEFAULT_GROUP {
+            return self.defaults.get(&self.out.model.vpcs.get(vpc.0)?.project).copied();
+        }
+        self.custom.get(&vpc)?.get(name).copied()
+    }
+
     /// The group called `name` in a VPC, or a fault that says who needs it (D1, D3).
-    fn group(&mut self, vpc: VpcId, name: &Spanned<String>, user: &str, field: &str) -> Option<GroupId> {
-        let project = self.out.model.vpcs.get(vpc.0)?.project.clone();
-        let found = if name.value == DEFAULT_GROUP {
-            self.defaults.get(&project).copied()
-        } else {
-            self.custom.get(&(vpc, name.value.clone())).copied()
-        };
+    fn group(
+        &mut self,
+        vpc: VpcId,
+        name: &Spanned<String>,
+        user: &dyn Fn() -> String,
+        field: &dyn Fn() -> String,
+    ) -> Option<GroupId> {
+        let found = self.named(vpc, &name.value);
         if found.is_none() && self.complete && !self.findings.is_full() {
-            let fault = self.dangling(vpc, &name.value, user);
-            self.findings.report(name.span, &field, fault);
+            let fault = self.dangling(vpc, &name.value, &user());
+            self.findings.report(name.span, &field(), fault);
         }
         found
     }
@@ -148,14 +163,14 @@ impl Resolver<'_, '_> {
             Fault::error(format!("{user} needs the group {}, which does not exist", quote(name))).expected(
                 format!("a group of VPC {} of project {}, or \"default\"", quote(vpc_name), quote(project)),
             );
-        let here = self.custom.keys().filter(|(id, _)| *id == vpc).map(|(_, name)| name.as_str());
+        let here = self.custom.get(&vpc).into_iter().flat_map(HashMap::keys).map(String::as_str);
         // Sorted, so that two equally near names give the same advice every time.
         let mut here: Vec<&str> = here.chain([DEFAULT_GROUP]).collect();
         here.sort_unstable();
         if let Some(near) = nearest(name, here) {
             return fault.suggest(format!("did you mean \"{near}\"?"));
         }
-        let elsewhere = self.custom.keys().find(|(id, other)| *id != vpc && other == name);
+        let elsewhere = self.custom.iter().find(|(id, groups)| **id != vpc && groups.contains_key(name));
         match elsewhere.and_then(|(id, _)| self.out.model.vpcs.get(id.0)) {
             Some(other) => fault.suggest(format!(
                 "VPC {} of project {} has a group of this name, but groups do not reach across VPCs",

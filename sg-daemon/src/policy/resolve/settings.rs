@@ -8,7 +8,7 @@ use crate::policy::raw::{RawFailsafe, RawFile, RawRemote, RawRule, RawSettings, 
 use crate::policy::source::Spanned;
 
 impl Resolver<'_, '_> {
-    pub(super) fn settings(&mut self, files: &[RawFile]) -> Settings {
+    pub(super) fn settings(&mut self, files: &[&RawFile]) -> Settings {
         let mut settings = Settings::default();
         if let Some(metadata) = self.agreed(files, "metadata", |raw| raw.metadata.as_ref(), |a, b| a == b) {
             settings.metadata = *metadata;
@@ -57,7 +57,7 @@ impl Resolver<'_, '_> {
         settings
     }
 
-    fn guest_baseline(&mut self, files: &[RawFile]) -> GuestBaseline {
+    fn guest_baseline(&mut self, files: &[&RawFile]) -> GuestBaseline {
         let mut baseline = GuestBaseline::default();
         // The order of fields::GUEST_BASELINE.
         let guards = [
@@ -112,7 +112,7 @@ impl Resolver<'_, '_> {
     /// The first value written, after reporting every file that contradicts it.
     fn agreed<'f, T: 'f>(
         &mut self,
-        files: &'f [RawFile],
+        files: &[&'f RawFile],
         name: &str,
         get: impl Fn(&'f RawSettings) -> Option<&'f Spanned<T>>,
         same: impl Fn(&T, &T) -> bool,

@@ -1,5 +1,7 @@
 //! The top of a file.
 
+use std::sync::Arc;
+
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
 
@@ -7,26 +9,65 @@ use super::{Path, Walk};
 use crate::policy::diagnostic::{Fault, Findings, quote};
 use crate::policy::fields;
 use crate::policy::model::FileId;
-use crate::policy::raw::{RawFile, RawSettings};
+use crate::policy::raw::{List, RawFile, RawGroup, RawInterface, RawPeer, RawSettings};
 use crate::policy::values::NAME_CHARS;
 
 pub(crate) fn document(file: FileId, value: &Value<'_>, findings: &mut Findings<'_>) -> Option<RawFile> {
-    let mut walk = Walk { file, findings };
+    let mut walk = Walk { file, base: 0, findings };
     let root = walk.object(value, &Path::Root, fields::POLICY)?;
     walk.version(root);
     Some(RawFile {
         project: walk.identity(root, "project"),
         vpc: walk.identity(root, "vpc"),
         ipv6: walk.boolean(root, &Path::Root, "ipv6"),
-        settings: match super::field(root, "settings") {
+        settings: Arc::new(match super::field(root, "settings") {
             Some(value) => walk.settings(value, &Path::Root.field("settings")),
             None => RawSettings::default(),
-        },
+        }),
+        settings_at: super::field(root, "settings").map(|value| walk.span(value.range())),
         groups: walk.each(root, "security_groups", "security groups", Walk::group),
         interfaces: walk.each(root, "interfaces", "interfaces", Walk::interface),
         peers: walk.each(root, "peers", "peers", Walk::peer),
     })
 }
+
+/// Elements of a list of a file, which were parsed by themselves: `base` is where in the file their text begins, and
+/// `first` the place of the first of them.
+pub(crate) fn part<T: Part>(
+    file: FileId,
+    (values, base, first): (&[Value<'_>], isize, usize),
+    findings: &mut Findings<'_>,
+) -> Vec<Arc<T>> {
+    Walk { file, base, findings }.some(values, first, T::LIST, T::walk)
+}
+
+/// What the lists at the top of a file have for elements.
+pub(crate) trait Part: Sized {
+    const LIST: &'static str;
+    #[expect(private_interfaces, reason = "nobody else walks")]
+    fn walk(walk: &mut Walk<'_, '_>, value: &Value<'_>, path: &Path<'_>, index: usize) -> Option<Self>;
+}
+
+macro_rules! part {
+    ($raw:ty, $list:literal, $walk:path) => {
+        impl Part for $raw {
+            const LIST: &'static str = $list;
+            #[expect(private_interfaces, reason = "nobody else walks")]
+            fn walk(
+                walk: &mut Walk<'_, '_>,
+                value: &Value<'_>,
+                path: &Path<'_>,
+                index: usize,
+            ) -> Option<Self> {
+                $walk(walk, value, path, index)
+            }
+        }
+    };
+}
+
+part!(RawGroup, "security_groups", Walk::group);
+part!(RawInterface, "interfaces", Walk::interface);
+part!(RawPeer, "peers", Walk::peer);
 
 impl Walk<'_, '_> {
     fn version(&mut self, root: &Object<'_>) {
@@ -64,13 +105,23 @@ impl Walk<'_, '_> {
         name: &str,
         of: &str,
         one: impl Fn(&mut Self, &Value<'_>, &Path<'_>, usize) -> Option<T>,
-    ) -> Vec<T> {
+    ) -> List<T> {
+        let span = super::field(root, name).map(|value| self.span(value.range()));
         let values = self.list(root, &Path::Root, name, of).unwrap_or_default();
+        List { span, items: self.some(values, 0, name, one) }
+    }
+
+    /// Elements of one of the lists, from the one at `first` on.
+    fn some<T>(
+        &mut self,
+        values: &[Value<'_>],
+        first: usize,
+        name: &str,
+        one: impl Fn(&mut Self, &Value<'_>, &Path<'_>, usize) -> Option<T>,
+    ) -> Vec<Arc<T>> {
         let path = Path::Root.field(name);
-        values
-            .iter()
-            .enumerate()
-            .filter_map(|(index, value)| one(self, value, &path.index(index), index))
-            .collect()
+        let values = values.iter().zip(first..);
+        let walked = values.filter_map(|(value, index)| one(self, value, &path.index(index), index));
+        walked.map(Arc::new).collect()
     }
 }

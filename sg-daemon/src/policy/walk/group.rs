@@ -5,7 +5,7 @@ use jsonc_parser::ast::{Object, Value};
 use super::rule::Direction;
 use super::{Path, Walk};
 use crate::policy::fields;
-use crate::policy::raw::{RawGroup, RawRule};
+use crate::policy::raw::{Known, RawGroup, RawRule};
 use crate::policy::values::{DEFAULT_GROUP, GROUP_DESCRIPTION_CHARS, group_name};
 
 impl Walk<'_, '_> {
@@ -22,6 +22,7 @@ impl Walk<'_, '_> {
         Some(RawGroup {
             index,
             span: self.span(object.range),
+            at: Known::new(),
             name,
             description: self.text(object, path, "description", GROUP_DESCRIPTION_CHARS),
             include_allowed_addresses: self

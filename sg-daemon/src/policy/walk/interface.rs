@@ -10,7 +10,7 @@ use super::{Path, Walk, field};
 use crate::policy::diagnostic::{Fault, quote};
 use crate::policy::fields;
 use crate::policy::model::{Enforcement, HookChoice, Kind, Role};
-use crate::policy::raw::{RawInterface, RawPeer, RawTimeouts};
+use crate::policy::raw::{Known, RawInterface, RawPeer, RawTimeouts};
 use crate::policy::source::{Span, Spanned};
 use crate::policy::values::{self, NAME_CHARS};
 
@@ -58,6 +58,7 @@ impl Walk<'_, '_> {
         Some(RawInterface {
             index,
             span: self.span(object.range),
+            at: Known::new(),
             name,
             instance: self.text(object, path, "instance", NAME_CHARS),
             kind: kind.unwrap_or(Kind::Vm),
@@ -65,6 +66,7 @@ impl Walk<'_, '_> {
             hook: self.word(object, path, "hook", HOOKS).map_or(HookChoice::Auto, |hook| hook.value),
             mac,
             trunk: self.boolean(object, path, "trunk").is_some_and(|trunk| trunk.value),
+            fast_path: self.boolean(object, path, "fast_path").is_some_and(|fast_path| fast_path.value),
             addresses,
             allowed_addresses,
             groups: groups.unwrap_or_default(),
@@ -106,7 +108,7 @@ impl Walk<'_, '_> {
             let fault = Fault::error("this peer is a member of no group").expected("at least one group name");
             self.report(array.range, &path.field("security_groups"), fault);
         }
-        Some(RawPeer { index, span: self.span(object.range), address, groups })
+        Some(RawPeer { index, span: self.span(object.range), at: Known::new(), address, groups })
     }
 
     /// Names of groups, each once. `None` where the list itself is faulty; absent is empty.

@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::{Range, Ranged};
 
-pub(crate) use document::document;
+pub(crate) use document::{Part, document, part};
 
 use super::diagnostic::{Fault, Findings, quote};
 use super::model::FileId;
@@ -65,12 +65,15 @@ fn shown(name: &str) -> String {
 /// The walk over one file.
 struct Walk<'f, 's> {
     file: FileId,
+    /// Where in the file the text begins that was parsed.
+    base: isize,
     findings: &'f mut Findings<'s>,
 }
 
 impl Walk<'_, '_> {
     fn span(&self, range: Range) -> Span {
-        Span { file: self.file, start: range.start, end: range.end }
+        let at = |offset: usize| offset.saturating_add_signed(self.base);
+        Span { file: self.file, start: at(range.start), end: at(range.end) }
     }
 
     fn spanned<T>(&self, value: T, at: &Value<'_>) -> Spanned<T> {

@@ -7,7 +7,7 @@ use super::{Path, Walk, field};
 use crate::policy::diagnostic::{Fault, quote};
 use crate::policy::fields;
 use crate::policy::model::{Match, PortRange, Protocol};
-use crate::policy::raw::{RawRemote, RawRule};
+use crate::policy::raw::{Known, RawRemote, RawRule};
 use crate::policy::source::Spanned;
 use crate::policy::values::{self, PROTOCOL_EXPECTED, RULE_DESCRIPTION_CHARS};
 
@@ -53,6 +53,7 @@ impl Walk<'_, '_> {
     pub(super) fn rule(&mut self, value: &Value<'_>, path: &Path<'_>, direction: Direction) -> RawRule {
         let mut rule = RawRule {
             span: self.span(value.range()),
+            at: Known::new(),
             protocol: None,
             remote: None,
             matches: None,

@@ -60,7 +60,7 @@ impl Control {
 /// sgd under rules on a site of its own.
 fn ours(rules: &Rules) -> Result<(Topology, Daemon)> {
     let site = Topology::with_guests(1)?;
-    let daemon = Daemon::start(&site, &rules.sgd().to_string())?;
+    let daemon = Daemon::start(&site, &rules.sgd(None).to_string())?;
     Ok((site, daemon))
 }
 

@@ -18,7 +18,8 @@ pub fn measure(counts: &[usize], rounds: usize, figures: &mut Figures) -> Result
         let [first, _] = &variants;
         let (_site, daemon) = ours(first)?;
         memory::daemon(&daemon, ("rules", count), figures)?;
-        let files = [0, 1].map(|index| (format!("{index}.json"), variants.get(index).map(Rules::sgd)));
+        let files =
+            [0, 1].map(|index| (format!("{index}.json"), variants.get(index).map(|rules| rules.sgd(None))));
         let mut paths = Vec::new();
         for (name, policy) in files {
             let policy = policy.context("a variant")?.to_string();

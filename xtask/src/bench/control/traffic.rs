@@ -34,7 +34,7 @@ pub fn measure(swaps: usize, figures: &mut Figures) -> Result<()> {
         if let Some(last) = rules.0.last_mut() {
             CLIENT.clone_into(&mut last.0);
         }
-        let mut policy = rules.sgd();
+        let mut policy = rules.sgd(None);
         if let Some(timeouts) = policy.pointer_mut("/settings/timeouts") {
             *timeouts = json!({ "udp": 1 });
         }

@@ -109,7 +109,7 @@ impl<'a> Injector<'a> {
 }
 
 /// Nanoseconds of this thread. What soft interrupts do behind it while it waits for nothing is its own.
-fn thread_time() -> Result<f64> {
+pub fn thread_time() -> Result<f64> {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     Ok(time.tv_sec() as f64 * 1e9 + time.tv_nsec() as f64)
 }
@@ -228,7 +228,7 @@ fn put(frame: &mut [u8], at: usize, word: u16) {
 }
 
 /// RFC 1071, of an even number of bytes.
-fn checksum(bytes: &[u8], initial: u32) -> u16 {
+pub fn checksum(bytes: &[u8], initial: u32) -> u16 {
     let words = bytes.chunks_exact(2).filter_map(|pair| Some(u16::from_be_bytes(pair.try_into().ok()?)));
     let mut sum = words.fold(initial, |sum, word| sum + u32::from(word));
     while sum > 0xffff {

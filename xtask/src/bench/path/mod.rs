@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 use sg_tests::figures::{Figures, Spread};
 
 use super::filters::{Peer, Rules};
-use super::report::bars::{NONE, NONE_BRIDGED, OURS, OURS_BRIDGED};
+use super::report::bars::{NONE, NONE_BRIDGED, OURS, OURS_BOTH, OURS_BRIDGED, OURS_FAST};
 use inject::{FLOWS, Injector};
-use site::{Filter, Site};
+pub use inject::{checksum, thread_time};
+pub use site::{CLIENT, GUEST_MAC, OUTSIDE_MAC};
+use site::{Filter, Ports, Site};
+pub use sockets::cpu;
 
 #[derive(Debug, Args)]
 pub struct Path {
@@ -82,8 +85,10 @@ fn sites(counts: &[usize], only: &[String]) -> Result<Vec<Contender>> {
     for &count in counts {
         // The tables for very many connections are large.
         let many = Some(&count) == counts.first();
-        add(OURS, Some(count), false, Some(Filter::Ours { many }))?;
-        add(OURS_BRIDGED, Some(count), true, Some(Filter::Ours { many }))?;
+        add(OURS, Some(count), false, Some(Filter::Ours { many, ports: Ports::One }))?;
+        add(OURS_BRIDGED, Some(count), true, Some(Filter::Ours { many, ports: Ports::One }))?;
+        add(OURS_BOTH, Some(count), true, Some(Filter::Ours { many, ports: Ports::Both }))?;
+        add(OURS_FAST, Some(count), true, Some(Filter::Ours { many, ports: Ports::FastPath }))?;
         for peer in Peer::ALL {
             add(peer.name(), Some(count), peer.is_bridged(), Some(Filter::Peer(peer)))?;
         }

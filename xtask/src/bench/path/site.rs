@@ -7,11 +7,14 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 use sg_tests::{Daemon, Guest, Lab, Netns, Topology};
 
-use super::super::filters::{DEVICE, GUEST, Peer, Rules};
+use super::super::filters::{DEVICE, GUEST, Other, Peer, Rules};
 
 pub const UPLINK: &str = "up0";
 pub const GUEST_MAC: &str = "52:54:00:00:00:05";
@@ -27,8 +30,20 @@ pub enum Filter {
     /// `many`: with tables for more connections than there are by default.
     Ours {
         many: bool,
+        ports: Ports,
     },
     Peer(Peer),
+}
+
+/// Where ours is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// On the guest's device.
+    One,
+    /// On that from which packets come to it too.
+    Both,
+    /// And they go past the bridge.
+    FastPath,
 }
 
 pub struct Site {
@@ -77,6 +92,7 @@ impl Site {
             ),
         )?;
         if bridged {
+            host.bridge_without_netfilter()?;
             host.ip(&format!(
                 "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br0 up\n\
                  link set {DEVICE} master br0\nlink set {UPLINK} master br0"
@@ -100,10 +116,16 @@ impl Site {
         let topology = Topology { host: host.clone(), outside: outside.clone(), guests: vec![member], lab };
         let daemon = match filter {
             None => None,
-            Some((Filter::Ours { many }, rules)) => {
+            Some((Filter::Ours { many, ports }, rules)) => {
                 // A sixteenth is one interface's.
                 let extra: &[&str] = if many { &["--live-flows", "1600000"] } else { &[] };
-                Some(Daemon::start_with(&topology, &rules.sgd().to_string(), extra)?)
+                let fast_path = ports == Ports::FastPath;
+                let other = (ports != Ports::One).then_some(Other { device: UPLINK, fast_path });
+                let daemon = Daemon::start_with(&topology, &rules.sgd(other).to_string(), extra)?;
+                if fast_path {
+                    wait_for_fast_path(&daemon)?;
+                }
+                Some(daemon)
             }
             Some((Filter::Peer(peer), rules)) => {
                 peer.apply(&host, rules, topology.lab.directory())?;
@@ -131,4 +153,20 @@ impl Site {
 fn set(netns: &Netns, name: &str, value: &str) -> Result<()> {
     let path = format!("/proc/sys/net/{name}");
     netns.run(|| fs::write(&path, value))?.with_context(|| format!("cannot write {path}"))
+}
+
+fn wait_for_fast_path(daemon: &Daemon) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = daemon.status()?;
+        let interfaces = status.get("interfaces").and_then(Value::as_array);
+        let fast_path = interfaces
+            .and_then(|all| all.iter().find(|found| found.get("name") == Some(&json!(UPLINK))))
+            .and_then(|found| found.get("fast_path"));
+        if fast_path.and_then(|fast_path| fast_path.get("direct")) == Some(&json!(true)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "no fast path: {fast_path:?}");
+        sleep(Duration::from_millis(50));
+    }
 }

@@ -169,7 +169,7 @@ fn bind_without_port(fd: &OwnedFd) -> Result<()> {
 }
 
 /// Seconds of CPU that this process has used.
-fn cpu() -> Result<f64> {
+pub fn cpu() -> Result<f64> {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
     Ok(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
 }

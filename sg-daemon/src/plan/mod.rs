@@ -4,14 +4,18 @@
 //! membership set under a new id, and the entries of the old ones are deleted after the swap. The only words that change
 //! in place are the halves of interfaces and member sets that are not in force (see `sg_common::abi::Control`).
 
+mod expected;
+mod patch;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use sg_common::abi::{self, Direction, PairKey, PolicyDirection, PortSet, Row};
-use sg_common::family::{Family, V4, V6};
 
+use self::patch::{Leftover, pair_key};
+pub use self::patch::{Patch, Step, patch};
 use crate::compile::image::{Cells, GuardImage, Image, PolicyImage, SetName, VpcName};
 use crate::compile::ranges::Ranges;
 
@@ -162,6 +166,19 @@ impl Pool {
         })
     }
 
+    /// The number that [`Self::take`] would give after `before` others.
+    fn nth(&self, before: usize, limit: u32) -> Option<u32> {
+        self.free.iter().copied().chain(self.next..limit).nth(before)
+    }
+
+    /// Takes a number that [`Self::nth`] has told.
+    fn take_this(&mut self, number: u32) {
+        if !self.free.remove(&number) {
+            self.free.extend(self.next..number);
+            self.next = self.next.max(number + 1);
+        }
+    }
+
     fn give_back(&mut self, number: u32) {
         self.free.insert(number);
     }
@@ -174,12 +191,20 @@ struct Member {
     set: u32,
 }
 
+/// A membership set in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MemberSet {
+    id: u32,
+    /// How many addresses are in it.
+    members: usize,
+}
+
 /// What the daemon knows to be in the kernel, by content.
 #[derive(Debug, Clone)]
 pub struct Resident {
     next: NextIds,
     policies: HashMap<Arc<PolicyImage>, u32>,
-    sets: HashMap<Arc<SetName>, u32>,
+    sets: HashMap<Arc<SetName>, MemberSet>,
     vpcs: HashMap<VpcName, u32>,
     members: BTreeMap<(u32, IpAddr), Member>,
     pairs: HashMap<PairKey, Row>,
@@ -189,6 +214,8 @@ pub struct Resident {
     table_indexes: Pool,
     /// Entries that an earlier daemon left: in force until the first swap, then deleted.
     inherited: Vec<Entry>,
+    /// Of patches: in the kernel, in force no more.
+    leftover: Leftover,
     /// How many entries each [`Table`] has. Port tables have a pool instead.
     entries: [u32; Table::COUNT],
 }
@@ -217,6 +244,7 @@ impl Resident {
             table_indexes: pool_around(tables_in_use),
             entries: counted([0; Table::COUNT], &inherited),
             inherited,
+            leftover: Leftover::default(),
         }
     }
 
@@ -303,6 +331,7 @@ pub enum PlanError {
 pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, PlanError> {
     let mut next = now.clone();
     next.inherited.clear();
+    let leftover = std::mem::take(&mut next.leftover);
     let mut work = Work { next, capacity, tables: Vec::new(), write: Vec::new() };
 
     let vpc_ids = work.vpcs(image)?;
@@ -317,6 +346,8 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
     write.splice(0..0, tables);
 
     let mut delete = now.inherited.clone();
+    delete.extend(leftover.entries);
+    leftover.slots.into_iter().for_each(|slot| next.slots.give_back(slot));
     for (policy, id) in gone_policies {
         delete.extend(class_entries(&policy, id, |_| Some(PortSet::EMPTY)));
     }
@@ -408,7 +439,7 @@ impl Work {
     fn vpcs(&mut self, image: &Image) -> Result<HashMap<VpcName, u32>, PlanError> {
         let mut ids = HashMap::new();
         let names = image.interfaces.iter().map(|interface| &interface.vpc);
-        for name in names.chain(image.members.keys().map(|(vpc, _)| vpc)) {
+        for name in names.chain(image.members.iter().map(|(vpc, ..)| vpc)) {
             if ids.contains_key(name) {
                 continue;
             }
@@ -462,18 +493,20 @@ impl Work {
     }
 
     fn sets(&mut self, image: &Image) -> Result<HashMap<Arc<SetName>, u32>, PlanError> {
-        let mut ids = HashMap::new();
-        for set in image.members.values() {
-            if ids.contains_key(set) {
+        let mut sets: HashMap<Arc<SetName>, MemberSet> = HashMap::new();
+        for (_, _, set) in image.members.iter() {
+            if let Some(known) = sets.get_mut(set) {
+                known.members += 1;
                 continue;
             }
             let id = match self.next.sets.get(set) {
-                Some(&id) => id,
+                Some(known) => known.id,
                 None => fresh(&mut self.next.next.set, u32::MAX >> 1, "membership sets")?,
             };
-            ids.insert(Arc::clone(set), id);
+            sets.insert(Arc::clone(set), MemberSet { id, members: 1 });
         }
-        self.next.sets.clone_from(&ids);
+        let ids = sets.iter().map(|(set, known)| (Arc::clone(set), known.id)).collect();
+        self.next.sets = sets;
         Ok(ids)
     }
 
@@ -490,23 +523,9 @@ impl Work {
         let mut sets: Vec<(&Arc<SetName>, u32)> = sets.iter().map(|(set, &id)| (set, id)).collect();
         sets.sort_unstable();
         for (policy, &id) in image.policies.iter().zip(policy_ids) {
-            for direction in [Direction::Inbound, Direction::Outbound] {
-                let rules = policy.direction(direction);
-                if rules.groups.is_empty() {
-                    continue;
-                }
-                for (set, set_id) in &sets {
-                    if set.vpc != policy.vpc {
-                        continue;
-                    }
-                    for (ipv6, bit) in [(false, V4::BIT), (true, V6::BIT)] {
-                        let Some(cells) = set.cells(rules, ipv6) else { continue };
-                        let key = PairKey {
-                            policy_direction: PolicyDirection::new(id, direction).0,
-                            set_family: (set_id << 1) | bit,
-                        };
-                        wanted.insert(key, self.row(&cells)?);
-                    }
+            for (set, set_id) in &sets {
+                for (direction, ipv6, cells) in policy.says_of(set) {
+                    wanted.insert(pair_key(id, direction, *set_id, ipv6), self.row(&cells)?);
                 }
             }
         }
@@ -560,15 +579,15 @@ impl Work {
     ) -> Result<(Vec<(u32, u32)>, Vec<Entry>), PlanError> {
         let mut stage = Vec::new();
         let mut wanted = BTreeMap::new();
-        for ((vpc, address), set) in &image.members {
+        for (vpc, address, set) in image.members.iter() {
             let (Some(&vpc), Some(&set)) = (vpcs.get(vpc), sets.get(set)) else { continue };
-            let key = (vpc, *address);
+            let key = (vpc, address);
             let member = match now.members.get(&key) {
                 Some(member) => Member { slot: member.slot, set },
                 None => {
                     let limit = self.capacity.member_slots;
                     let slot = self.next.slots.take(limit).ok_or(PlanError::TooManyMembers { limit })?;
-                    self.write.push(Entry::Member { vpc, address: *address, slot });
+                    self.write.push(Entry::Member { vpc, address, slot });
                     Member { slot, set }
                 }
             };

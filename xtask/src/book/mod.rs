@@ -1,5 +1,7 @@
 //! `cargo xtask book`: docs/ as a book, with README and the other pages of the root in it.
 
+mod links;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +23,10 @@ pub fn make() -> Result<()> {
     lay_out(&workspace(), &book)?;
     let status = Command::new("mdbook").arg("build").arg(&book).status().context("cannot run mdbook")?;
     ensure!(status.success(), "mdbook failed ({status})");
-    println!("made       {}", book.join("book/index.html").display());
+    let made = book.join("book");
+    let (links, broken) = links::check(&made)?;
+    ensure!(broken.is_empty(), "{} of {links} links lead nowhere:\n  {}", broken.len(), broken.join("\n  "));
+    println!("made       {}, whose {links} links are whole", made.join("index.html").display());
     Ok(())
 }
 
@@ -40,6 +45,9 @@ fn lay_out(root: &Path, book: &Path) -> Result<()> {
         copy(&root.join(directory), &source.join(directory))?;
     }
     fs::rename(source.join("docs/book.toml"), book.join("book.toml"))?;
+    // Its place in a book is the list of chapters.
+    let readme = source.join("README.md");
+    fs::write(&readme, fs::read_to_string(&readme)?.replace("](docs/SUMMARY.md)", "](toc.html)"))?;
     let summary = source.join("docs/SUMMARY.md");
     fs::write(source.join("SUMMARY.md"), from_above(&fs::read_to_string(&summary)?))?;
     fs::remove_file(summary)?;

@@ -1,0 +1,133 @@
+//! The image of a policy that follows another one: what says the same as before is not compiled again.
+//!
+//! The result is what [`compile`](super::compile) makes of the model alone, and shares with the image before whatever is
+//! equal. What is compared is what the compiler reads, so places in files and descriptions do not count.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::image::{Image, PolicyImage, VpcName};
+use super::members::Members;
+use super::{Sets, image, member_addresses, members, vpc_names};
+use crate::policy::model::{GroupId, Interface, Model, Role, VpcId};
+use crate::policy::same::{other_peers, same_names, same_rules};
+
+/// Compiles a checked policy after `before`, which is another model and what was made of it.
+pub fn compile_next(model: &Model, before: (&Model, &Image)) -> Image {
+    let (old, made) = before;
+    let vpcs = vpc_names(model);
+    let same_names = same_names(old, model);
+    let members = if same_names { next_members(model, &vpcs, old, made) } else { members(model, &vpcs) };
+    let same = same_groups(old, model);
+    // What all policies depend on, beside their groups.
+    let same_ground = same_names
+        && old.settings.metadata == model.settings.metadata
+        && old.settings.failsafe == model.settings.failsafe
+        && old.vpcs == model.vpcs;
+    let policies = if same_ground { known_policies(old, made) } else { HashMap::new() };
+    image(model, &vpcs, members, |interface| {
+        let all_same = interface.groups.iter().all(|id| same.get(id.0).is_some_and(|same| *same));
+        all_same.then(|| policies.get(&key(interface)).map(|policy| Arc::clone(policy))).flatten()
+    })
+}
+
+/// An interface's policy follows from these, and from what the groups say.
+type Key = (VpcId, BTreeSet<GroupId>, Role);
+
+fn key(interface: &Interface) -> Key {
+    (interface.vpc, interface.groups.iter().copied().collect(), interface.role)
+}
+
+fn known_policies<'i>(old: &Model, made: &'i Image) -> HashMap<Key, &'i Arc<PolicyImage>> {
+    let interfaces = old.interfaces.iter().zip(&made.interfaces);
+    interfaces
+        .filter(|(interface, image)| interface.name == image.name)
+        .filter_map(|(interface, image)| Some((key(interface), made.policies.get(image.policy?)?)))
+        .collect()
+}
+
+/// For each group of the new model whether its rules are those that the old one's group of that id has.
+fn same_groups(old: &Model, new: &Model) -> Vec<bool> {
+    let groups = old.groups.iter().zip(&new.groups);
+    groups
+        .map(|(group, other)| {
+            same_rules(&group.inbound, &other.inbound) && same_rules(&group.outbound, &other.outbound)
+        })
+        .collect()
+}
+
+/// The members after those of `made`, where ids mean the same in both models.
+fn next_members(model: &Model, vpcs: &[VpcName], old: &Model, made: &Image) -> Members {
+    let allowed = |model: &Model| -> Vec<bool> {
+        model.groups.iter().map(|group| group.include_allowed_addresses).collect()
+    };
+    let mut touched: BTreeSet<(VpcId, IpAddr)> = BTreeSet::new();
+    if allowed(old) == allowed(model) {
+        touched.extend(other_interfaces(old, model).flat_map(addresses));
+    } else {
+        touched.extend(old.interfaces.iter().chain(&model.interfaces).flat_map(addresses));
+    }
+    // A peer that stays may have an address that an interface has, too.
+    let by_interface = !touched.is_empty();
+    let (gone, come) = other_peers(&old.peers, &model.peers);
+    touched.extend(gone.iter().chain(come).map(|peer| (peer.vpc, peer.address)));
+    let mut members = made.members.clone();
+    if touched.is_empty() {
+        return members;
+    }
+    let mut groups_of: HashMap<(VpcId, IpAddr), BTreeSet<GroupId>> = HashMap::new();
+    for interface in &model.interfaces {
+        for (group, address) in member_addresses(model, interface) {
+            let at = (interface.vpc, address);
+            if touched.contains(&at) {
+                groups_of.entry(at).or_default().insert(group);
+            }
+        }
+    }
+    for peer in if by_interface { model.peers.as_slice() } else { come } {
+        let at = (peer.vpc, peer.address);
+        if touched.contains(&at) {
+            groups_of.entry(at).or_default().extend(peer.groups.iter());
+        }
+    }
+    let mut sets = Sets::new(model, vpcs);
+    for (vpc, address) in touched {
+        let groups = groups_of.remove(&(vpc, address)).unwrap_or_default();
+        let found = if groups.is_empty() { None } else { sets.of(vpc, address, groups) };
+        match found {
+            Some((name, set)) if members.get(&name, address) != Some(&set) => {
+                members.insert(name, address, set);
+            }
+            Some(_) => {}
+            None => vpcs.get(vpc.0).into_iter().for_each(|name| members.remove(name, address)),
+        }
+    }
+    members
+}
+
+fn addresses(interface: &Interface) -> impl Iterator<Item = (VpcId, IpAddr)> + '_ {
+    let all = interface.addresses.iter().chain(&interface.allowed_addresses);
+    all.map(|address| (interface.vpc, *address))
+}
+
+/// The interfaces of either model that have no like in the other one.
+fn other_interfaces<'m>(old: &'m Model, new: &'m Model) -> impl Iterator<Item = &'m Interface> {
+    fn by_name(model: &Model) -> HashMap<&str, &Interface> {
+        model.interfaces.iter().map(|interface| (interface.name.as_str(), interface)).collect()
+    }
+    fn same(one: &Interface, other: &Interface) -> bool {
+        one.vpc == other.vpc
+            && one.groups == other.groups
+            && one.addresses == other.addresses
+            && one.allowed_addresses == other.allowed_addresses
+    }
+    let (before, after) = (by_name(old), by_name(new));
+    let gone = move |interface: &&'m Interface| {
+        after.get(interface.name.as_str()).is_none_or(|other| !same(interface, other))
+    };
+    let come = move |interface: &&'m Interface| {
+        before.get(interface.name.as_str()).is_none_or(|other| !same(interface, other))
+    };
+    old.interfaces.iter().filter(gone).chain(new.interfaces.iter().filter(come))
+}

@@ -1,0 +1,118 @@
+//! The syntax tree of a large file, as far as an edit looks at it: the objects that are edited, their neighbours, and the
+//! ends of each list. A tree of 100,000 peers takes longer to make than everything else that is done to add one.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use jsonc_parser::ast::{Object, ObjectPropName, Value};
+use jsonc_parser::common::Range;
+use jsonc_parser::{CollectOptions, parse_to_ast};
+
+use crate::policy::raw::RawFile;
+use crate::policy::read::STRICT;
+use crate::policy::source::{SourceFile, Span};
+
+/// A text without the objects that nobody looks at, and where the rest of it stands in the file.
+pub(super) struct Sparse {
+    text: String,
+    /// Pieces by their start in `text`, with their start in the file; the last ones first.
+    pieces: Vec<(usize, usize)>,
+}
+
+impl Sparse {
+    /// `keep` are the starts of the objects that are looked at.
+    pub fn of(source: &SourceFile, raw: &RawFile, keep: &[usize]) -> Option<Self> {
+        let (mut lists, mut sparse) = (Vec::new(), Self { text: String::new(), pieces: Vec::new() });
+        let RawFile { groups, interfaces, peers, .. } = raw;
+        lists.push((groups.span, spans(&groups.items, |group| group.span)));
+        lists.push((interfaces.span, spans(&interfaces.items, |interface| interface.span)));
+        lists.push((peers.span, spans(&peers.items, |peer| peer.span)));
+        lists.sort_by_key(|(span, _)| span.map(|span| span.start));
+        let mut at = 0;
+        for (brackets, items) in lists {
+            let Some(brackets) = brackets.filter(|_| !items.is_empty()) else { continue };
+            sparse.piece(source, at, brackets.start + 1)?;
+            let is_kept = |span: &Span| keep.contains(&span.start);
+            let mut after = None;
+            for (index, item) in items.iter().enumerate() {
+                let ends = index == 0 || index + 1 == items.len();
+                let neighbour =
+                    |other: Option<usize>| other.and_then(|other| items.get(other)).is_some_and(is_kept);
+                if !(ends || is_kept(item) || neighbour(index.checked_sub(1)) || neighbour(Some(index + 1))) {
+                    continue;
+                }
+                if let Some(end) = after {
+                    sparse.put(end, ',');
+                }
+                sparse.piece(source, item.start, item.end)?;
+                after = Some(item.end);
+            }
+            if let Some(end) = after {
+                sparse.put(end, ' ');
+            }
+            at = brackets.end - 1;
+        }
+        sparse.piece(source, at, source.text.len())?;
+        Some(sparse)
+    }
+
+    fn piece(&mut self, source: &SourceFile, start: usize, end: usize) -> Option<()> {
+        self.pieces.push((self.text.len(), start));
+        self.text.write_str(source.text.get(start..end)?).ok()
+    }
+
+    /// Something that stands in the file otherwise, or not at all.
+    fn put(&mut self, at: usize, separator: char) {
+        self.pieces.push((self.text.len(), at));
+        self.text.push(separator);
+    }
+
+    /// The tree, with the places that things have in the file.
+    pub fn root(&self) -> Option<Object<'_>> {
+        let mut tree = parse_to_ast(&self.text, &CollectOptions::default(), &STRICT).ok()?.value?;
+        self.value(&mut tree);
+        match tree {
+            Value::Object(object) => Some(object),
+            _ => None,
+        }
+    }
+
+    fn offset(&self, at: usize) -> usize {
+        let piece = self.pieces.partition_point(|(start, _)| *start <= at).checked_sub(1);
+        let (start, in_file) = piece.and_then(|piece| self.pieces.get(piece)).copied().unwrap_or((0, 0));
+        in_file + (at - start)
+    }
+
+    fn range(&self, range: &mut Range) {
+        range.start = self.offset(range.start);
+        range.end = self.offset(range.end);
+    }
+
+    fn value(&self, value: &mut Value<'_>) {
+        match value {
+            Value::StringLit(literal) => self.range(&mut literal.range),
+            Value::NumberLit(literal) => self.range(&mut literal.range),
+            Value::BooleanLit(literal) => self.range(&mut literal.range),
+            Value::NullKeyword(keyword) => self.range(&mut keyword.range),
+            Value::Array(array) => {
+                self.range(&mut array.range);
+                array.elements.iter_mut().for_each(|element| self.value(element));
+            }
+            Value::Object(object) => {
+                self.range(&mut object.range);
+                for property in &mut object.properties {
+                    self.range(&mut property.range);
+                    match &mut property.name {
+                        ObjectPropName::String(name) => self.range(&mut name.range),
+                        ObjectPropName::Word(name) => self.range(&mut name.range),
+                    }
+                    self.value(&mut property.value);
+                }
+            }
+        }
+    }
+}
+
+fn spans<T>(items: &[Arc<T>], span: impl Fn(&T) -> Span) -> Vec<Span> {
+    items.iter().map(|item| span(item)).collect()
+}

@@ -1,0 +1,271 @@
+//! The raw parts of a text that follows another one: only the objects around the change are parsed and walked.
+//!
+//! Two texts that begin and end alike differ between. If that lies inside one of the lists at the top of the file, the
+//! objects of the list before and behind it are what they were, and what is from the last one before it to the first one
+//! behind it is a list of its own. That part is parsed strictly, so if it is whole, so is the file: everything around it
+//! stood in a whole file in the same place. Whatever is not as it should be, faults first of all, is left to a walk of
+//! the whole file, which says it best.
+
+use std::sync::Arc;
+
+use jsonc_parser::ast::Value;
+use jsonc_parser::{CollectOptions, parse_to_ast};
+
+use super::diagnostic::Findings;
+use super::model::{FileId, Source};
+use super::raw::{Known, List, RawFile, RawGroup, RawInterface, RawPeer, RawRemote, RawRule};
+use super::read::{MOST_TREE, STRICT, weigh};
+use super::source::{SourceFile, Span, Spanned};
+use super::walk;
+
+/// A file as it was walked.
+#[derive(Debug)]
+pub(crate) struct Walked {
+    pub raw: RawFile,
+    /// How much memory its tree takes at most, of [`MOST_TREE`].
+    pub weight: usize,
+}
+
+/// The raw parts of `new`, which stands where `old` stood; `None` if all of it has to be walked.
+pub(crate) fn rewalk(
+    file: FileId,
+    (old, walked): (&SourceFile, &Walked),
+    sources: &[Arc<SourceFile>],
+) -> Option<Walked> {
+    let new = sources.get(file.0)?;
+    let change = Change::between(old, new)?;
+    let RawFile { groups, interfaces, peers, settings_at, .. } = &walked.raw;
+    let work = Work { file, sources, old: &old.text, new: &new.text };
+    // Whatever stands behind the change moves; settings say in too many places where they stand.
+    if settings_at.is_some_and(|span| span.end > change.start) {
+        return None;
+    }
+    let mut raw = RawFile {
+        project: walked.raw.project.clone(),
+        vpc: walked.raw.vpc.clone(),
+        ipv6: walked.raw.ipv6.clone().map(|ipv6| Spanned { span: change.moved(ipv6.span), ..ipv6 }),
+        settings: Arc::clone(&walked.raw.settings),
+        settings_at: *settings_at,
+        groups: groups.moved(&change),
+        interfaces: interfaces.moved(&change),
+        peers: peers.moved(&change),
+    };
+    let weight = if change.is_in(groups) {
+        work.list(groups, &change, &mut raw.groups)?
+    } else if change.is_in(interfaces) {
+        work.list(interfaces, &change, &mut raw.interfaces)?
+    } else if change.is_in(peers) {
+        work.list(peers, &change, &mut raw.peers)?
+    } else {
+        return None;
+    };
+    let weight = walked.weight.checked_add_signed(weight).filter(|weight| *weight <= MOST_TREE)?;
+    Some(Walked { raw, weight })
+}
+
+/// Where two texts differ: between what they begin and what they end with.
+pub(crate) struct Change {
+    start: usize,
+    /// In the old text.
+    end: usize,
+    /// How much longer the new text is.
+    longer: isize,
+    /// The line of the change's end in the old text, and how many more lines the new text has.
+    line: u32,
+    more_lines: i64,
+}
+
+impl Change {
+    fn between(old: &SourceFile, new: &SourceFile) -> Option<Self> {
+        let (before, after) = (old.text.as_bytes(), new.text.as_bytes());
+        let start = same_front(before, after);
+        let back = same_back(before.get(start..)?, after.get(start..)?);
+        let end = before.len() - back;
+        let longer = after.len() as isize - before.len() as isize;
+        let (line, _) = old.position(end);
+        let (now, _) = new.position(end.checked_add_signed(longer)?);
+        Some(Self { start, end, longer, line, more_lines: i64::from(now) - i64::from(line) })
+    }
+
+    /// Inside of the brackets.
+    fn is_in<T>(&self, list: &List<T>) -> bool {
+        list.span.is_some_and(|span| span.start < self.start && self.end < span.end)
+    }
+
+    fn moved(&self, span: Span) -> Span {
+        let at = |offset: usize| {
+            if offset >= self.end { offset.saturating_add_signed(self.longer) } else { offset }
+        };
+        Span { start: at(span.start), end: at(span.end), ..span }
+    }
+
+    /// Lines are counted on, columns only where the change is not on the same line.
+    fn moved_known(&self, known: &Known) -> Known {
+        let moved = Known::new();
+        if let Some(Source { file, line, column }) = known.get().copied()
+            && line > self.line
+            && let Ok(line) = u32::try_from(i64::from(line) + self.more_lines)
+        {
+            let _ = moved.set(Source { file, line, column });
+        }
+        moved
+    }
+}
+
+/// So many bytes are compared at once.
+const AT_ONCE: usize = 4096;
+
+/// With how many equal bytes they begin.
+fn same_front(one: &[u8], other: &[u8]) -> usize {
+    let blocks = one.chunks_exact(AT_ONCE).zip(other.chunks_exact(AT_ONCE));
+    let whole = blocks.take_while(|(one, other)| one == other).count() * AT_ONCE;
+    let rest = one.iter().skip(whole).zip(other.iter().skip(whole));
+    whole + rest.take_while(|(one, other)| one == other).count()
+}
+
+/// With how many they end.
+fn same_back(one: &[u8], other: &[u8]) -> usize {
+    let blocks = one.rchunks_exact(AT_ONCE).zip(other.rchunks_exact(AT_ONCE));
+    let whole = blocks.take_while(|(one, other)| one == other).count() * AT_ONCE;
+    let rest = one.iter().rev().skip(whole).zip(other.iter().rev().skip(whole));
+    whole + rest.take_while(|(one, other)| one == other).count()
+}
+
+struct Work<'w> {
+    file: FileId,
+    sources: &'w [Arc<SourceFile>],
+    old: &'w str,
+    new: &'w str,
+}
+
+impl Work<'_> {
+    /// Walks the objects of a list around the change; returns how much heavier they are.
+    fn list<T: walk::Part + Item>(
+        &self,
+        old: &List<T>,
+        change: &Change,
+        moved: &mut List<T>,
+    ) -> Option<isize> {
+        let brackets = old.span?;
+        let before = old.items.partition_point(|item| item.span().end <= change.start);
+        let behind = old.items.partition_point(|item| item.span().start < change.end);
+        let first = before.saturating_sub(1);
+        let start = old.items.get(before.checked_sub(1).unwrap_or(usize::MAX));
+        let start = start.map_or(brackets.start + 1, |item| item.span().start);
+        let last = old.items.get(behind);
+        let end = last.map_or(brackets.end - 1, |item| item.span().end);
+        let rest = last.map_or(behind, |_| behind + 1);
+        let new_end = end.checked_add_signed(change.longer)?;
+        let [old_part, text] =
+            [self.old.get(start..end)?, self.new.get(start..new_end)?].map(|part| ["[", part, "]"].concat());
+        let weigh = |text: &str| {
+            weigh(text.as_bytes(), MOST_TREE).ok().and_then(|weight| isize::try_from(weight).ok())
+        };
+        let heavier = weigh(&text)? - weigh(&old_part)?;
+        serde_json::from_str::<serde::de::IgnoredAny>(&text).ok()?;
+        let tree = parse_to_ast(&text, &CollectOptions::default(), &STRICT).ok()?.value?;
+        let Value::Array(array) = &tree else { return None };
+        let mut findings = Findings::new(self.sources);
+        // One more for the bracket that was put before it.
+        let base = isize::try_from(start).ok()? - 1;
+        let walked = walk::part::<T>(self.file, (&array.elements, base, first), &mut findings);
+        if !findings.is_empty() || walked.len() != array.elements.len() {
+            return None;
+        }
+        let more = walked.len() as isize - (rest - first) as isize;
+        for (item, index) in moved.items.iter_mut().zip(0..).skip(rest) {
+            if more != 0 {
+                let index: usize = index;
+                Arc::make_mut(item).set_index(index.checked_add_signed(more)?);
+            }
+        }
+        moved.items.splice(first..rest, walked);
+        Some(heavier)
+    }
+}
+
+/// What an object of a list says of where it stands.
+pub(crate) trait Item: Clone {
+    fn span(&self) -> Span;
+    fn set_index(&mut self, index: usize);
+    fn move_by(&mut self, change: &Change);
+}
+
+impl<T: Item> List<T> {
+    fn moved(&self, change: &Change) -> Self {
+        let moved = |item: &Arc<T>| {
+            let mut item = Arc::clone(item);
+            if item.span().start >= change.end && (change.longer != 0 || change.more_lines != 0) {
+                Arc::make_mut(&mut item).move_by(change);
+            }
+            item
+        };
+        // From the inner side of its bracket on, a list that has the change in it is longer.
+        Self { span: self.span.map(|span| change.moved(span)), items: self.items.iter().map(moved).collect() }
+    }
+}
+
+fn move_all<T>(spanned: &mut [Spanned<T>], change: &Change) {
+    spanned.iter_mut().for_each(|spanned| spanned.span = change.moved(spanned.span));
+}
+
+impl Item for RawPeer {
+    fn span(&self) -> Span {
+        self.span
+    }
+
+    fn set_index(&mut self, index: usize) {
+        self.index = index;
+    }
+
+    fn move_by(&mut self, change: &Change) {
+        self.span = change.moved(self.span);
+        self.at = change.moved_known(&self.at);
+        move_all(self.address.as_mut_slice(), change);
+        move_all(&mut self.groups, change);
+    }
+}
+
+impl Item for RawInterface {
+    fn span(&self) -> Span {
+        self.span
+    }
+
+    fn set_index(&mut self, index: usize) {
+        self.index = index;
+    }
+
+    fn move_by(&mut self, change: &Change) {
+        self.span = change.moved(self.span);
+        self.at = change.moved_known(&self.at);
+        move_all(self.name.as_mut_slice(), change);
+        move_all(&mut self.addresses, change);
+        move_all(&mut self.allowed_addresses, change);
+        move_all(&mut self.groups, change);
+        self.timeouts.iter_mut().for_each(|timeout| move_all(timeout.as_mut_slice(), change));
+    }
+}
+
+impl Item for RawGroup {
+    fn span(&self) -> Span {
+        self.span
+    }
+
+    fn set_index(&mut self, index: usize) {
+        self.index = index;
+    }
+
+    fn move_by(&mut self, change: &Change) {
+        self.span = change.moved(self.span);
+        self.at = change.moved_known(&self.at);
+        move_all(self.name.as_mut_slice(), change);
+        let rules = [&mut self.inbound, &mut self.outbound].into_iter().flatten().flatten();
+        for RawRule { span, at, remote, .. } in rules {
+            *span = change.moved(*span);
+            *at = change.moved_known(at);
+            if let Some(RawRemote::Group(group)) = remote {
+                group.span = change.moved(group.span);
+            }
+        }
+    }
+}
