@@ -210,8 +210,8 @@ fn there(edited: Result<EditedPolicy, EditError>) -> Option<Vec<u8>> {
             assert_eq!(done[0].changed, !changed.is_empty(), "{done:?}");
             let [(_, after)] = &files[..] else { panic!("one file") };
             let [file] = &changed[..] else { return None };
-            let after: &[u8] = after.as_ref();
-            assert_eq!(file.after.as_ref(), after);
+            let (changed, after): (&[u8], &[u8]) = (file.after.as_ref(), after.as_ref());
+            assert_eq!(changed, after);
             Some(after.to_vec())
         }
         Err(EditError::After(error)) => {

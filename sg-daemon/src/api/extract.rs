@@ -85,13 +85,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         match Json::from_request(request, state).await {
             Ok(Json(value)) => Ok(Self(value)),
             Err(JsonRejection::BytesRejection(rejection)) => Err(unread(&rejection)),
-            Err(rejection) => Err(unfit(rejection.body_text())),
+            Err(rejection) => Err(unfit(&rejection.body_text())),
         }
     }
 }
 
 /// A request that is not of the form that the resource has.
-fn unfit(why: String) -> Failure {
+fn unfit(why: &str) -> Failure {
     Failure::bad_request(format!("{}; `sgctl openapi` says what is expected here", why.trim_end_matches('.')))
 }
 
@@ -105,7 +105,7 @@ pub fn unread(rejection: &BytesRejection) -> Failure {
         ),
         _ => match too_slow(rejection) {
             Some(slow) => Failure(StatusCode::REQUEST_TIMEOUT, slow.to_string()),
-            None => unfit(rejection.body_text()),
+            None => unfit(&rejection.body_text()),
         },
     }
 }
@@ -167,7 +167,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let query = Query::from_request_parts(parts, state).await;
-        query.map(|Query(value)| Self(value)).map_err(|rejection| unfit(rejection.body_text()))
+        query.map(|Query(value)| Self(value)).map_err(|rejection| unfit(&rejection.body_text()))
     }
 }
 
@@ -188,7 +188,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let path = Path::from_request_parts(parts, state).await;
-        path.map(|Path(value)| Self(value)).map_err(|rejection| unfit(rejection.body_text()))
+        path.map(|Path(value)| Self(value)).map_err(|rejection| unfit(&rejection.body_text()))
     }
 }
 

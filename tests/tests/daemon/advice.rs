@@ -241,7 +241,7 @@ fn a_daemon_that_does_not_start_says_what_to_do() {
             ("--state-dir", path("state-of-another")),
             ("--socket", path("another.sock")),
         ];
-        let mut command = world.site.host.command(&binary("sgd").unwrap().display().to_string());
+        let mut command = world.site.host.command(binary("sgd").unwrap().display().to_string());
         for (name, value) in usual {
             let given = arguments.iter().position(|argument| *argument == name);
             command.args([name, given.map_or(value.as_str(), |at| arguments[at + 1])]);
