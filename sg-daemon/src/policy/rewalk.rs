@@ -131,6 +131,9 @@ fn same_back(one: &[u8], other: &[u8]) -> usize {
     whole + rest.take_while(|(one, other)| one == other).count()
 }
 
+/// What is larger is not walked by itself: it would be in memory twice.
+const LARGEST_PART: usize = 1 << 20;
+
 struct Work<'w> {
     file: FileId,
     sources: &'w [Arc<SourceFile>],
@@ -156,6 +159,9 @@ impl Work<'_> {
         let end = last.map_or(brackets.end - 1, |item| item.span().end);
         let rest = last.map_or(behind, |_| behind + 1);
         let new_end = end.checked_add_signed(change.longer)?;
+        if end - start > LARGEST_PART || new_end.checked_sub(start)? > LARGEST_PART {
+            return None;
+        }
         let [old_part, text] =
             [self.old.get(start..end)?, self.new.get(start..new_end)?].map(|part| ["[", part, "]"].concat());
         let weigh = |text: &str| {

@@ -326,7 +326,7 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
         let loaded = load(&paths, &shared.memo)?;
         let files = loaded.model.files.iter().map(PathBuf::as_path);
         let texts = loaded.texts.iter().map(|text| text.as_bytes());
-        let copy = state::prepare(&state_dir, files.zip(texts), &state_dir);
+        let copy = state::prepare(&state_dir, files.zip(texts), None);
         let copy = match copy {
             Err(error) if need == Copy::Needed => {
                 let path = state_dir.display();
