@@ -12,7 +12,7 @@ use jsonc_parser::ast::Value;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use super::diagnostic::Findings;
-use super::model::{FileId, Source};
+use super::model::FileId;
 use super::raw::{Known, List, RawFile, RawGroup, RawInterface, RawPeer, RawRemote, RawRule};
 use super::read::{MOST_TREE, STRICT, weigh};
 use super::source::{SourceFile, Span, Spanned};
@@ -101,12 +101,12 @@ impl Change {
 
     /// Lines are counted on, columns only where the change is not on the same line.
     fn moved_known(&self, known: &Known) -> Known {
-        let moved = Known::new();
-        if let Some(Source { file, line, column }) = known.get().copied()
+        let moved = Known::default();
+        if let Some((line, column)) = known.get()
             && line > self.line
             && let Ok(line) = u32::try_from(i64::from(line) + self.more_lines)
         {
-            let _ = moved.set(Source { file, line, column });
+            moved.set(line, column);
         }
         moved
     }
