@@ -14,6 +14,7 @@ pub const FILE: &str = "SGD_BENCH_FIGURES";
 #[derive(Debug, Default)]
 pub struct Figures {
     file: Option<File>,
+    taken: Vec<Figure>,
 }
 
 impl Figures {
@@ -28,12 +29,22 @@ impl Figures {
     /// At the end of a file.
     pub fn append(path: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(path);
-        Ok(Self { file: Some(file.with_context(|| format!("cannot write {}", path.display()))?) })
+        let file = Some(file.with_context(|| format!("cannot write {}", path.display()))?);
+        Ok(Self { file, taken: Vec::new() })
+    }
+
+    /// Those of this program.
+    pub fn taken(&self) -> &[Figure] {
+        &self.taken
     }
 
     /// `labels` say which of the figures of that name it is: an object of numbers and words.
     pub fn add(&mut self, figure: &str, unit: &str, labels: &Value, values: &[f64]) -> Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let (labels, values) = (labels.clone(), values.to_vec());
+        self.taken.push(Figure { figure: figure.to_owned(), unit: unit.to_owned(), labels, values });
+        let (Some(file), Some(Figure { labels, values, .. })) = (&mut self.file, self.taken.last()) else {
+            return Ok(());
+        };
         let line = json!({ "figure": figure, "unit": unit, "labels": labels, "values": values });
         writeln!(file, "{line}").context("the file of figures")
     }

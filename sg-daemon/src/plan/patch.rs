@@ -270,9 +270,9 @@ fn differences<'n, N: Copy + Ord>(
 ) -> impl Iterator<Item = (N, Option<&'n Cells>)> {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     let next = move || match (old.peek().copied(), new.peek().copied()) {
-        (None, None) => None,
         (Some((net, cells)), Some((other, others))) if net == other => {
-            (old.next(), new.next());
+            old.next();
+            new.next();
             Some((*other, (cells != others).then_some(Some(others))))
         }
         (Some((net, _)), after) if after.is_none_or(|(other, _)| net < other) => {
@@ -283,8 +283,8 @@ fn differences<'n, N: Copy + Ord>(
             new.next();
             Some((*net, Some(Some(cells))))
         }
-        // The guard above has had all of these.
-        (Some(_), None) => None,
+        // Neither has any more: the guard above has had those of the old one alone.
+        (_, None) => None,
     };
     std::iter::from_fn(next).filter_map(|(net, change)| Some((net, change?)))
 }

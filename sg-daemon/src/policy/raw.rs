@@ -3,13 +3,13 @@
 //! A part that was faulty is `None` (the fault is reported already), so that its neighbours are still checked.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 
 use super::model::{
     Enforcement, EtherTypes, HookChoice, Kind, LinkLocal, Match, Metadata, OnRuleChange, Protocol, Role,
-    Source,
 };
 use super::source::{Span, Spanned};
 
@@ -43,8 +43,26 @@ impl<'l, T> IntoIterator for &'l List<T> {
     }
 }
 
-/// Line and column of an object, once somebody has counted them.
-pub(crate) type Known = OnceLock<Source>;
+/// Line and column of an object, once somebody has counted them: in one word, as there may be very many of them. 0 is not yet.
+#[derive(Debug, Default)]
+pub(crate) struct Known(AtomicU64);
+
+impl Known {
+    pub fn get(&self) -> Option<(u32, u32)> {
+        let place = self.0.load(Ordering::Relaxed);
+        (place != 0).then_some(((place >> 32) as u32, place as u32))
+    }
+
+    pub fn set(&self, line: u32, column: u32) {
+        self.0.store(u64::from(line) << 32 | u64::from(column), Ordering::Relaxed);
+    }
+}
+
+impl Clone for Known {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct RawGroup {

@@ -12,7 +12,7 @@ use jsonc_parser::ast::Value;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use super::diagnostic::Findings;
-use super::model::{FileId, Source};
+use super::model::FileId;
 use super::raw::{Known, List, RawFile, RawGroup, RawInterface, RawPeer, RawRemote, RawRule};
 use super::read::{MOST_TREE, STRICT, weigh};
 use super::source::{SourceFile, Span, Spanned};
@@ -101,12 +101,12 @@ impl Change {
 
     /// Lines are counted on, columns only where the change is not on the same line.
     fn moved_known(&self, known: &Known) -> Known {
-        let moved = Known::new();
-        if let Some(Source { file, line, column }) = known.get().copied()
+        let moved = Known::default();
+        if let Some((line, column)) = known.get()
             && line > self.line
             && let Ok(line) = u32::try_from(i64::from(line) + self.more_lines)
         {
-            let _ = moved.set(Source { file, line, column });
+            moved.set(line, column);
         }
         moved
     }
@@ -130,6 +130,9 @@ fn same_back(one: &[u8], other: &[u8]) -> usize {
     let rest = one.iter().rev().skip(whole).zip(other.iter().rev().skip(whole));
     whole + rest.take_while(|(one, other)| one == other).count()
 }
+
+/// What is larger is not walked by itself: it would be in memory twice.
+const LARGEST_PART: usize = 1 << 20;
 
 struct Work<'w> {
     file: FileId,
@@ -156,6 +159,9 @@ impl Work<'_> {
         let end = last.map_or(brackets.end - 1, |item| item.span().end);
         let rest = last.map_or(behind, |_| behind + 1);
         let new_end = end.checked_add_signed(change.longer)?;
+        if end - start > LARGEST_PART || new_end.checked_sub(start)? > LARGEST_PART {
+            return None;
+        }
         let [old_part, text] =
             [self.old.get(start..end)?, self.new.get(start..new_end)?].map(|part| ["[", part, "]"].concat());
         let weigh = |text: &str| {

@@ -55,7 +55,7 @@ fn document(groups: usize, interfaces: usize, peers: usize, more: usize) -> Valu
         .map(|number| json!({ "address": format!("192.0.2.{}", number + more + 1), "security_groups": ["group-0"] }))
         .collect();
     json!({
-        "version": 1, "project": "shop", "vpc": "main", "ipv6": more % 2 == 0, "settings": { "managed": ["tap*"] },
+        "version": 1, "project": "shop", "vpc": "main", "ipv6": more.is_multiple_of(2), "settings": { "managed": ["tap*"] },
         "security_groups": groups, "interfaces": interfaces, "peers": peers,
     })
 }

@@ -152,12 +152,14 @@ impl Place {
         self.directory.join(format!(".{name}.sgd-new"))
     }
 
-    /// Writes the new texts beside the old ones, with mode and owner of those.
+    /// Writes the new texts beside the old ones, with mode and owner of those. Returned is what has to be on the disk before
+    /// [`Self::replace`], and may not be yet.
     ///
     /// # Errors
     ///
     /// If one cannot be written; the policy is as it was.
-    pub fn stage(&self, texts: &[impl AsRef<[u8]>]) -> io::Result<()> {
+    pub fn stage(&self, texts: &[impl AsRef<[u8]>]) -> io::Result<Vec<File>> {
+        let mut pending = Vec::with_capacity(1);
         for (index, name) in self.replaced() {
             let text = texts.get(index).ok_or_else(|| io::Error::other("a text is missing"))?;
             let beside = self.beside(name);
@@ -171,9 +173,9 @@ impl Place {
                 }
                 file.set_permissions(old.permissions())?;
             }
-            file.sync_all()?;
+            pending.push(file);
         }
-        Ok(())
+        Ok(pending)
     }
 
     /// Takes back [`Self::stage`], as far as it came.

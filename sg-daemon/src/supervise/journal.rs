@@ -72,16 +72,17 @@ impl Journal {
         absent(fs::remove_dir_all(&new))?;
         let files = new.join(TEXTS);
         fs::create_dir_all(&files)?;
+        let mut pending = Vec::with_capacity(4);
         for (number, (name, text)) in self.note.place.names.iter().zip(texts).enumerate() {
             let name = state::copy_name(number, Path::new(name));
-            state::put(&files, &name, text.as_ref(), &[&state::last_good(&self.state_dir)])?;
+            pending.extend(state::put(&files, &name, text.as_ref(), &state::last_good(&self.state_dir))?);
         }
-        write(&new.join(NOTE), &serde_json::to_vec(&self.note)?)?;
-        File::open(&files)?.sync_all()?;
-        File::open(&new)?.sync_all()?;
+        let mut note = File::create_new(new.join(NOTE))?;
+        note.write_all(&serde_json::to_vec(&self.note)?)?;
+        pending.extend([note, File::open(&files)?, File::open(&new)?]);
+        state::sync(&pending)?;
         crash::at(Point::JournalPrepared);
         fs::rename(&new, self.directory())?;
-        File::open(&self.state_dir)?.sync_all()?;
         crash::at(Point::JournalBegun);
         Ok(())
     }
@@ -109,22 +110,27 @@ impl Journal {
     ///
     /// If a disk is full, or may not be written to.
     pub fn stage(&self, texts: &[impl AsRef<[u8]>]) -> io::Result<Prepared> {
-        self.note.place.stage(texts)?;
+        let pending = self.note.place.stage(texts)?;
         crash::at(Point::FilesStaged);
         let names = self.note.place.names.iter().map(Path::new);
-        state::prepare(&self.state_dir, names.zip(texts.iter().map(AsRef::as_ref)), &self.files())
+        let texts = texts.iter().map(AsRef::as_ref);
+        let mut prepared = state::prepare(&self.state_dir, names.zip(texts), Some(&self.files()))?;
+        prepared.pending.extend(pending);
+        Ok(prepared)
     }
 
-    /// From here on the new policy is the one to start with.
+    /// From here on the new policy is the one to start with, and what is `prepared` for it is on the disk.
     ///
     /// # Errors
     ///
     /// If that cannot be noted; the old one still is then.
-    pub fn decide(&self) -> io::Result<()> {
+    pub fn decide(&self, prepared: &mut Prepared) -> io::Result<()> {
         let decided = self.directory().join(DECIDED);
         let noted = File::create_new(&decided).and_then(|file| {
-            file.sync_all()?;
-            File::open(self.directory())?.sync_all()
+            // Without the journal's name in the state directory the decision is none.
+            let mut pending = std::mem::take(&mut prepared.pending);
+            pending.extend([file, File::open(self.directory())?, File::open(&self.state_dir)?]);
+            state::sync(&pending)
         });
         if noted.is_err() {
             let _ = fs::remove_file(&decided);
@@ -196,12 +202,6 @@ pub fn recover(state_dir: &Path) -> io::Result<Recovered> {
     })
 }
 
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,8 +244,8 @@ mod tests {
             assert!(matches!(recover(&state).unwrap(), Recovered::Nothing));
         }
         let (dir, state, file) = site();
-        let (journal, _) = begun(&state, &file, None);
-        journal.decide().unwrap();
+        let (journal, texts) = begun(&state, &file, None);
+        journal.decide(&mut journal.stage(&texts).unwrap()).unwrap();
         drop(journal);
         assert!(matches!(recover(&state).unwrap(), Recovered::Finished));
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
@@ -263,11 +263,11 @@ mod tests {
         let texts = ["\u{feff}new".to_owned(), "other".to_owned()];
         for decided in [false, true] {
             let journal = Journal::begin(&state, place.clone(), &texts, None).unwrap();
-            journal.stage(&texts).unwrap();
+            let mut prepared = journal.stage(&texts).unwrap();
             if decided {
-                journal.decide().unwrap();
+                journal.decide(&mut prepared).unwrap();
             }
-            drop(journal);
+            drop((journal, prepared));
             // Somebody changes the other file meanwhile: that is theirs.
             fs::write(&other, "theirs").unwrap();
             let recovered = recover(&state).unwrap();
@@ -283,8 +283,8 @@ mod tests {
     #[test]
     fn what_cannot_be_finished_is_kept_and_tried_again() {
         let (dir, state, file) = site();
-        let (journal, _) = begun(&state, &file, None);
-        journal.decide().unwrap();
+        let (journal, texts) = begun(&state, &file, None);
+        journal.decide(&mut journal.stage(&texts).unwrap()).unwrap();
         fs::remove_file(&file).unwrap();
         // Something that a file cannot take the place of.
         fs::create_dir_all(file.join("in the way")).unwrap();

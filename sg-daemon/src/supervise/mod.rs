@@ -331,7 +331,7 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
         let loaded = load(&paths, &shared.memo)?;
         let files = loaded.model.files.iter().map(PathBuf::as_path);
         let texts = loaded.texts.iter().map(|text| text.as_bytes());
-        let copy = state::prepare(&state_dir, files.zip(texts), &state_dir);
+        let copy = state::prepare(&state_dir, files.zip(texts), None);
         let copy = match copy {
             Err(error) if need == Copy::Needed => {
                 let path = state_dir.display();
@@ -363,12 +363,24 @@ async fn apply_copy(copy: PathBuf, shared: &Shared) -> anyhow::Result<Applied> {
 }
 
 fn load(paths: &[PathBuf], memo: &Memo) -> anyhow::Result<Loaded> {
-    let loaded =
-        policy::load_next(paths, memo).map_err(|error: LoadError| anyhow::anyhow!(error.to_string()))?;
+    let loaded = policy::load_next(paths, memo).map_err(|error: LoadError| {
+        give_memory_back();
+        anyhow::anyhow!(error.to_string())
+    })?;
     for lint in &loaded.lints {
         tracing::debug!("{lint}");
     }
     Ok(loaded)
+}
+
+/// What a hostile file is made of when it is refused is millions of small pieces, in between of which the allocator keeps
+/// what it could give back.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes an integer, and looks at nothing but memory that nobody has.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Does a piece of work that may block. Its failures are its own; if it does not come to its end, neither does the daemon.

@@ -21,6 +21,8 @@ pub fn last_good(state_dir: &Path) -> PathBuf {
 pub struct Prepared {
     state_dir: PathBuf,
     committed: bool,
+    /// What has to be on the disk before anything takes the place of anything, and may not be yet.
+    pub pending: Vec<File>,
 }
 
 impl Drop for Prepared {
@@ -33,7 +35,8 @@ impl Drop for Prepared {
 }
 
 /// Writes a copy of a policy that is about to be put in force. `files` are the policy's files and what they said when it
-/// was loaded, which may not be what they say by now. `also` is a directory beside the copy that may have some of them.
+/// was loaded, which may not be what they say by now. `written` is a
+/// directory of the state directory that has them already, by the same names.
 ///
 /// # Errors
 ///
@@ -41,7 +44,7 @@ impl Drop for Prepared {
 pub fn prepare<'p>(
     state_dir: &Path,
     files: impl Iterator<Item = (&'p Path, &'p [u8])>,
-    also: &Path,
+    written: Option<&Path>,
 ) -> io::Result<Prepared> {
     let new = state_dir.join(NEW);
     let files: Vec<_> =
@@ -50,23 +53,33 @@ pub fn prepare<'p>(
         // Nothing to replace, but for what a daemon that died may have left.
         absent(fs::remove_dir_all(&new))?;
         crash::at(Point::CopyPrepared);
-        return Ok(Prepared { state_dir: state_dir.to_owned(), committed: true });
+        return Ok(Prepared { state_dir: state_dir.to_owned(), committed: true, pending: Vec::new() });
     }
-    write(&new, &files, &[also, &last_good(state_dir)]).inspect_err(|_| {
+    let pending = write(&new, &files, written, &last_good(state_dir)).inspect_err(|_| {
         // What is half written takes room and is of no use.
         let _ = fs::remove_dir_all(&new);
     })?;
     crash::at(Point::CopyPrepared);
-    Ok(Prepared { state_dir: state_dir.to_owned(), committed: false })
+    Ok(Prepared { state_dir: state_dir.to_owned(), committed: false, pending })
 }
 
-fn write(new: &Path, files: &[(String, &[u8])], from: &[&Path]) -> io::Result<()> {
+fn write(
+    new: &Path,
+    files: &[(String, &[u8])],
+    written: Option<&Path>,
+    before: &Path,
+) -> io::Result<Vec<File>> {
     absent(fs::remove_dir_all(new))?;
     fs::create_dir_all(new)?;
+    let mut pending = Vec::with_capacity(2);
     for (name, text) in files {
-        put(new, name, text, from)?;
+        let linked = written.is_some_and(|written| fs::hard_link(written.join(name), new.join(name)).is_ok());
+        if !linked {
+            pending.extend(put(new, name, text, before)?);
+        }
     }
-    File::open(new)?.sync_all()
+    pending.push(File::open(new)?);
+    Ok(pending)
 }
 
 /// Whether a directory has these files and no other.
@@ -81,20 +94,38 @@ fn holds(path: &Path, text: &[u8]) -> bool {
     same_size && fs::read(path).is_ok_and(|found| found == text)
 }
 
-/// Puts a file into a new directory of the state directory, and makes it durable. If one of the same name in another of its
-/// directories holds the same it is another name of that one: files there are written once and never changed.
+/// Puts a file into a new directory of the state directory; returned is what is not on the disk yet. If the one of the same
+/// name in the copy holds the same it is another name of that one: files there are written once and never changed.
 ///
 /// # Errors
 ///
 /// If it can neither be linked nor written.
-pub fn put(new: &Path, name: &str, text: &[u8], from: &[&Path]) -> io::Result<()> {
-    let mut same = from.iter().map(|directory| directory.join(name)).filter(|there| holds(there, text));
-    if same.any(|there| fs::hard_link(there, new.join(name)).is_ok()) {
-        return Ok(());
+pub fn put(new: &Path, name: &str, text: &[u8], before: &Path) -> io::Result<Option<File>> {
+    let there = before.join(name);
+    if holds(&there, text) && fs::hard_link(there, new.join(name)).is_ok() {
+        return Ok(None);
     }
     let mut copy = File::create_new(new.join(name))?;
     copy.write_all(text)?;
-    copy.sync_all()
+    Ok(Some(copy))
+}
+
+/// Waits until all of these are on the disk, at once: file systems write what waits together.
+///
+/// # Errors
+///
+/// If one of them cannot be written.
+pub fn sync(files: &[File]) -> io::Result<()> {
+    let Some((first, others)) = files.split_first() else { return Ok(()) };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = others.iter().map(|file| scope.spawn(|| file.sync_all())).collect();
+        let first = first.sync_all();
+        let failed = || io::Error::other("a thread that waits for the disk has failed");
+        others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|_| Err(failed())))
+            .fold(first, Result::and)
+    })
 }
 
 impl Prepared {
@@ -104,6 +135,7 @@ impl Prepared {
     ///
     /// If it cannot be renamed.
     pub fn commit(mut self) -> io::Result<()> {
+        sync(&self.pending)?;
         if self.committed {
             return Ok(());
         }
@@ -140,7 +172,7 @@ mod tests {
         fs::create_dir(&state).unwrap();
         let save = |files: &[(&str, &str)]| {
             let files = files.iter().map(|&(path, text)| (Path::new(path), text.as_bytes()));
-            prepare(&state, files, Path::new("none"))?.commit()
+            prepare(&state, files, None)?.commit()
         };
         let saved = || {
             let mut saved: Vec<(String, String)> = fs::read_dir(last_good(&state))
@@ -164,7 +196,7 @@ mod tests {
         ];
         assert_eq!(saved(), three);
         let refused = std::iter::once((Path::new("x.json"), "refused".as_bytes()));
-        drop(prepare(&state, refused, Path::new("none")).unwrap());
+        drop(prepare(&state, refused, None).unwrap());
         assert!(!state.join(NEW).exists());
         assert_eq!(saved(), three, "only a policy in force is the last good one");
         // A file in the way of the new copy.

@@ -134,7 +134,7 @@ impl Steward {
             }
         }
         if let Some(journal) = self.unfinished.take() {
-            self.finish(journal, None).await;
+            self.finish(journal, None, Names::Candidate).await;
         }
     }
 
@@ -231,7 +231,7 @@ impl Steward {
             put_in_force(&options, &shared, candidate, confirm)
         };
         let in_force = counted(blocking(work).await?)?;
-        self.keep(in_force, confirm).await
+        self.keep(in_force, confirm, Names::Candidate).await
     }
 
     /// Edits the daemon's own files.
@@ -248,7 +248,7 @@ impl Steward {
             put_in_force(&options, &shared, candidate, None).map(Ok)
         };
         match counted(blocking(work).await?)? {
-            Ok(in_force) => self.keep(in_force, None).await,
+            Ok(in_force) => self.keep(in_force, None, Names::Own).await,
             Err(generation) => {
                 let applied = Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 };
                 Ok(answer(applied))
@@ -257,7 +257,7 @@ impl Steward {
     }
 
     /// What follows the swap.
-    async fn keep(&mut self, in_force: InForce, confirm: Option<Duration>) -> Answer {
+    async fn keep(&mut self, in_force: InForce, confirm: Option<Duration>, names: Names) -> Answer {
         let (journal, prepared, before, own, applied) = in_force;
         report(applied);
         self.retry = Retry::new(false);
@@ -272,7 +272,11 @@ impl Steward {
             self.unconfirmed = Some(Unconfirmed { journal, prepared, before, files: own });
             return Ok(ApplyAnswer { unconfirmed: Some(confirm.as_secs()), ..answer(applied) });
         }
-        let (decided, journal) = blocking(move || (journal.decide(), journal)).await?;
+        let decide = move || {
+            let (mut prepared, journal) = (prepared, journal);
+            (journal.decide(&mut prepared), journal, prepared)
+        };
+        let (decided, journal, prepared) = blocking(decide).await?;
         if let Err(error) = decided {
             let undone = self.back_to(before).await;
             let _ = blocking(move || journal.undo()).await?;
@@ -285,7 +289,7 @@ impl Steward {
                 ),
             }));
         }
-        let warning = self.finish(journal, Some(prepared)).await;
+        let warning = self.finish(journal, Some(prepared), names).await;
         Ok(ApplyAnswer { warning, ..answer(applied) })
     }
 
@@ -304,7 +308,8 @@ impl Steward {
                     .to_owned();
                 return (unconfirmed, Some(Refusal::Conflict(why)));
             }
-            match unconfirmed.journal.decide() {
+            let mut unconfirmed = unconfirmed;
+            match unconfirmed.journal.decide(&mut unconfirmed.prepared) {
                 Ok(()) => (unconfirmed, None),
                 Err(error) => {
                     let why = format!(
@@ -319,7 +324,7 @@ impl Steward {
                 self.due = None;
                 *self.shared.changes() = Changes::default();
                 tracing::info!("the policy is confirmed");
-                let warning = self.finish(journal, Some(prepared)).await;
+                let warning = self.finish(journal, Some(prepared), Names::Candidate).await;
                 let generation = self.generation().await;
                 let applied = Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 };
                 Ok(ApplyAnswer { warning, ..answer(applied) })
@@ -332,7 +337,7 @@ impl Steward {
     }
 
     /// Brings the decided policy into the operator's files, or remembers to try again. What went wrong, if anything did.
-    async fn finish(&mut self, journal: Journal, prepared: Option<Prepared>) -> Option<String> {
+    async fn finish(&mut self, journal: Journal, prepared: Option<Prepared>, names: Names) -> Option<String> {
         let (finished, journal) = match blocking(move || (journal.finish(prepared), journal)).await {
             Ok(done) => done,
             Err(refusal) => return Some(refusal.to_string()),
@@ -347,6 +352,10 @@ impl Steward {
             self.unfinished = Some(journal);
             self.due = Some(Instant::now() + AGAIN);
             return Some(why);
+        }
+        if names == Names::Own {
+            // Whoever changes the files meanwhile is noticed by the watch.
+            return None;
         }
         // The same policy, known by the names of its own files.
         match self.reload(Cause::Operator).await {
@@ -416,6 +425,15 @@ impl Steward {
             tracing::error!(%error, "the policy that was not confirmed stays in force until sgd starts again");
         }
     }
+}
+
+/// By which names the policy in force knows its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// Those that came with it.
+    Candidate,
+    /// Those that the daemon reads.
+    Own,
 }
 
 type InForce = (Journal, Prepared, Arc<Model>, u64, Applied);

@@ -32,7 +32,7 @@ fn loaded(texts: &[String]) -> Model {
     let files =
         texts.iter().enumerate().map(|(at, text)| (format!("{at}.json").into(), text.clone().into_bytes()));
     match policy::load_bytes(files) {
-        Ok(loaded) => loaded.model,
+        Ok(loaded) => std::sync::Arc::unwrap_or_clone(loaded.model),
         Err(error) => panic!("{error}\n{}", texts.join("\n")),
     }
 }

@@ -1,6 +1,6 @@
 //! The guest baseline in the settings, and trunks.
 
-use sg_daemon::policy::model::{EtherTypes, GuestBaseline, LinkLocal, Model};
+use sg_daemon::policy::model::{EtherTypes, GuestBaseline, LinkLocal};
 
 use crate::{fault, faults, good, load_files, policy as with};
 
@@ -35,7 +35,7 @@ fn text(baseline: &str) -> String {
 }
 
 fn baseline(fields: &str) -> GuestBaseline {
-    good(&text(fields)).model.settings.guest_baseline
+    good(&text(fields)).model.settings.guest_baseline.clone()
 }
 
 fn ether_types(list: &str) -> EtherTypes {
@@ -161,7 +161,8 @@ fn spec_section_6_files_may_share_a_baseline_but_not_contradict() {
     let same = text(
         r#""arp": false, "vlan": false, "ether_types": [34958, 35020], "link_local": "derived", "routers": ["fe80::2", "fe80::1"]"#,
     );
-    let merged = load_files(&[("a.json", &one), ("b.json", &same)]).unwrap().model.settings.guest_baseline;
+    let merged =
+        load_files(&[("a.json", &one), ("b.json", &same)]).unwrap().model.settings.guest_baseline.clone();
     assert_eq!(
         merged,
         GuestBaseline {
@@ -192,7 +193,7 @@ fn spec_section_6_files_may_share_a_baseline_but_not_contradict() {
 
 #[test]
 fn spec_section_6_an_interface_is_a_trunk_only_if_it_says_so() {
-    let model = |trunk: &str| -> Model {
+    let model = |trunk: &str| {
         good(&with(&format!(
             r#""interfaces": [{{ "name": "tap0", "security_groups": ["default"]{trunk} }}]"#
         )))

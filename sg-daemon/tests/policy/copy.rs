@@ -3,6 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Output;
+use std::sync::Arc;
 
 use sg_daemon::policy;
 use sg_daemon::policy::model::{Model, Rules};
@@ -34,7 +35,7 @@ fn read(at: &Path) -> String {
     std::fs::read_to_string(at).unwrap()
 }
 
-fn model(at: &Path) -> Model {
+fn model(at: &Path) -> Arc<Model> {
     policy::load(&[at.to_owned()]).unwrap_or_else(|error| panic!("{error}\n{}", read(at))).model
 }
 

@@ -155,7 +155,7 @@ fn settings_of_several_files_are_merged_and_must_not_contradict() {
     let file = |settings: &str| in_vpc("shop", "main", &format!("\"settings\": {settings}"));
     let one = file(r#"{ "metadata": "cidr", "timeouts": { "udp": 10 }, "managed": ["tap*", "vnet*"] }"#);
     let same = file(r#"{ "metadata": "cidr", "timeouts": { "icmp": 20 }, "managed": ["vnet*", "tap*"] }"#);
-    let settings = load_files(&[("a.json", &one), ("b.json", &same)]).unwrap().model.settings;
+    let settings = load_files(&[("a.json", &one), ("b.json", &same)]).unwrap().model.settings.clone();
     assert_eq!((settings.timeouts.udp, settings.timeouts.icmp, settings.timeouts.other), (10, 20, 600));
     let other = file(r#"{ "metadata": "exempt", "timeouts": { "udp": 11 }, "managed": ["tap*"] }"#);
     let error = load_files(&[("a.json", &one), ("b.json", &other)]).unwrap_err();

@@ -152,7 +152,7 @@ fn spec_k14_icmp_by_number_is_literal() {
         let text = crate::inbound(&format!(
             r#"{{ "protocol": {protocol}, "source": "::/0", "icmp_type": 128, "icmp_code": 0 }}"#
         ));
-        let Rules::Written(rules) = good(&text).model.groups.remove(0).inbound else { panic!() };
+        let Rules::Written(rules) = &good(&text).model.groups[0].inbound.clone() else { panic!() };
         (rules[0].protocol, rules[0].matches.clone())
     };
     let matches = Match::Icmp { kind: 128, code: Some(0) };

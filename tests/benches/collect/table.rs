@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use aya::maps::{Array, Map, MapData};
 use serde_json::json;
@@ -85,7 +84,7 @@ impl Table {
         });
         fs::write(&file, policy.to_string())?;
         let loaded = policy::load(&[file]).map_err(|error| anyhow::anyhow!("{error}"))?;
-        enforcer.apply(Arc::new(loaded.model))?;
+        enforcer.apply(loaded.model)?;
         let slot = enforcer.devices()[DEVICE].slot;
         let live = MapData::from_pin(pinned(pins.path(), map::FLOWS_V4))?;
         let shares = Map::Array(MapData::from_pin(pinned(pins.path(), map::SHARES))?).try_into()?;

@@ -4,7 +4,6 @@ use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::{Array, Map, MapData};
@@ -125,7 +124,7 @@ impl Session {
         let file = lab.directory().join("policy.json");
         fs::write(&file, policy::policy(size, &devices).to_string())?;
         let loaded = sg_daemon::policy::load(&[file]).map_err(|error| anyhow!("{error}"))?;
-        enforcer.apply(Arc::new(loaded.model))?;
+        enforcer.apply(loaded.model)?;
         let pinned = pins.path().join(format!("v{}", abi::ABI_VERSION));
         lift_limits(&pinned.join("maps").join(map::INTERFACES), sizes.live)?;
         let directories: Vec<PathBuf> =

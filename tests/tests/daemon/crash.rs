@@ -326,6 +326,78 @@ fn spec_d20_d21_a_crash_at_every_step_leaves_the_old_policy_or_the_new_one() {
     );
 }
 
+/// Changes of one element of the kernel's maps have no halves and no swap: see `sg_daemon::plan`.
+#[test]
+fn spec_d20_d21_a_crash_around_the_step_of_a_small_change_leaves_the_old_policy_or_the_new_one() {
+    let world = World::new(1);
+    let directory = world.site.lab.directory().to_owned();
+    let friend = outside::STRANGER.to_string();
+    let old = policy(json!({
+        "security_groups": [
+            { "name": "webs", "outbound": [], "inbound": [tcp_from("198.51.100.0/24", 90), tcp_from("@friends", 91)] },
+            { "name": "friends" },
+        ],
+        "interfaces": [interface(world.guest(0), &["webs"])],
+        "peers": [{ "address": "203.0.113.77", "security_groups": ["friends", "webs"] }],
+    }));
+    let to = |port| world.tcp(outside::STRANGER, world.guest(0).v4, port);
+    let rule = ["--protocol", "tcp", "--source", "203.0.113.0/24", "--port", "92"];
+    let rule = [["rule", "add", "webs", "inbound"].as_slice(), &rule].concat();
+    // A member of a new combination of groups, and the only one of one; a rule on a new network, and one that makes a set of
+    // ports of what there is; each with what it changes.
+    let more = ["--protocol", "tcp", "--source", "198.51.100.0/24", "--port", "95"];
+    let more = [["rule", "add", "webs", "inbound"].as_slice(), &more].concat();
+    let changes: [(Vec<&str>, Option<u16>); 4] = [
+        (vec!["peer", "add", &friend, "friends"], Some(91)),
+        (vec!["peer", "remove", "203.0.113.77"], None),
+        (rule, None),
+        (more, Some(95)),
+    ];
+    world.serve(&[90, 91, 92, 95].map(to));
+    let mut daemon = Daemon::start(&world.site, &old).unwrap();
+    let clean = entries(&daemon);
+    let mut held = world.hold(&to(90));
+    daemon.kill();
+    let wish = directory.join("wish");
+    fs::write(&wish, "").unwrap();
+    daemon.set_program(program());
+    daemon.set_environment(VARIABLE, &wish);
+    daemon.resume().unwrap();
+    for (change, opened) in &changes {
+        for point in [Point::IdsTaken, Point::EntriesWritten, Point::Flipped, Point::Decided] {
+            let at = format!("{change:?} at {}", point.name());
+            fs::write(&wish, point.name()).unwrap();
+            let said = daemon.sgctl(change).unwrap();
+            assert_eq!(said.status.code(), Some(2), "{at}: {said:?}");
+            assert!(!daemon.wait_end(DEADLINE).unwrap().success(), "{at}");
+            // Nobody is there.
+            expect(&[allowed(to(90)), denied(to(93))]);
+            alive(&mut held);
+            fs::write(&wish, "").unwrap();
+            daemon.resume().unwrap();
+            let new = point == Point::Decided;
+            if let Some(port) = *opened {
+                expect(&[if new { allowed(to(port)) } else { denied(to(port)) }]);
+            }
+            expect(&[allowed(to(90)), denied(to(92))]);
+            alive(&mut held);
+            assert_eq!(refused(&daemon), None, "{at}");
+            if !new {
+                assert_eq!(entries(&daemon), clean, "{at}: entries of the tables");
+            }
+            daemon.kill();
+            daemon.write_policy(&old).unwrap();
+            daemon.resume().unwrap();
+            assert_eq!(entries(&daemon), clean, "{at}: back");
+        }
+    }
+    survived(
+        "a crash around a change of one element",
+        4 * changes.len(),
+        "packets, tables and answers are the old policy's or the new one's; a connection goes on",
+    );
+}
+
 #[test]
 fn the_program_that_is_installed_has_no_such_places() {
     let sgd = fs::read(binary("sgd").unwrap()).unwrap();

@@ -346,6 +346,61 @@ fn hits_of_groups_rules_without_any_and_what_is_lost_show_in_the_metrics() {
 }
 
 #[test]
+fn spec_d4_a_member_and_a_rule_more_through_the_api_take_three_and_two_map_writes() {
+    let world = World::new(1);
+    let host = &world.site.host;
+    let peers: Vec<Value> = (0..500u32)
+        .map(|number| {
+            let address = Ipv4Addr::from(0xc612_0000 + number);
+            json!({ "address": address, "security_groups": ["friends"] })
+        })
+        .collect();
+    let text = policy(json!({
+        "security_groups": [
+            { "name": "webs", "inbound": (0..50).map(|port| tcp_from("@friends", 80 + 2 * port)).collect::<Vec<_>>() },
+            { "name": "friends" },
+        ],
+        "interfaces": [interface(world.guest(0), &["webs"])],
+        "peers": peers,
+    }));
+    let daemon = Daemon::start_with(&world.site, &text, &METRICS).unwrap();
+    let counts = || {
+        let tables = &daemon.status().unwrap()["tables"];
+        [&tables["map_writes"], &tables["map_writes_of_last_change"]].map(|count| count.as_u64().unwrap())
+    };
+    let (_, before) = scrape(host);
+    let [all, _] = counts();
+    let sum = |samples: &Samples| -> f64 {
+        let writes = samples.iter().filter(|(name, _)| name.starts_with("sgd_map_writes_total{"));
+        writes.map(|(_, count)| count).sum()
+    };
+    assert_eq!(sum(&before), all as f64);
+    crate::apply::sgctl(&daemon, &["peer", "add", "192.0.2.1", "friends"], 0);
+    // The address, its set, the generation.
+    assert_eq!(counts(), [all + 3, 3]);
+    let rule =
+        ["rule", "add", "webs", "inbound", "--protocol", "tcp", "--source", "192.0.2.0/24", "--port", "1"];
+    crate::apply::sgctl(&daemon, &rule, 0);
+    // The prefix, the generation.
+    assert_eq!(counts(), [all + 5, 2]);
+    let (_, after) = scrape(host);
+    let of = |samples: &Samples, map: &str, operation: &str| {
+        samples[&format!("sgd_map_writes_total{{map=\"{map}\",operation=\"{operation}\"}}")]
+    };
+    for (map, writes) in [
+        ("members_v4", 1.0),
+        ("member_sets", 1.0),
+        ("classes_v4", 1.0),
+        ("control", 2.0),
+        ("interfaces", 0.0),
+        ("pairs", 0.0),
+    ] {
+        assert_eq!(of(&after, map, "update") - of(&before, map, "update"), writes, "{map}");
+        assert_eq!(of(&after, map, "delete"), of(&before, map, "delete"), "{map}");
+    }
+}
+
+#[test]
 fn counters_do_not_fall_when_a_device_is_made_anew_and_vanish_with_the_interface() {
     let world = World::new(1);
     let host = &world.site.host;

@@ -71,7 +71,7 @@ fn load(directory: &std::path::Path, files: &[serde_json::Value]) -> sg_daemon::
         })
         .collect();
     match sg_daemon::policy::load(&paths) {
-        Ok(loaded) => loaded.model,
+        Ok(loaded) => std::sync::Arc::unwrap_or_clone(loaded.model),
         Err(error) => panic!("the oracle makes valid policies only: {error}"),
     }
 }

@@ -6,7 +6,6 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray};
@@ -198,7 +197,7 @@ impl Bench {
         }
         let loaded = policy::load(std::slice::from_ref(&self.directory));
         let model = loaded.unwrap_or_else(|error| panic!("the test's policy is refused: {error}")).model;
-        self.enforcer.apply(Arc::new(model)).unwrap();
+        self.enforcer.apply(model).unwrap();
     }
 
     pub fn index(&self, device: &str) -> u32 {

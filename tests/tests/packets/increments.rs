@@ -57,8 +57,8 @@ fn interface(name: &str, groups: &[String]) -> Value {
     json!({ "name": name, "hook": "tc", "addresses": [], "security_groups": groups })
 }
 
-fn peer(address: impl ToString) -> Value {
-    json!({ "address": address.to_string(), "security_groups": ["members"] })
+fn peer(address: &str) -> Value {
+    json!({ "address": address, "security_groups": ["members"] })
 }
 
 /// `count` members of a group that 30 rules name, and two that are in another one besides.
@@ -66,7 +66,7 @@ fn crowd(count: u32, more: &[Value]) -> Value {
     let rules: Vec<Value> = (0..30)
         .map(|port| json!({ "protocol": "TCP", "source": "@members", "port": 80 + 2 * port }))
         .collect();
-    let peers = (0..count).map(|number| peer(Ipv4Addr::from(0xc612_0000 + number)));
+    let peers = (0..count).map(|number| peer(&Ipv4Addr::from(0xc612_0000 + number).to_string()));
     let peers: Vec<Value> = peers.chain(more.iter().cloned()).collect();
     document(
         &json!([{ "name": "webs", "inbound": rules }, { "name": "members" }, { "name": "others" }]),
@@ -80,11 +80,10 @@ fn spec_d4_one_member_more_or_less_takes_as_few_map_writes_of_100000_as_of_1000(
     Bench::run(Ingress::Tc, &DEVICES, |bench| {
         for count in [1000, 100_000] {
             bench.apply(&[crowd(count, &[])]);
-            let other = format!("{}", OTHER[0]);
             let knock = Packet::tcp(at(OTHER[0], 1), at(crate::GUEST[0], 80), SYN);
             assert_eq!(bench.receives(&knock), NoRule, "{count}");
             // The address, its set, and the generation; however many rules name the group.
-            let more = crowd(count, &[peer(&other)]);
+            let more = crowd(count, &[peer(OTHER[0])]);
             let added = [("members_v4", 1, 0), ("member_sets", 1, 0), ("control", 1, 0)];
             assert_eq!(cost(bench, &more), added, "{count}: one member more");
             is_right(bench);
@@ -99,7 +98,7 @@ fn spec_d4_one_member_more_or_less_takes_as_few_map_writes_of_100000_as_of_1000(
             assert_eq!(cost(bench, &six), added, "{count}: one of IPv6 more");
             // The first of a new combination of groups: what the rules say of it, once for each family, and their set of ports
             // is there already. One word more for the combination's id.
-            let mut both = peer(&other);
+            let mut both = peer(OTHER[0]);
             both["security_groups"] = json!(["members", "others"]);
             let first = crowd(count, &[peer(OTHER[1]), both]);
             let added = [("pairs", 2, 0), ("members_v4", 1, 0), ("member_sets", 1, 0), ("control", 2, 0)];

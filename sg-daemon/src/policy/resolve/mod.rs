@@ -78,7 +78,12 @@ struct Resolver<'r, 's> {
 
 impl Resolver<'_, '_> {
     fn at(&self, span: Span, known: &Known) -> Source {
-        *known.get_or_init(|| self.counted(span))
+        if let Some((line, column)) = known.get() {
+            return Source { file: span.file, line, column };
+        }
+        let source = self.counted(span);
+        known.set(source.line, source.column);
+        source
     }
 
     fn counted(&self, span: Span) -> Source {

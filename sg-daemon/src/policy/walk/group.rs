@@ -22,7 +22,7 @@ impl Walk<'_, '_> {
         Some(RawGroup {
             index,
             span: self.span(object.range),
-            at: Known::new(),
+            at: Known::default(),
             name,
             description: self.text(object, path, "description", GROUP_DESCRIPTION_CHARS),
             include_allowed_addresses: self

@@ -58,7 +58,7 @@ impl Walk<'_, '_> {
         Some(RawInterface {
             index,
             span: self.span(object.range),
-            at: Known::new(),
+            at: Known::default(),
             name,
             instance: self.text(object, path, "instance", NAME_CHARS),
             kind: kind.unwrap_or(Kind::Vm),
@@ -108,7 +108,7 @@ impl Walk<'_, '_> {
             let fault = Fault::error("this peer is a member of no group").expected("at least one group name");
             self.report(array.range, &path.field("security_groups"), fault);
         }
-        Some(RawPeer { index, span: self.span(object.range), at: Known::new(), address, groups })
+        Some(RawPeer { index, span: self.span(object.range), at: Known::default(), address, groups })
     }
 
     /// Names of groups, each once. `None` where the list itself is faulty; absent is empty.

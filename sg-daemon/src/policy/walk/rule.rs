@@ -53,7 +53,7 @@ impl Walk<'_, '_> {
     pub(super) fn rule(&mut self, value: &Value<'_>, path: &Path<'_>, direction: Direction) -> RawRule {
         let mut rule = RawRule {
             span: self.span(value.range()),
-            at: Known::new(),
+            at: Known::default(),
             protocol: None,
             remote: None,
             matches: None,

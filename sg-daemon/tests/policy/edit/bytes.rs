@@ -267,7 +267,7 @@ proptest! {
             (Ok(edited), None) => return Err(TestCaseError::fail(format!("not refused: {:?}", edited.done))),
             (Err(error), _) => return Err(TestCaseError::fail(format!("{error}"))),
         };
-        let after = &edited.files[0].1;
+        let after: &[u8] = edited.files[0].1.as_ref();
         let said = std::str::from_utf8(after).unwrap();
         let new: Value = serde_json::from_str(said.trim_start_matches('\u{feff}')).unwrap();
         prop_assert_eq!(&new, &wanted.unwrap(), "{}", said);
@@ -285,7 +285,7 @@ proptest! {
             prop_assert!(lost.trim_ascii().is_empty(), "{:?} is lost in {}", String::from_utf8_lossy(lost), said);
         }
         // The model is the one that the new text loads as.
-        let loaded = policy::load_bytes([("p.json".into(), after.clone())]).unwrap().model;
+        let loaded = policy::load_bytes([("p.json".into(), after.to_vec())]).unwrap().model;
         prop_assert_eq!(format!("{:?}", loaded), format!("{:?}", edited.after));
     }
 }

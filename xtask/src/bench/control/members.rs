@@ -11,7 +11,7 @@ use sg_tests::{Daemon, Netns, Process, Topology, write_file};
 use super::super::filters::{DEVICE, GUEST};
 use super::super::report::bars::{IPSET, NFT};
 use super::api::Api;
-use super::{OURS, memory, tell, theirs};
+use super::{OURS, cost, cpu, memory, tell, theirs};
 
 const MS: f64 = 1e3;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,11 +49,16 @@ pub fn measure(members: usize, rounds: usize, figures: &mut Figures) -> Result<(
     run(&nft, "nft", &["-f", &file(&nft_lab, &elements)?])?;
     run(&ipset, "ipset", &["restore", "-file", &file(&ipset_lab, &sets)?])?;
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    let (mut writes, mut spent_all) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let address = format!("192.0.2.{}", round + 1);
         let path = format!("/v1/peers/{address}");
         let [own, by_nft, by_ipset] = &mut times;
+        let before = cpu(&daemon)?;
         own.push(api.send("PUT", &path, &json!({ "security_groups": ["members"] }))?.as_secs_f64() * MS);
+        let (written, spent) = cost(&daemon, before)?;
+        writes.push(written);
+        spent_all.push(spent);
         let element = format!("{{ {address} }}");
         by_nft.push(run(&nft, "nft", &["add", "element", "inet", "filter", "members", &element])?);
         by_ipset.push(run(&ipset, "ipset", &["add", "members", &address])?);
@@ -61,6 +66,9 @@ pub fn measure(members: usize, rounds: usize, figures: &mut Figures) -> Result<(
     for (filter, times) in [OURS, NFT, IPSET].into_iter().zip(&times) {
         tell(figures, "one member", "ms", (filter, "members", members), times)?;
     }
+    let ours = (OURS, "members", members);
+    tell(figures, "map writes for one member", "", ours, &writes)?;
+    tell(figures, "CPU of the daemon for one member", "ms", ours, &spent_all)?;
     Ok(())
 }
 

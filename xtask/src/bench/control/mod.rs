@@ -6,14 +6,16 @@ mod memory;
 mod swaps;
 mod traffic;
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context as _, Result};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use sg_tests::figures::{Figures, Spread};
 use sg_tests::{Daemon, Lab, Netns, Topology};
 
 use super::filters::{Peer, Rules};
-use super::report::bars::OURS;
+use super::report::bars::{OURS, Run, number, rows};
 
 #[derive(Debug, Args)]
 pub struct Control {
@@ -53,8 +55,47 @@ impl Control {
         if wanted(Part::Members) {
             members::measure(if self.quick { 10_000 } else { 100_000 }, rounds, &mut figures)?;
         }
+        bars(&figures);
         Ok(())
     }
+}
+
+/// What was measured against what it is held to.
+fn bars(figures: &Figures) {
+    for row in rows(&Run(figures.taken().to_vec())) {
+        if let Some(ours) = row.ours {
+            let (must, goal) = (row.must.text(), row.goal.text());
+            println!(
+                "{:<44} {} {}: must be {must}, the goal is {goal}: {}",
+                row.figure,
+                number(ours),
+                row.unit,
+                row.met()
+            );
+        }
+    }
+}
+
+/// What the last change took of the daemon: writes to the kernel's maps, and milliseconds of CPU since `before`, as
+/// [`cpu`] told it.
+fn cost(daemon: &Daemon, before: f64) -> Result<(f64, f64)> {
+    let spent = cpu(daemon)? - before;
+    let status = daemon.status()?;
+    let writes = status.pointer("/tables/map_writes_of_last_change").and_then(Value::as_f64);
+    Ok((writes.context("sgd does not tell of its writes")?, spent))
+}
+
+/// Milliseconds of CPU of all threads of the daemon that there are.
+fn cpu(daemon: &Daemon) -> Result<f64> {
+    let pid = daemon.pid().context("sgd does not run")?;
+    let mut nanoseconds = 0.0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // Time on a CPU, time in its queue, and turns: Documentation/scheduler/sched-stats.rst.
+        let Ok(times) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        let spent = times.split_whitespace().next().and_then(|time| time.parse::<f64>().ok());
+        nanoseconds += spent.context("no time in schedstat")?;
+    }
+    Ok(nanoseconds / 1e6)
 }
 
 /// sgd under rules on a site of its own.

@@ -7,7 +7,7 @@ use sg_tests::figures::Figures;
 use sg_tests::{Daemon, write_file};
 
 use super::api::Api;
-use super::{OURS, Peer, Rules, memory, ours, tell, theirs};
+use super::{OURS, Peer, Rules, cost, cpu, memory, ours, tell, theirs};
 
 const MS: f64 = 1e3;
 
@@ -69,12 +69,17 @@ fn one_rule(
 ) -> Result<()> {
     let api = Api::new(&daemon.socket());
     let (mut request, mut program) = (Vec::new(), Vec::new());
+    let (mut writes, mut spent_all) = (Vec::new(), Vec::new());
     let mut others = vec![Vec::new(); peers.len()];
     let [rules, _] = variants;
     let mut all: Vec<Rules> = peers.iter().map(|_| rules.clone()).collect();
     for round in 0..rounds {
         let rule = serde_json::json!({ "protocol": "TCP", "source": "172.31.0.0/24", "port": 100 + round });
+        let before = cpu(daemon)?;
         request.push(api.send("POST", "/v1/groups/group0/rules/inbound", &rule)?.as_secs_f64() * MS);
+        let (written, spent) = cost(daemon, before)?;
+        writes.push(written);
+        spent_all.push(spent);
         let port = (1000 + round).to_string();
         let began = Instant::now();
         let words = [
@@ -102,6 +107,8 @@ fn one_rule(
     }
     let count = rules.0.len();
     tell(figures, "one rule", "ms", (OURS, "rules", count), &request)?;
+    tell(figures, "map writes for one rule", "", (OURS, "rules", count), &writes)?;
+    tell(figures, "CPU of the daemon for one rule", "ms", (OURS, "rules", count), &spent_all)?;
     tell(figures, "one rule", "ms", ("sgctl, with its start", "rules", count), &program)?;
     for ((peer, ..), times) in peers.iter().zip(&others) {
         tell(figures, "one rule", "ms", (peer.name(), "rules", count), times)?;

@@ -280,6 +280,20 @@ fn control(run: &Run) -> Vec<Row> {
                 0.1,
             )
         },
+        at_most(
+            "map writes for one rule more, of 10,000",
+            "",
+            of("map writes for one rule", json!({ "filter": OURS })),
+            4.0,
+            2.0,
+        ),
+        at_most(
+            "map writes for one member more, of 100,000",
+            "",
+            of("map writes for one member", json!({ "filter": OURS })),
+            4.0,
+            3.0,
+        ),
         Row {
             peer: of("memory of a flow", json!({ "filter": "nf_conntrack" }))
                 .map(|bytes| ("nf_conntrack".to_owned(), bytes)),
