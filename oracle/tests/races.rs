@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use sg_common::verdict::Reason::{self, Established, NewFlow, NoRule, Related, TableFull};
 use sg_oracle::expect::Limits;
 use sg_oracle::frame::{ACK, FIN, Packet, RST, SYN};
-use sg_oracle::host::Meanwhile::{BecomesLive, BecomesLiveAtLast, FillsTheTable, TakesTheLastPlace};
+use sg_oracle::host::Meanwhile::{
+    BecomesLive, BecomesLiveAtLast, FillsTheTable, IsPushedOut, TakesTheLastPlace,
+};
 use sg_oracle::host::{Host, Meanwhile};
 
 const LIMITS: Limits = Limits { live: 100, half_v4: 100, half_v6: 100, datagrams: 100 };
@@ -108,9 +110,11 @@ fn spec_d16_live_flows_are_counted_exactly_whatever_happens_meanwhile() {
     let here = ["10.0.0.5:40000", "[fd00::5]:40000"].map(|address| address.parse().unwrap());
     let there = ["198.51.100.7:443", "[2001:db8::7]:443"].map(|address| address.parse().unwrap());
     // What the reply is counted as, how many flows are live then, and how many entries of the one there are.
-    let cases: [(Meanwhile, Reason, u64, usize); 3] = [
+    let cases: [(Meanwhile, Reason, u64, usize); 4] = [
+        (BecomesLive, Established, 1, 1),
         (BecomesLiveAtLast, Established, 1, 1),
-        (FillsTheTable, TableFull, 0, 1),
+        // The packet belonged to a flow when it was looked up; the next one does not.
+        (IsPushedOut, Established, 0, 0),
         (TakesTheLastPlace, TableFull, 1, 1),
     ];
     for (here, there) in here.into_iter().zip(there) {
@@ -123,8 +127,17 @@ fn spec_d16_live_flows_are_counted_exactly_whatever_happens_meanwhile() {
             assert_eq!(judgement.verdict.reason(), Some(reason), "{meanwhile:?}");
             assert_eq!(host.live_count("sg0"), live, "{meanwhile:?}");
             assert_eq!(host.entries().len(), entries, "{meanwhile:?}");
-            assert_eq!(host.entries()[0].live, reason == Established, "{meanwhile:?}");
+            assert!(
+                host.entries().iter().all(|entry| entry.live == (reason == Established)),
+                "{meanwhile:?}"
+            );
         }
+        // Where there is no room for it, a new flow does not pass.
+        let host = Host::new(&outward(), LIMITS);
+        let question = Packet::udp(here, there, b"?");
+        let judgement = host.judge_while(FillsTheTable, "sg0", true, &question.frame());
+        assert_eq!(judgement.verdict.reason(), Some(TableFull));
+        assert_eq!((host.entries().len(), host.live_count("sg0")), (0, 0));
     }
 }
 
@@ -169,11 +182,19 @@ fn spec_d11_what_is_over_gives_no_verdict_also_uncollected() {
 fn spec_d12_a_connection_that_becomes_live_meanwhile_is_no_excuse_for_a_syn_or_a_reset() {
     let (here, there) = ("10.0.0.5:40000".parse().unwrap(), "198.51.100.7:443".parse().unwrap());
     let syn = Packet::tcp(here, there, SYN);
-    for (flags, reason) in [(ACK, Established), (FIN | ACK, Established), (SYN, NoRule), (RST, NoRule)] {
-        let host = Host::new(&outward(), LIMITS);
-        assert_eq!(sends(&host, &syn), Some(NewFlow));
-        assert_eq!(receives(&host, &syn.answer(SYN | ACK)), Some(Established));
-        let judgement = host.judge_while(BecomesLive, "sg0", false, &syn.answer(flags).frame());
-        assert_eq!(judgement.verdict.reason(), Some(reason), "{flags}");
+    for flags in [ACK, FIN | ACK, SYN, RST] {
+        let [there_before, meanwhile] = [false, true].map(|meanwhile| {
+            let host = Host::new(&outward(), LIMITS);
+            assert_eq!(sends(&host, &syn), Some(NewFlow));
+            assert_eq!(receives(&host, &syn.answer(SYN | ACK)), Some(Established));
+            let frame = syn.answer(flags).frame();
+            let judgement = if meanwhile {
+                host.judge_while(BecomesLive, "sg0", false, &frame)
+            } else {
+                host.judge("sg0", false, &frame)
+            };
+            judgement.verdict.reason()
+        });
+        assert_eq!(meanwhile, there_before, "{flags}");
     }
 }

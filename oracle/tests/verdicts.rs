@@ -4,8 +4,7 @@
 
 use serde_json::{Value, json};
 use sg_common::abi::{
-    CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, REASON_SLOTS,
-    counter_index,
+    CREATED_UNIT, Direction, FLOW_LIVE, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, REASON_SLOTS, counter_index,
 };
 use sg_common::conntrack::State;
 use sg_common::judge::Judgement;
@@ -116,7 +115,7 @@ fn spec_d10_an_entry_tells_when_by_what_and_by_whom_it_began() {
         assert_eq!(host.judge("sg0", true, &question.frame()).verdict.reason(), Some(NewFlow));
         let flow = only(&host);
         assert_eq!((flow.created, flow.policy), (begun, 1));
-        assert_eq!(flow.flags, FLOW_ORIGIN_OUTBOUND | FLOW_HALF_OPEN);
+        assert_eq!((flow.flags, flow.is_half_open()), (FLOW_ORIGIN_OUTBOUND, true));
         assert_eq!((flow.tcp, flow.sequence), (0, [0; 6]));
         host.advance(20);
         for _ in 0..2 {
@@ -127,7 +126,7 @@ fn spec_d10_an_entry_tells_when_by_what_and_by_whom_it_began() {
             let flow = only(&host);
             assert_eq!(
                 (flow.created, flow.policy, flow.place),
-                (begun, 1, 1),
+                (begun, 1, FLOW_LIVE | 1),
                 "live: the row of its interface"
             );
             assert_eq!(flow.flags, FLOW_ORIGIN_OUTBOUND | FLOW_REPLIED);

@@ -4,7 +4,7 @@
 //! Addresses are in network byte order ([`Be32`]); ports, ids and times are in host order.
 
 /// Part of the pin path. Raise it whenever a key, a value or a map's meaning changes.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Four bytes in network order, as they stand in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -75,7 +75,7 @@ pub const MAX_POLICY_ID: u32 = u32::MAX >> 1;
 
 map_types! {
     /// `CONTROL`, one entry, written by the daemon through a memory mapping.
-    pub struct Control: 64 {
+    pub struct Control: 160 {
         /// The lowest bit says which half of each [`Interface`] and [`MemberSets`] is in force. One store of this word
         /// is the swap of the whole host from one policy to the next (SPEC D21).
         pub generation: u64,
@@ -93,7 +93,14 @@ map_types! {
         pub account: u64,
         /// How many places of `WATCHERS` to look at: behind them nobody watches.
         pub watch_places: u64,
-        pub reserved: u64,
+        /// How many buckets the tables of flows have, see [`crate::table`]. Set when the maps are made, as are the following.
+        pub buckets_v4: u32,
+        pub buckets_v6: u32,
+        /// How many live flows there may be of each family.
+        pub live_flows: u32,
+        pub reserved: u32,
+        /// What only this host knows, so that nobody can choose flows that meet in one bucket.
+        pub secret: [u64; crate::table::SECRETS],
     }
 
     /// `INTERFACES`, an array that is probed as [`interface_slot`] says.
@@ -264,7 +271,7 @@ map_types! {
         pub set_family: u32,
     }
 
-    /// Key of `FLOWS_V4`. *Local* is the instance's side, so both directions of a flow have one key, and a forged
+    /// Key of a flow in `FLOWS_V4`. *Local* is the instance's side, so both directions of a flow have one key, and a forged
     /// packet that comes in with the instance's own address as its source has another.
     pub struct FlowKeyV4: 16 {
         /// `zone << 8 | protocol`.
@@ -274,7 +281,7 @@ map_types! {
         pub ports: FlowPorts,
     }
 
-    /// Key of `FLOWS_V6`, likewise.
+    /// Key of a flow in `FLOWS_V6`, likewise.
     pub struct FlowKeyV6: 40 {
         pub zone_protocol: u32,
         pub local: [Be32; 4],
@@ -289,13 +296,31 @@ map_types! {
         pub remote: u16,
     }
 
-    /// Value of `FLOWS_*`. Written in place by concurrent CPUs, see [`crate::conntrack::FlowRef`].
+    /// An element of `FLOWS_V4`: a cache line. One of [`crate::table`]'s slots; free if its key begins with 0.
+    pub struct FlowSlotV4: 64 {
+        pub key: FlowKeyV4,
+        pub flow: Flow,
+    }
+
+    /// An element of `FLOWS_V6`, likewise: two cache lines, wherever it begins.
+    pub struct FlowSlotV6: 96 {
+        pub key: FlowKeyV6,
+        pub flow: Flow,
+        pub reserved: u64,
+    }
+
+    /// An element of `TAGS_*`: what is in as many slots of `FLOWS_*`, see [`crate::table`].
+    pub struct FlowTags: 64 {
+        pub tags: [u32; crate::table::BUCKET as usize],
+    }
+
+    /// What is known of a flow. Written in place by concurrent CPUs, see [`crate::conntrack::FlowRef`].
     pub struct Flow: 48 {
         /// Jiffies; from then on the entry is as good as absent (SPEC D11).
         pub expires: u64,
         /// Jiffies, divided by [`CREATED_UNIT`].
         pub created: u32,
-        /// Half-open: the flow's place in the ring of its family. Live: its interface's row in `SHARES`.
+        /// Half-open: the flow's place in the ring of its family. Live: its interface's row in `SHARES`, with [`FLOW_LIVE`].
         pub place: u32,
         /// The policy that admitted the flow.
         pub policy: u32,
@@ -616,8 +641,17 @@ pub const FLOW_REPLIED: u8 = 1 << 1;
 pub const FLOW_FIN_ORIGIN: u8 = 1 << 2;
 /// [`Flow::flags`]: the other side has.
 pub const FLOW_FIN_REPLY: u8 = 1 << 3;
-/// [`Flow::flags`]: the entry is in the table of half-open flows.
-pub const FLOW_HALF_OPEN: u8 = 1 << 4;
+/// [`Flow::place`]: the flow is live. Stored once and by whoever makes it live, unlike the flags, of which several CPUs may
+/// store what they have read a while ago.
+pub const FLOW_LIVE: u32 = 1 << 31;
+
+impl Flow {
+    /// It may be pushed out by newer ones of its interface.
+    #[inline(always)]
+    pub const fn is_half_open(&self) -> bool {
+        self.place & FLOW_LIVE == 0
+    }
+}
 
 /// Index in `COUNTERS` of one interface's counter of one reason; `row` is [`Interface::row`],
 /// `reason` the number of a [`crate::verdict::Reason`].
@@ -730,8 +764,8 @@ pub mod map {
     pub const PORT_SETS: &str = "PORT_SETS";
     pub const FLOWS_V4: &str = "FLOWS_V4";
     pub const FLOWS_V6: &str = "FLOWS_V6";
-    pub const HALF_V4: &str = "HALF_V4";
-    pub const HALF_V6: &str = "HALF_V6";
+    pub const TAGS_V4: &str = "TAGS_V4";
+    pub const TAGS_V6: &str = "TAGS_V6";
     pub const RING_V4: &str = "RING_V4";
     pub const RING_V6: &str = "RING_V6";
     pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
@@ -915,7 +949,7 @@ mod tests {
             FLAG_DHCP_SERVERS_V4,
             FLAG_DHCP_SERVERS_V6,
         ];
-        let of_a_flow = [FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, FLOW_FIN_ORIGIN, FLOW_FIN_REPLY, FLOW_HALF_OPEN];
+        let of_a_flow = [FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, FLOW_FIN_ORIGIN, FLOW_FIN_REPLY];
         for (bit, flag) in of_an_interface.into_iter().enumerate() {
             assert_eq!(flag, 1 << bit);
         }

@@ -83,9 +83,15 @@ fn add<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, verdict: Verdict) {
         now: at.now,
         tcp_flags: scratch.transport.seen.flags,
     };
-    if !tables.add_to_account(&scratch.account, &counted) {
-        open::<F, T>(tables, at, scratch, verdict);
+    if tables.add_to_account(&scratch.account, &counted) {
+        return;
     }
+    // Of a flow that was there before anybody counted. Here, as the stack of `open` has no room for a look-up.
+    let is_known = verdict.reason_number() == Reason::Established as u32;
+    let known = if is_known { tables.flow(&scratch.key) } else { None };
+    let outbound = matches!(at.direction, Direction::Outbound);
+    let from_guest = known.map_or(outbound, |flow| flow.flags() & FLOW_ORIGIN_OUTBOUND != 0);
+    open::<F, T>(tables, at, scratch, verdict, if from_guest { ACCOUNT_ORIGIN_OUTBOUND } else { 0 });
 }
 
 /// The part of the key that tells what is dropped from what passes.
@@ -100,7 +106,13 @@ const fn dropped(at: &At<'_>, verdict: Verdict) -> u32 {
 
 /// Opens an account with its first packet.
 #[inline(never)]
-fn open<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>, verdict: Verdict) {
+fn open<F: ReadIp, T: Tables<F>>(
+    tables: &T,
+    at: &At<'_>,
+    scratch: &Scratch<F>,
+    verdict: Verdict,
+    origin: u32,
+) {
     let row = at.interface.row;
     let dropped = dropped(at, verdict);
     let one = if dropped == 0 { 1 } else { 1 << 32 };
@@ -118,12 +130,6 @@ fn open<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>, 
         tcp_flags: scratch.transport.seen.flags,
     };
     if room {
-        // Of a flow that was there before anybody counted.
-        let key = &scratch.key.0;
-        let is_known = verdict.reason_number() == Reason::Established as u32;
-        let known = if is_known { tables.live(key).or_else(|| tables.half_open(key)) } else { None };
-        let from_guest = known.map_or(outbound, |flow| flow.flags() & FLOW_ORIGIN_OUTBOUND != 0);
-        let origin = if from_guest { ACCOUNT_ORIGIN_OUTBOUND } else { 0 };
         let (inbound, outbound) = if outbound { (0, 1) } else { (1, 0) };
         let bytes = u64::from(counted.bytes);
         let account = Account {

@@ -1,20 +1,21 @@
 //! Known flows: one entry for both directions (SPEC D10), refreshed in place.
 //!
-//! A flow begins *half-open*, in a table where each interface has a ring of its own: the newest takes the place of the
-//! oldest, so a flood pushes out nothing but its own interface's half-open flows. It becomes *live* when the other side
-//! has answered: for TCP with the handshake, otherwise with the first packet of the other direction. Live flows are in
-//! another table, from which nothing is ever pushed out; when an interface's share is used up, no further flow of it
-//! becomes live (SPEC D16).
+//! A flow begins *half-open*. Each interface has a ring of places of its own for such flows: the newest takes the place of the
+//! oldest, so a flood pushes out nothing but its own interface's half-open flows. It becomes *live*, where it is in the
+//! table, when the other side has answered: for TCP with the handshake, otherwise with the first packet of the other direction.
+//! Nothing ever pushes a live flow out; when an interface's share is used up, no further flow of it becomes live (SPEC D16).
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::abi::{
-    CREATED_UNIT, Direction, FLOW_FIN_ORIGIN, FLOW_FIN_REPLY, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND,
-    FLOW_REPLIED, Flow, Interface, InterfaceHalf,
+    CREATED_UNIT, Direction, FLOW_FIN_ORIGIN, FLOW_FIN_REPLY, FLOW_LIVE, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED,
+    Flow, Interface, InterfaceHalf,
 };
-use crate::judge::{At, Tables};
+use crate::family::Aligned;
+use crate::judge::{At, Scratch, Tables};
 use crate::packet::{Kind, ReadIp, Transport};
+use crate::table::Taken;
 use crate::tcp::{Connection, Segment, Side, Step, turn, turn_fins};
 use crate::verdict::Reason;
 
@@ -129,11 +130,24 @@ impl FlowRef<'_> {
     fields! {
         expires, set_expires: u64 = expires;
         created: u32 = created;
-        place: u32 = place;
+        place, set_place: u32 = place;
         policy: u32 = policy;
         state_number, set_state_number: u8 = state;
         flags, set_flags: u8 = flags;
         tcp, set_tcp: u16 = tcp;
+    }
+
+    /// The flow as it is now.
+    #[inline(always)]
+    pub fn copy(&self) -> Flow {
+        // SAFETY: `new` promised a flow that stays readable.
+        unsafe { self.flow.as_ptr().read_volatile() }
+    }
+
+    /// As [`Flow::is_half_open`].
+    #[inline(always)]
+    pub fn is_half_open(&self) -> bool {
+        self.place() & FLOW_LIVE == 0
     }
 
     /// What is known of a side of a TCP connection.
@@ -202,14 +216,25 @@ pub enum Known {
     Over,
 }
 
-/// Judges a packet by its flow, and refreshes the flow unless `DRY_RUN`. `room`: one more flow of the interface may become
-/// live. A packet that would make it live where there is none is dropped and changes nothing.
+/// Whether a flow is live or may become it. A number, of which the verifier need not know what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing(pub u32);
+
+impl Standing {
+    pub const LIVE: Self = Self(0);
+    /// It is half-open, and one more flow of the interface may become live.
+    pub const ROOM: Self = Self(1);
+    /// It is half-open and stays so.
+    pub const NO_ROOM: Self = Self(2);
+}
+
+/// Judges a packet by its flow, and refreshes the flow unless `DRY_RUN`. A packet that would make it live where there is none is dropped and changes nothing.
 #[inline(always)]
 pub fn known<const DRY_RUN: bool>(
     flow: &FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
-    room: bool,
+    standing: Standing,
 ) -> Known {
     let At { half, direction, now, .. } = *at;
     let expires = flow.expires();
@@ -246,8 +271,8 @@ pub fn known<const DRY_RUN: bool>(
     };
     let answered = flags_after & FLOW_REPLIED != 0
         && !matches!(next, State::TcpSynSent | State::TcpSynReceived | State::TcpClose);
-    let now_live = flags & FLOW_HALF_OPEN != 0 && answered;
-    if now_live && !room {
+    let now_live = answered && standing.0 != Standing::LIVE.0;
+    if now_live && standing.0 == Standing::NO_ROOM.0 {
         return Known::Drop(Reason::TableFull);
     }
     if !DRY_RUN {
@@ -268,8 +293,8 @@ pub fn known<const DRY_RUN: bool>(
     Known::Pass { state: next, now_live }
 }
 
-/// Moves a flow from the half-open ones to the live ones, if the interface's share has room: the count is exact, also when
-/// several CPUs found the last place free.
+/// Makes a half-open flow a live one, if the interface's share has room: the count is exact, also when several CPUs found the
+/// last place free.
 ///
 /// # Errors
 ///
@@ -278,35 +303,16 @@ pub fn known<const DRY_RUN: bool>(
 pub fn make_live<F: ReadIp, T: Tables<F>>(
     tables: &T,
     interface: &Interface,
-    key: &F::FlowKey,
-    half_open: &FlowRef<'_>,
+    key: &Aligned<F::FlowKey>,
 ) -> Result<(), Reason> {
     if tables.add_live(interface.row, 1) >= u64::from(interface.live_limit) {
         tables.add_live(interface.row, -1);
         return Err(Reason::TableFull);
     }
-    let flow = Flow {
-        expires: half_open.expires(),
-        created: half_open.created(),
-        place: interface.row,
-        policy: half_open.policy(),
-        state: half_open.state_number(),
-        flags: half_open.flags() & !FLOW_HALF_OPEN,
-        tcp: half_open.tcp(),
-        sequence: sequence_of(half_open.side(true), half_open.side(false)),
-    };
-    match tables.insert_live(key, &flow) {
-        Insertion::Done => {}
-        // Another CPU was faster with a packet of the same flow.
-        Insertion::Exists => {
-            tables.add_live(interface.row, -1);
-        }
-        Insertion::Full => {
-            tables.add_live(interface.row, -1);
-            return Err(Reason::TableFull);
-        }
+    // Another CPU was faster with a packet of the same flow, or has just pushed it out: then this packet is its last.
+    if !tables.make_live(key, interface.row) {
+        tables.add_live(interface.row, -1);
     }
-    tables.remove_half_open(key);
     Ok(())
 }
 
@@ -327,36 +333,30 @@ pub fn timeout(half: &InterfaceHalf, state: State) -> u32 {
 }
 
 /// Adds the half-open flow that starts with a packet in `direction`. It takes the next place in its interface's ring; the
-/// flow that has that place, if it is half-open still, goes. False if there is no room at all.
-#[inline(always)]
-pub fn start<F: ReadIp, T: Tables<F>>(
-    tables: &T,
-    at: &At<'_>,
-    key: &F::FlowKey,
-    state: State,
-    transport: &Transport,
-) -> bool {
+/// flow that has that place, if it is half-open still, goes. False if there is no room.
+#[inline(never)]
+pub fn start<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>, state: u8) -> bool {
     let At { interface, half, direction, now, .. } = *at;
+    let Some(state) = State::from_number(state) else { return false };
+    let Scratch { transport, key, over, flow, .. } = scratch;
+    // Whoever takes a live flow out counts it, also if that is the collector at this very moment.
+    if *over != 0
+        && let Some(row) = tables.remove(key).and_then(Taken::row)
+    {
+        tables.add_live(row, -1);
+    }
     let (limit, base) = F::half_share(interface);
     if limit == 0 {
         return false;
     }
     let place = base + (tables.next_half_open(interface.row) % u64::from(limit)) as u32;
-    let Some(oldest) = tables.take_place(place, key) else { return false };
-    if !F::is_blank(&oldest)
-        && let Some(flow) = tables.half_open(&oldest)
-        && flow.place() == place
-    {
-        tables.remove_half_open(&oldest);
-    }
-    let mut flow = Flow {
+    *flow = Flow {
         expires: now + u64::from(timeout(half, state)),
         created: (now / CREATED_UNIT) as u32,
         place,
         policy: half.policy,
         state: state as u8,
-        flags: FLOW_HALF_OPEN
-            | if matches!(direction, Direction::Outbound) { FLOW_ORIGIN_OUTBOUND } else { 0 },
+        flags: if matches!(direction, Direction::Outbound) { FLOW_ORIGIN_OUTBOUND } else { 0 },
         tcp: 0,
         sequence: [0; 6],
     };
@@ -366,5 +366,6 @@ pub fn start<F: ReadIp, T: Tables<F>>(
         flow.tcp = connection.known;
         flow.sequence = sequence_of(connection.sender, connection.receiver);
     }
-    tables.insert_half_open(key, &flow)
+    // That it exists is as good: another CPU has begun it with a packet of the same flow.
+    !matches!(tables.begin(key, flow), Insertion::Full)
 }

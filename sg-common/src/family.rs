@@ -12,7 +12,15 @@ use crate::abi::{
 pub struct Aligned<T>(pub T);
 
 impl<T> Aligned<T> {
-    /// Stores 8 bytes at once: what the kernel compares in pieces of 8 bytes must not have been stored in smaller ones just
+    /// The same in words, as [`crate::table`] has keys.
+    #[inline(always)]
+    pub const fn words<const WORDS: usize>(&self) -> &[u64; WORDS] {
+        const { assert!(size_of::<T>() == WORDS * size_of::<u64>()) };
+        // SAFETY: it is as long as the words, aligned like them, and has no padding: the map types have none.
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
+
+    /// Stores 8 bytes at once: what is compared in pieces of 8 bytes must not have been stored in smaller ones just
     /// before, or the processor waits for each.
     #[inline(always)]
     fn store<const WORDS: usize>(&mut self, words: [u64; WORDS]) {
@@ -83,8 +91,6 @@ pub trait Family: Sized {
     ) -> Self::FragmentKey;
     fn own_key(guard: u32, address: Self::Address) -> Self::OwnKey;
     fn account_key(flow: Self::FlowKey, dropped: u32) -> Self::AccountKey;
-    /// Whether a flow key is all zeros, as in a place of the ring that was never used.
-    fn is_blank(key: &Self::FlowKey) -> bool;
 
     /// The interface's part of the family's ring: how long it is, and where it begins.
     fn half_share(interface: &Interface) -> (u32, u32);
@@ -170,11 +176,6 @@ impl Family for V4 {
     #[inline(always)]
     fn account_key(flow: FlowKeyV4, dropped: u32) -> AccountKeyV4 {
         AccountKeyV4 { flow, dropped }
-    }
-
-    #[inline(always)]
-    fn is_blank(key: &FlowKeyV4) -> bool {
-        key.zone_protocol == 0
     }
 
     #[inline(always)]
@@ -287,11 +288,6 @@ impl Family for V6 {
     #[inline(always)]
     fn account_key(flow: FlowKeyV6, dropped: u32) -> AccountKeyV6 {
         AccountKeyV6 { flow, dropped }
-    }
-
-    #[inline(always)]
-    fn is_blank(key: &FlowKeyV6) -> bool {
-        key.zone_protocol == 0
     }
 
     #[inline(always)]

@@ -11,13 +11,14 @@ use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
 use crate::classify::classify;
-use crate::conntrack::{self, FlowRef, Insertion, Known, State};
+use crate::conntrack::{self, FlowRef, Insertion, Known, Standing, State};
 use crate::family::{Aligned, V4, V6};
 use crate::fragment;
 use crate::packet::{
     ETHERNET_BYTES, Ethernet, Ip, Kind, Opaque, Packet, ReadIp, Transport, VlanTag, ether_type, load,
     opposite, protocol, quoted_ports, read_transport, store,
 };
+use crate::table::Taken;
 use crate::tcp::Segment;
 use crate::verdict::{Action, AdmittedBy, FIRST_DROP, Reason, Verdict};
 
@@ -73,8 +74,10 @@ pub struct Scratch<F: ReadIp> {
     pub joined: fragment::Range,
     /// For [`crate::fragment`], and for loops over options.
     pub free: u32,
-    /// No flow was found for the packet, not even one that is over: 1, else 0.
-    pub unknown: u32,
+    /// The packet's flow was found, and is over: 1, else 0.
+    pub over: u32,
+    /// The flow that the packet begins.
+    pub flow: Flow,
     pub verdict: Verdict,
     /// Where the IP header begins, if it was read.
     pub network: u32,
@@ -95,19 +98,20 @@ pub trait Tables<F: ReadIp>: Environment {
     /// Whether the address is among those that the guard lets a guest use.
     fn owns(&self, key: &F::OwnKey) -> bool;
 
-    fn live(&self, key: &F::FlowKey) -> Option<FlowRef<'_>>;
-    fn insert_live(&self, key: &F::FlowKey, flow: &Flow) -> Insertion;
-    /// True if it was there.
-    fn remove_live(&self, key: &F::FlowKey) -> bool;
-
-    fn half_open(&self, key: &F::FlowKey) -> Option<FlowRef<'_>>;
-    /// Adds or replaces a half-open flow; false if the table is full.
-    fn insert_half_open(&self, key: &F::FlowKey, flow: &Flow) -> bool;
-    fn remove_half_open(&self, key: &F::FlowKey);
+    /// The flow of a key, half-open or live.
+    fn flow(&self, key: &Aligned<F::FlowKey>) -> Option<FlowRef<'_>>;
+    /// Adds a half-open flow, which takes its place in the ring; the flow that has the place, if it is half-open still, goes.
+    fn begin(&self, key: &Aligned<F::FlowKey>, flow: &Flow) -> Insertion;
+    /// Makes the half-open flow of a key live; false if there is none.
+    fn make_live(&self, key: &Aligned<F::FlowKey>, row: u32) -> bool;
+    /// Removes the flow of a key; `None` if there is none.
+    fn remove(&self, key: &Aligned<F::FlowKey>) -> Option<Taken>;
+    /// Looks where [`Self::begin`] will look if the next half-open flow of the interface begins: what it finds there comes from memory
+    /// while the rules are asked.
+    #[inline(always)]
+    fn look_ahead(&self, _interface: &Interface) {}
     /// How many half-open flows of the interface there were before this one.
     fn next_half_open(&self, row: u32) -> u64;
-    /// Puts a key in a place of the ring and returns the one that was there.
-    fn take_place(&self, place: u32, key: &F::FlowKey) -> Option<F::FlowKey>;
 
     fn datagram(&self, key: &F::FragmentKey) -> Option<Datagram>;
     /// [`Datagram::place`].
@@ -527,49 +531,53 @@ where
     let (local, remote) = ip.local_and_remote(at.direction);
     let (zone_protocol, ports) = (at.zone_protocol(ip.protocol), transport.ports);
     F::store_flow_key(&mut scratch.key, zone_protocol, local, remote, ports);
-    let Scratch { transport, key: Aligned(key), free, unknown, .. } = &mut *scratch;
-    *unknown = 1;
+    scratch.over = 0;
+    let Scratch { transport, key, free, over, .. } = &mut *scratch;
     let (transport, key) = (&*transport, &*key);
-    let live = tables.live(key);
-    if let Some(flow) = live {
-        *unknown = 0;
-        let known = known_word(T::DRY_RUN, flow, at, transport, true).forgotten(Opaque(free));
+    if let Some(flow) = tables.flow(key) {
+        let standing = if flow.is_half_open() {
+            let room = tables.add_live(at.interface.row, 0) < u64::from(at.interface.live_limit);
+            let standing = if room { Standing::ROOM } else { Standing::NO_ROOM };
+            let mut memory = Opaque(free);
+            memory.set(standing.0);
+            Standing(memory.get())
+        } else {
+            Standing::LIVE
+        };
+        let known = known_word(T::DRY_RUN, flow, at, transport, standing).forgotten(Opaque(free));
         if !known.is_over() {
-            return known.verdict(&flow);
-        }
-    }
-    if let Some(flow) = tables.half_open(key) {
-        *unknown = 0;
-        let room = tables.add_live(at.interface.row, 0) < u64::from(at.interface.live_limit);
-        let known = known_word(T::DRY_RUN, flow, at, transport, room).forgotten(Opaque(free));
-        if known.is_live_from_now_on() && !T::DRY_RUN {
-            if live.is_some() {
-                remove_live::<F, T>(tables, at, key);
-            }
-            if let Err(reason) = conntrack::make_live::<F, T>(tables, at.interface, key, &flow) {
+            if known.is_live_from_now_on()
+                && !T::DRY_RUN
+                && let Err(reason) = conntrack::make_live::<F, T>(tables, at.interface, key)
+            {
                 return Verdict::of(reason);
             }
-        }
-        if !known.is_over() {
             return known.verdict(&flow);
         }
+        *over = 1;
     }
     let is_error =
         matches!(transport.kind, Kind::IcmpOther) && F::icmp_is_error((transport.number >> 8) as u8);
-    if is_error && quotes_a_flow::<F, P, T>(packet, tables, at, scratch) {
-        return Verdict::of(Reason::Related);
+    if is_error {
+        let quoted = quotes_a_flow::<F, P, T>(packet, tables, at, scratch);
+        if quoted == QUOTES_A_PIECE || quoted == QUOTES_A_KEY && is_alive::<F, T>(tables, at, scratch) {
+            return Verdict::of(Reason::Related);
+        }
     }
-    judge_new::<F, T>(tables, at, scratch, live.is_some())
-}
-
-/// What begins a flow, or ends it, is not worth a third look-up.
-#[inline(always)]
-fn may_belong_to_a_live_flow(transport: &Transport) -> bool {
-    match transport.kind {
-        Kind::Tcp => matches!(Segment::of(transport.seen.flags), Some(Segment::Ack | Segment::Fin)),
-        Kind::Udp | Kind::IcmpReply | Kind::IcmpRequest | Kind::Other => true,
-        Kind::IcmpOther => false,
+    if !T::DRY_RUN {
+        tables.look_ahead(at.interface);
     }
+    let verdict = judge_new::<F, T>(tables, at, scratch);
+    // For the verifier, as at the end of `judge_ip`.
+    store(&mut scratch.verdict, verdict);
+    let verdict = load(&scratch.verdict);
+    if !T::DRY_RUN
+        && verdict.reason_number() == Reason::NewFlow as u32
+        && !conntrack::start::<F, T>(tables, at, scratch, verdict.state())
+    {
+        return verdict.instead(Reason::TableFull);
+    }
+    verdict
 }
 
 /// Subprograms have stack frames of their own, which are free again when they return; and they return words, as an enum
@@ -637,8 +645,18 @@ impl KnownWord {
 }
 
 #[inline(always)]
-fn known_word(dry_run: bool, flow: FlowRef<'_>, at: &At<'_>, transport: &Transport, room: bool) -> KnownWord {
-    if dry_run { known::<true>(flow, at, transport, room) } else { known::<false>(flow, at, transport, room) }
+fn known_word(
+    dry_run: bool,
+    flow: FlowRef<'_>,
+    at: &At<'_>,
+    transport: &Transport,
+    standing: Standing,
+) -> KnownWord {
+    if dry_run {
+        known::<true>(flow, at, transport, standing)
+    } else {
+        known::<false>(flow, at, transport, standing)
+    }
 }
 
 /// The same subprogram for both families.
@@ -647,31 +665,25 @@ fn known<const DRY_RUN: bool>(
     flow: FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
-    room: bool,
+    standing: Standing,
 ) -> KnownWord {
-    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, room))
-}
-
-/// Takes a flow that is over out of the way of the one that follows it.
-#[inline(always)]
-fn remove_live<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FlowKey) {
-    // Whoever deletes it counts it, also if that is the collector at this very moment.
-    if tables.remove_live(key) {
-        tables.add_live(at.interface.row, -1);
-    }
+    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, standing))
 }
 
 /// Whether an ICMP error is about a packet of a flow that is not over (SPEC D13). Errors come from any router on the way,
 /// but only to whoever sent the packet; and the flow is not refreshed by them.
+///
+/// What it quotes is [`QUOTES_NOTHING`] of that kind, [`QUOTES_A_PIECE`] that has passed, or [`QUOTES_A_KEY`], which is then in
+/// the scratch: a look-up from here would go too deep for the stack.
 #[inline(never)]
-fn quotes_a_flow<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> bool
+fn quotes_a_flow<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> u32
 where
     F: ReadIp,
     P: Packet,
     T: Tables<F>,
 {
     let Scratch { ip, free, .. } = scratch;
-    let Some(quoted) = F::read_quoted(packet, ip.transport + 8, Opaque(free)) else { return false };
+    let Some(quoted) = F::read_quoted(packet, ip.transport + 8, Opaque(free)) else { return QUOTES_NOTHING };
     // What lies behind the end of the packet is padding, which anybody may have filled.
     let has_ports = !quoted.piece.is_later()
         && (quoted.protocol == protocol::TCP
@@ -679,32 +691,35 @@ where
             || quoted.protocol == F::ICMP);
     let end = quoted.transport + if has_ports { 8 } else { 0 };
     if quoted.source != ip.destination || end > ip.end {
-        return false;
+        return QUOTES_NOTHING;
     }
     // The quoted packet went the other way.
     let direction = opposite(at.direction);
     if quoted.piece.is_later() {
-        return fragment::has_passed::<F, T>(tables, at, direction, &quoted);
+        let has_passed = fragment::has_passed::<F, T>(tables, at, direction, &quoted);
+        return if has_passed { QUOTES_A_PIECE } else { QUOTES_NOTHING };
     }
-    let Some(ports) = quoted_ports(packet, &quoted, direction) else { return false };
+    let Some(ports) = quoted_ports(packet, &quoted, direction) else { return QUOTES_NOTHING };
     let (local, remote) = quoted.local_and_remote(direction);
-    let key = F::flow_key(at.zone_protocol(quoted.protocol), local, remote, ports);
-    tables.live(&key).is_some_and(|flow| flow.expires() > at.now)
-        || tables.half_open(&key).is_some_and(|flow| flow.expires() > at.now)
+    // The packet's own is not needed any more: what errors would begin is no flow.
+    F::store_flow_key(&mut scratch.key, at.zone_protocol(quoted.protocol), local, remote, ports);
+    QUOTES_A_KEY
 }
 
-/// A packet of no known flow: the rules decide, and it may start one. `over`: its key has a live flow that is over.
+const QUOTES_NOTHING: u32 = 0;
+const QUOTES_A_PIECE: u32 = 1;
+const QUOTES_A_KEY: u32 = 2;
+
+/// Whether the flow of the key in the scratch is not over.
 #[inline(never)]
-fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>, over: bool) -> Verdict {
-    let Scratch { ip, transport, key: Aligned(key), unknown, .. } = scratch;
-    if *unknown != 0
-        && may_belong_to_a_live_flow(transport)
-        && let Some(flow) = tables.live(key)
-        && flow.expires() > at.now
-    {
-        // It became live on another CPU, after the one look-up and before the other.
-        return Verdict::new(Reason::Established, AdmittedBy::Nothing, flow.state_number(), flow.policy());
-    }
+fn is_alive<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> bool {
+    tables.flow(&scratch.key).is_some_and(|flow| flow.expires() > at.now)
+}
+
+/// A packet of no known flow: the rules decide, and with the verdict [`Reason::NewFlow`] it starts one.
+#[inline(never)]
+fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
+    let Scratch { ip, transport, .. } = scratch;
     let (_, remote) = ip.local_and_remote(at.direction);
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
         Ok(start) => start,
@@ -716,14 +731,6 @@ fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch
         return Verdict::new(Reason::NoRule, admitted_by, 0, policy);
     }
     let Some(state) = start else { return Verdict::new(Reason::RuleOnly, admitted_by, 0, policy) };
-    if !T::DRY_RUN {
-        if over {
-            remove_live::<F, T>(tables, at, key);
-        }
-        if !conntrack::start::<F, T>(tables, at, key, state, transport) {
-            return Verdict::new(Reason::TableFull, admitted_by, 0, policy);
-        }
-    }
     Verdict::new(Reason::NewFlow, admitted_by, state as u8, policy)
 }
 

@@ -184,6 +184,12 @@ impl Verdict {
         self.0
     }
 
+    /// The same without a flow, for another reason.
+    #[inline(always)]
+    pub(crate) const fn instead(self, reason: Reason) -> Self {
+        Self(self.0 & !0x00ff_00ff | reason as u64)
+    }
+
     /// From [`Self::word`].
     #[inline(always)]
     pub(crate) const fn of_word(word: u64) -> Self {

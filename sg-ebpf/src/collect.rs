@@ -1,16 +1,14 @@
 //! The collector: a program that deletes what is over.
 
 use core::ffi::c_void;
-use core::mem::offset_of;
 
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem, bpf_map_lookup_elem};
 use aya_ebpf::programs::RawTracePointContext;
-use sg_common::abi::{
-    AccountKeyV4, AccountKeyV6, Datagram, Flow, FlowKeyV4, FlowKeyV6, FragmentKeyV4, FragmentKeyV6,
-};
+use sg_common::abi::{AccountKeyV4, AccountKeyV6, Datagram, FlowTags, FragmentKeyV4, FragmentKeyV6};
 use sg_common::judge::Environment as _;
+use sg_common::table::{self, Memory};
 
-use crate::maps::{Kernel, account_tables, datagram_tables, half_open_tables, live_tables, share_zone};
+use crate::maps::{FlowsV4, FlowsV6, Here, Kernel, account_tables, datagram_tables, flow_tags, share_zone};
 use crate::record;
 
 /// What the callbacks know and tell.
@@ -24,7 +22,7 @@ pub struct Collection {
     pub deleted: u32,
     /// Accounts of what is dropped are over if no packet came since this.
     pub before_drops: u64,
-    /// [`collect`].
+    /// [`sg_common::abi::collect`].
     pub accounts: u64,
     /// Jiffies, as the programs have them.
     pub now: u64,
@@ -39,7 +37,7 @@ const DROPS_PATIENCE: u64 = 10;
 /// there were, and in the highest bit whether records wait for the next run.
 ///
 /// An entry that expired this very moment is left alone for another `arg(0)` jiffies: a packet of the same 5-tuple may be
-/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0. `arg(2)` says what to do with accounts ([`collect`]),
+/// about to put a new flow in its place. `arg(1)` is a zone to empty, or 0. `arg(2)` says what to do with accounts ([`sg_common::abi::collect`]),
 /// and `arg(3)` in how many jiffies one has to be recorded.
 ///
 /// A walk over a million flows takes long. So this is no classifier, of which a test run holds up soft interrupts, and
@@ -63,12 +61,9 @@ pub fn sgd_collect(ctx: *mut c_void) -> u32 {
         now: moment.now,
         interval,
     };
-    let [v4, v6] = live_tables();
-    walk(v4, collect_live::<FlowKeyV4> as *mut c_void, &mut collection);
-    walk(v6, collect_live::<FlowKeyV6> as *mut c_void, &mut collection);
-    let [v4, v6] = half_open_tables();
-    walk(v4, collect_half_open::<FlowKeyV4> as *mut c_void, &mut collection);
-    walk(v6, collect_half_open::<FlowKeyV6> as *mut c_void, &mut collection);
+    let [v4, v6] = flow_tags();
+    walk(v4, collect_flows::<{ table::WORDS_V4 }, FlowsV4> as *mut c_void, &mut collection);
+    walk(v6, collect_flows::<{ table::WORDS_V6 }, FlowsV6> as *mut c_void, &mut collection);
     let [v4, v6] = datagram_tables();
     walk(v4, collect_datagram::<FragmentKeyV4> as *mut c_void, &mut collection);
     walk(v6, collect_datagram::<FragmentKeyV6> as *mut c_void, &mut collection);
@@ -90,36 +85,45 @@ fn walk(table: *mut c_void, callback: *mut c_void, collection: &mut Collection) 
     }
 }
 
-unsafe extern "C" fn collect_live<K: Copy>(
-    table: *mut c_void,
-    key: *const K,
-    flow: *const Flow,
+/// Called with each bucket of a table of flows.
+unsafe extern "C" fn collect_flows<const WORDS: usize, M: Memory<WORDS> + Here>(
+    _: *mut c_void,
+    bucket: *const u32,
+    tags: *const FlowTags,
     collection: *mut Collection,
 ) -> i64 {
-    // SAFETY: the kernel passes an element of the table and the context that `sgd_collect` gave it.
-    if let Some(Deleted { zone, place }) = unsafe { delete_if_over(table, key, flow, collection) } {
-        // Whoever deletes a live flow takes it off its share.
-        if share_zone(place) == zone {
-            Kernel::<true>.add_live(place, -1);
+    let mut position = 0;
+    while position < table::BUCKET {
+        // SAFETY: the kernel passes an element of the table and the context that `sgd_collect` gave it.
+        unsafe {
+            if (&raw const (*tags).tags).cast::<u32>().add(position as usize).read_volatile() != 0 {
+                collect_flow::<WORDS, M>(*bucket * table::BUCKET + position, &mut *collection);
+            }
         }
-        // SAFETY: as above.
-        unsafe { (*collection).deleted += 1 };
+        position += 1;
     }
     0
 }
 
-unsafe extern "C" fn collect_half_open<K: Copy>(
-    table: *mut c_void,
-    key: *const K,
-    flow: *const Flow,
-    collection: *mut Collection,
-) -> i64 {
-    // SAFETY: the kernel passes an element of the table and the context that `sgd_collect` gave it.
-    if unsafe { delete_if_over(table, key, flow, collection) }.is_some() {
-        // SAFETY: as above.
-        unsafe { (*collection).deleted += 1 };
+/// Takes the flow of a slot out if it is over.
+///
+/// Of most flows the first look says enough. What was found over is made sure of once the slot is the collector's: until then
+/// another CPU may take the flow out and put another one there.
+#[inline(never)]
+fn collect_flow<const WORDS: usize, M: Memory<WORDS> + Here>(slot: u32, collection: &mut Collection) {
+    let (before, purged) = (collection.before, collection.zone);
+    let taken = table::take_out(&M::HERE, slot, |slot| {
+        table::flow::<WORDS>(slot).expires() < before
+            || (purged != 0 && table::zone_protocol(slot) >> 8 == purged)
+    });
+    let Some(taken) = taken else { return };
+    // Whoever takes a live flow out takes it off its share.
+    if let Some(row) = taken.row()
+        && share_zone(row) == taken.zone_protocol >> 8
+    {
+        Kernel::<true>.add_live(row, -1);
     }
-    0
+    collection.deleted += 1;
 }
 
 unsafe extern "C" fn collect_datagram<K: Copy>(
@@ -129,34 +133,11 @@ unsafe extern "C" fn collect_datagram<K: Copy>(
     collection: *mut Collection,
 ) -> i64 {
     // SAFETY: the kernel passes an element of the table and the context that `sgd_collect` gave it.
-    let _ = unsafe { delete_if_over(table, key, datagram, collection) };
+    unsafe { delete_if_over(table, key, datagram, collection) };
     0
 }
 
-/// A value of one of the tables, which begins with the time at which the entry is over.
-trait Entry {
-    /// Where in the value its place is.
-    const PLACE: usize;
-}
-
-impl Entry for Flow {
-    const PLACE: usize = offset_of!(Self, place);
-}
-
-impl Entry for Datagram {
-    const PLACE: usize = offset_of!(Self, place);
-}
-
-const _: () = assert!(offset_of!(Flow, expires) == 0 && offset_of!(Datagram, expires) == 0);
-
-/// An entry that was there.
-struct Deleted {
-    zone: u32,
-    /// [`Flow::place`], [`Datagram::place`].
-    place: u32,
-}
-
-/// Deletes an entry if it is over.
+/// Deletes a datagram if it is over.
 ///
 /// The walk holds no lock. At any moment another CPU may delete the element at hand, and the kernel may give its memory to
 /// an entry of another key at once: first the key is written, then the value, then it can be found
@@ -172,12 +153,12 @@ struct Deleted {
 ///
 /// The element must be one of the table's, whose keys begin with `zone << 8 | protocol`.
 #[inline(always)]
-unsafe fn delete_if_over<K: Copy, V: Entry>(
+unsafe fn delete_if_over<K: Copy>(
     table: *mut c_void,
     key: *const K,
-    value: *const V,
+    value: *const Datagram,
     collection: *mut Collection,
-) -> Option<Deleted> {
+) {
     // SAFETY: as promised; what a look-up finds stays readable until the program ends.
     unsafe {
         let key = key.read_volatile();
@@ -185,18 +166,15 @@ unsafe fn delete_if_over<K: Copy, V: Entry>(
         let purged = (*collection).zone != 0 && zone == (*collection).zone;
         let before = (*collection).before;
         // Of most entries this says enough.
-        if !purged && value.cast::<u64>().read_volatile() >= before {
-            return None;
+        if !purged && (&raw const (*value).expires).read_volatile() >= before {
+            return;
         }
-        let found = bpf_map_lookup_elem(table, (&raw const key).cast()).cast::<u8>();
+        let found = bpf_map_lookup_elem(table, (&raw const key).cast()).cast::<Datagram>();
         if found.is_null() {
-            return None;
+            return;
         }
-        let expired = found.cast::<u64>().read_volatile() < before;
-        let place = found.add(V::PLACE).cast::<u32>().read_volatile();
-        if (expired || purged) && bpf_map_delete_elem(table, (&raw const key).cast()) == 0 {
-            return Some(Deleted { zone, place });
+        if purged || (&raw const (*found).expires).read_volatile() < before {
+            bpf_map_delete_elem(table, (&raw const key).cast());
         }
-        None
     }
 }

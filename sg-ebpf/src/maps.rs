@@ -12,15 +12,16 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use sg_common::abi::{
     self, Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Control, Counter, DATAGRAMS, Datagram,
-    Flow, FlowKeyV4, FlowKeyV6, FlowRecord, FragmentKeyV4, FragmentKeyV6, INTERFACE_SLOTS, Interface,
-    MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, Port,
-    REASON_SLOTS, Row, Share, Station, StationKey, Watched, Watcher,
+    Flow, FlowRecord, FlowSlotV4, FlowSlotV6, FlowTags, FragmentKeyV4, FragmentKeyV6, INTERFACE_SLOTS,
+    Interface, MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES,
+    PairKey, Port, REASON_SLOTS, Row, Share, Station, StationKey, Watched, Watcher,
 };
 use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
-use sg_common::family::{Family, V4, V6};
+use sg_common::family::{Aligned, Family, V4, V6};
 use sg_common::forward::Bridges;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
+use sg_common::table::{self, Memory, Shape, Taken};
 use sg_common::watch::Tuple;
 
 /// Daemon writes through a memory mapping, programs read. Never full.
@@ -60,30 +61,31 @@ static PAIRS: HashMap<PairKey, Row> = HashMap::with_max_entries(262_144, BPF_F_N
 #[map]
 static PORT_SETS: Array<[u64; PORT_SET_BYTES / 8]> = Array::with_max_entries(1024, 0);
 
-/// The live flows. Programs write, the daemon reads and deletes. Full: no further flow becomes live; that is counted.
+/// The flows, live and half-open. Programs and the daemon, through a memory mapping, write as `sg_common::table` says. Full, as are
+/// both buckets of a flow: it does not begin; that is counted.
 #[map]
-static FLOWS_V4: HashMap<FlowKeyV4, Flow> = HashMap::with_max_entries(262_144, 0);
+static FLOWS_V4: Array<FlowSlotV4> = Array::with_max_entries(524_288, BPF_F_MMAPABLE);
 
 /// As `FLOWS_V4`.
 #[map]
-static FLOWS_V6: HashMap<FlowKeyV6, Flow> = HashMap::with_max_entries(262_144, 0);
+static FLOWS_V6: Array<FlowSlotV6> = Array::with_max_entries(436_912, BPF_F_MMAPABLE);
 
-/// The half-open flows. Programs write, the daemon reads and deletes. As many as places in the ring, so full only while
-/// the interfaces' shares of the ring change.
+/// Which slots of `FLOWS_V4` are in use, and for what: an element for each 16. Written like those.
 #[map]
-static HALF_V4: HashMap<FlowKeyV4, Flow> = HashMap::with_max_entries(131_072, 0);
+static TAGS_V4: Array<FlowTags> = Array::with_max_entries(524_288 / table::BUCKET, BPF_F_MMAPABLE);
 
-/// As `HALF_V4`.
+/// As `TAGS_V4`.
 #[map]
-static HALF_V6: HashMap<FlowKeyV6, Flow> = HashMap::with_max_entries(65_536, 0);
+static TAGS_V6: Array<FlowTags> = Array::with_max_entries(436_912 / table::BUCKET, BPF_F_MMAPABLE);
 
-/// In each interface's part, the keys of its half-open flows in the order in which they began. Programs only.
+/// In each interface's part, the slots of its half-open flows in the order in which they began, plus one: 0 is a place that was never
+/// used. Programs and the daemon, through a memory mapping, exchange atomically.
 #[map]
-static RING_V4: Array<FlowKeyV4> = Array::with_max_entries(131_072, 0);
+static RING_V4: Array<u64> = Array::with_max_entries(131_072, BPF_F_MMAPABLE);
 
 /// As `RING_V4`.
 #[map]
-static RING_V6: Array<FlowKeyV6> = Array::with_max_entries(65_536, 0);
+static RING_V6: Array<u64> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
 
 /// Datagrams in pieces. Programs only. As many as places in the ring, so full only while the interfaces' shares of the ring
 /// change: then a datagram is not remembered, and its later pieces are judged like early ones.
@@ -307,7 +309,7 @@ unsafe fn fetch_add(word: *mut u64, change: u64) -> u64 {
     }
 }
 
-/// Puts a key in a place of a ring and returns the one that was there.
+/// Puts a key of a datagram in a place of a ring and returns the one that was there.
 ///
 /// Two CPUs are at one place only if one began a whole ring of entries while the other was here; a key of two halves then
 /// finds no entry.
@@ -325,8 +327,139 @@ unsafe fn take_place<K: Copy>(slot: *mut K, key: &K) -> K {
     }
 }
 
+/// Stores to a word that other CPUs exchange as well; returns what it was.
+///
+/// # Safety
+///
+/// `word` must be valid and aligned.
+#[inline(always)]
+unsafe fn exchange(word: *mut u64, new: u64) -> u64 {
+    // SAFETY: as promised.
+    unsafe { core::intrinsics::atomic_xchg::<u64, { core::intrinsics::AtomicOrdering::SeqCst }>(word, new) }
+}
+
+/// There is one of each table.
+pub trait Here: Sized {
+    const HERE: Self;
+}
+
+macro_rules! flows {
+    ($name:ident, $words:expr, $tags:ident, $slots:ident, $buckets:ident,
+     $elsewhere:ident, $insert:ident, $make_live:ident, $remove:ident, $push_out:ident) => {
+        /// The table of flows of a family.
+        pub struct $name;
+
+        impl Here for $name {
+            const HERE: Self = Self;
+        }
+
+        // Global functions, which the verifier checks once, for whatever they may be called with, and not again in each place
+        // and each state that they are called from. It knows them by their types, hence the pointers.
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $elsewhere(key: *const [u64; $words], hash: u64) -> u32 {
+            // SAFETY: the verifier lets nobody call this with any other pointer than one to a key, or none.
+            unsafe { key.as_ref() }.map_or(table::NOWHERE, |key| table::elsewhere(&$name, key, hash))
+        }
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $insert(key: *const [u64; $words], flow: *const Flow) -> u32 {
+            // SAFETY: as above.
+            let (Some(key), Some(flow)) = (unsafe { (key.as_ref(), flow.as_ref()) }) else {
+                return table::NOWHERE;
+            };
+            table::insert(&$name, key, flow)
+        }
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $make_live(key: *const [u64; $words], row: u32) -> u32 {
+            // SAFETY: as above.
+            u32::from(unsafe { key.as_ref() }.is_some_and(|key| table::make_live(&$name, key, row)))
+        }
+
+        /// The place of the flow that was taken out, and above it whether there was one.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $remove(key: *const [u64; $words]) -> u64 {
+            // SAFETY: as above.
+            let taken = unsafe { key.as_ref() }.and_then(|key| table::remove(&$name, key));
+            taken.map_or(0, |taken| u64::from(taken.place) | TAKEN)
+        }
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $push_out(slot: u32, place: u32) -> u32 {
+            table::push_out(&$name, slot, place);
+            0
+        }
+
+        impl Memory<{ $words }> for $name {
+            const SIDE: u32 = 0;
+
+            #[inline(always)]
+            fn shape(&self) -> Option<Shape<'_>> {
+                let control = CONTROL.get_ptr(0)?;
+                // SAFETY: a look-up's pointer is valid until the program ends, and the daemon has set these before it has
+                // loaded the program.
+                Some(unsafe { Shape { secret: &(*control).secret, buckets: (*control).$buckets } })
+            }
+
+            #[inline(always)]
+            fn tags(&self, bucket: u32) -> Option<NonNull<FlowTags>> {
+                NonNull::new($tags.get_ptr_mut(bucket)?)
+            }
+
+            #[inline(always)]
+            fn slot(&self, slot: u32) -> Option<NonNull<u64>> {
+                NonNull::new($slots.get_ptr_mut(slot)?.cast())
+            }
+
+            #[inline(always)]
+            unsafe fn exchange(&self, tag: NonNull<u32>, old: u32, new: u32) -> u32 {
+                use core::intrinsics::AtomicOrdering::SeqCst;
+                // SAFETY: as promised; a tag is aligned.
+                unsafe {
+                    core::intrinsics::atomic_cxchg::<u32, { SeqCst }, { SeqCst }>(tag.as_ptr(), old, new).0
+                }
+            }
+
+            #[inline(always)]
+            fn elsewhere(&self, key: &[u64; $words], hash: u64) -> u32 {
+                $elsewhere(key, hash)
+            }
+        }
+    };
+}
+
+/// Above the place that a function returns: there is one.
+const TAKEN: u64 = 1 << 32;
+
+flows!(
+    FlowsV4,
+    table::WORDS_V4,
+    TAGS_V4,
+    FLOWS_V4,
+    buckets_v4,
+    sgd_elsewhere_v4,
+    sgd_insert_v4,
+    sgd_make_live_v4,
+    sgd_remove_v4,
+    sgd_push_out_v4
+);
+flows!(
+    FlowsV6,
+    table::WORDS_V6,
+    TAGS_V6,
+    FLOWS_V6,
+    buckets_v6,
+    sgd_elsewhere_v6,
+    sgd_insert_v6,
+    sgd_make_live_v6,
+    sgd_remove_v6,
+    sgd_push_out_v6
+);
+
 macro_rules! tables {
-    ($family:ty, $classes:ident, $members:ident, $own:ident, $live:ident, $half:ident, $ring:ident, $begun:ident,
+    ($family:ty, $classes:ident, $members:ident, $own:ident, $flows:ident, $insert:ident, $make_live:ident,
+     $remove:ident, $push_out:ident, $ring:ident, $begun:ident,
      $fragments:ident, $frag_ring:ident, $datagrams:ident, $accounts:ident, $scratch:ident) => {
         impl<const DRY_RUN: bool> Tables<$family> for Kernel<DRY_RUN> {
             #[inline(always)]
@@ -352,43 +485,52 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn live(&self, key: &<$family as Family>::FlowKey) -> Option<FlowRef<'_>> {
-                let flow = NonNull::new($live.get_ptr_mut(key)?)?;
-                // SAFETY: a look-up's pointer is valid until the program ends, and nobody makes references to flows.
-                Some(unsafe { FlowRef::new(flow) })
+            fn flow(&self, key: &Aligned<<$family as Family>::FlowKey>) -> Option<FlowRef<'_>> {
+                table::find(&$flows, key.words())
             }
 
             #[inline(always)]
-            fn insert_live(&self, key: &<$family as Family>::FlowKey, flow: &Flow) -> Insertion {
-                match $live.insert(key, flow, u64::from(BPF_NOEXIST)) {
-                    Ok(()) => Insertion::Done,
-                    Err(EEXIST) => Insertion::Exists,
-                    Err(_) => Insertion::Full,
+            fn begin(&self, key: &Aligned<<$family as Family>::FlowKey>, flow: &Flow) -> Insertion {
+                let Some(ring) = $ring.get_ptr_mut(flow.place) else { return Insertion::Full };
+                let slot = $insert(key.words(), flow);
+                if slot >= table::EXISTS {
+                    return if slot == table::EXISTS { Insertion::Exists } else { Insertion::Full };
                 }
+                // SAFETY: a look-up's pointer is valid until the program ends, and the word is only ever changed like this: so
+                // whatever is put into the ring comes out of it once.
+                let oldest = unsafe { exchange(ring, u64::from(slot) + 1) };
+                if oldest != 0 && oldest != u64::from(slot) + 1 {
+                    $push_out((oldest - 1) as u32, flow.place);
+                }
+                Insertion::Done
             }
 
             #[inline(always)]
-            fn remove_live(&self, key: &<$family as Family>::FlowKey) -> bool {
-                $live.remove(key).is_ok()
+            fn make_live(&self, key: &Aligned<<$family as Family>::FlowKey>, row: u32) -> bool {
+                $make_live(key.words(), row) != 0
             }
 
             #[inline(always)]
-            fn half_open(&self, key: &<$family as Family>::FlowKey) -> Option<FlowRef<'_>> {
-                let flow = NonNull::new($half.get_ptr_mut(key)?)?;
-                // SAFETY: as for live flows. The entry may be given to another half-open flow meanwhile: what is then
-                // stored is a state, a time or flags that a flow of the table may have, and all of them were admitted.
-                Some(unsafe { FlowRef::new(flow) })
+            fn remove(&self, key: &Aligned<<$family as Family>::FlowKey>) -> Option<Taken> {
+                let taken = $remove(key.words());
+                let zone_protocol = key.0.zone_protocol;
+                (taken & TAKEN != 0).then_some(Taken { zone_protocol, place: taken as u32 })
             }
 
             #[inline(always)]
-            fn insert_half_open(&self, key: &<$family as Family>::FlowKey, flow: &Flow) -> bool {
-                $half.insert(key, flow, u64::from(BPF_ANY)).is_ok()
-            }
-
-            #[inline(always)]
-            fn remove_half_open(&self, key: &<$family as Family>::FlowKey) {
-                // It may be gone already, which is as good.
-                let _ = $half.remove(key);
+            fn look_ahead(&self, interface: &Interface) {
+                let (limit, base) = <$family as Family>::half_share(interface);
+                let Some(share) = SHARES.get_ptr(interface.row) else { return };
+                // SAFETY: a look-up's pointer is valid until the program ends.
+                let begun = unsafe { (&raw const (*share).$begun).read_volatile() };
+                let place = begun.checked_rem(u64::from(limit)).unwrap_or(0) as u32;
+                let Some(ring) = $ring.get_ptr(base + place) else { return };
+                // Of a place that was never used, nothing is found.
+                // SAFETY: as above.
+                let oldest = unsafe { ring.read_volatile() } as u32;
+                if let Some(slot) = $flows.slot(oldest.wrapping_sub(1)) {
+                    table::zone_protocol(slot);
+                }
             }
 
             #[inline(always)]
@@ -396,16 +538,6 @@ macro_rules! tables {
                 let Some(share) = SHARES.get_ptr_mut(row) else { return 0 };
                 // SAFETY: as for `live`.
                 unsafe { fetch_add(&raw mut (*share).$begun, 1) }
-            }
-
-            #[inline(always)]
-            fn take_place(
-                &self,
-                place: u32,
-                key: &<$family as Family>::FlowKey,
-            ) -> Option<<$family as Family>::FlowKey> {
-                // SAFETY: a look-up's pointer is valid until the program ends.
-                Some(unsafe { take_place($ring.get_ptr_mut(place)?, key) })
             }
 
             #[inline(always)]
@@ -485,8 +617,11 @@ tables!(
     CLASSES_V4,
     MEMBERS_V4,
     OWN_V4,
-    FLOWS_V4,
-    HALF_V4,
+    FlowsV4,
+    sgd_insert_v4,
+    sgd_make_live_v4,
+    sgd_remove_v4,
+    sgd_push_out_v4,
     RING_V4,
     half_v4,
     FRAGMENTS_V4,
@@ -500,8 +635,11 @@ tables!(
     CLASSES_V6,
     MEMBERS_V6,
     OWN_V6,
-    FLOWS_V6,
-    HALF_V6,
+    FlowsV6,
+    sgd_insert_v6,
+    sgd_make_live_v6,
+    sgd_remove_v6,
+    sgd_push_out_v6,
     RING_V6,
     half_v6,
     FRAGMENTS_V6,
@@ -551,14 +689,9 @@ pub fn count(index: u32, bytes: u32) {
     }
 }
 
-/// The tables of live flows, for the collector: of IPv4, then of IPv6.
-pub fn live_tables() -> [*mut core::ffi::c_void; 2] {
-    [(&raw const FLOWS_V4).cast_mut().cast(), (&raw const FLOWS_V6).cast_mut().cast()]
-}
-
-/// Likewise, of half-open ones.
-pub fn half_open_tables() -> [*mut core::ffi::c_void; 2] {
-    [(&raw const HALF_V4).cast_mut().cast(), (&raw const HALF_V6).cast_mut().cast()]
+/// The tags of flows, for the collector: of IPv4, then of IPv6.
+pub fn flow_tags() -> [*mut core::ffi::c_void; 2] {
+    [(&raw const TAGS_V4).cast_mut().cast(), (&raw const TAGS_V6).cast_mut().cast()]
 }
 
 /// Likewise, of datagrams in pieces.

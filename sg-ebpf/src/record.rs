@@ -3,16 +3,18 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_map_delete_elem, bpf_map_lookup_elem};
-use sg_common::abi::{Account, AccountKeyV4, AccountKeyV6, Be32, Flow, FlowPorts, FlowRecord, collect};
+use sg_common::abi::{Account, AccountKeyV4, AccountKeyV6, Be32, FlowPorts, FlowRecord, collect};
+use sg_common::family::Aligned;
 use sg_common::judge::Environment as _;
+use sg_common::table;
 
 use crate::collect::Collection;
-use crate::maps::{Kernel, half_open_tables, live_tables, record, share_zone};
+use crate::maps::{FlowsV4, FlowsV6, Kernel, record, share_zone};
 
 /// A key of accounts of one family.
 pub trait AccountKey: Copy {
-    /// The tables of the family's flows, live and half-open.
-    fn tables() -> [*mut c_void; 2];
+    /// Whether the flow of that key lives.
+    fn is_alive(&self, now: u64) -> bool;
     fn zone_protocol(&self) -> u32;
     fn dropped(&self) -> u32;
     fn tell(&self, record: &mut FlowRecord);
@@ -20,9 +22,8 @@ pub trait AccountKey: Copy {
 
 impl AccountKey for AccountKeyV4 {
     #[inline(always)]
-    fn tables() -> [*mut c_void; 2] {
-        let ([live, _], [half_open, _]) = (live_tables(), half_open_tables());
-        [live, half_open]
+    fn is_alive(&self, now: u64) -> bool {
+        table::find(&FlowsV4, Aligned(self.flow).words()).is_some_and(|flow| flow.expires() > now)
     }
 
     #[inline(always)]
@@ -46,9 +47,8 @@ impl AccountKey for AccountKeyV4 {
 
 impl AccountKey for AccountKeyV6 {
     #[inline(always)]
-    fn tables() -> [*mut c_void; 2] {
-        let ([_, live], [_, half_open]) = (live_tables(), half_open_tables());
-        [live, half_open]
+    fn is_alive(&self, now: u64) -> bool {
+        table::find(&FlowsV6, Aligned(self.flow).words()).is_some_and(|flow| flow.expires() > now)
     }
 
     #[inline(always)]
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn account<K: AccountKey>(
         let forgotten = asked & collect::FORGET != 0 && asked & collect::ALL != 0;
         // What is dropped has no flow whose end one could wait for: whoever tries tries again, for a while.
         let over = if key.dropped() == 0 {
-            idle && !is_alive(&key, (*collection).now)
+            idle && !key.is_alive((*collection).now)
         } else {
             last < (*collection).before_drops
         };
@@ -114,23 +114,6 @@ pub unsafe extern "C" fn account<K: AccountKey>(
         }
     }
     0
-}
-
-/// Whether a flow of that key lives.
-///
-#[inline(always)]
-fn is_alive<K: AccountKey>(key: &K, now: u64) -> bool {
-    let [live, half_open] = K::tables();
-    // SAFETY: keys of accounts begin with the key of the flow; the tables' values are flows, which stay readable until the
-    // program ends.
-    unsafe {
-        let flow = bpf_map_lookup_elem(live, core::ptr::from_ref(key).cast()).cast::<Flow>();
-        if !flow.is_null() && (&raw const (*flow).expires).read_volatile() > now {
-            return true;
-        }
-        let flow = bpf_map_lookup_elem(half_open, core::ptr::from_ref(key).cast()).cast::<Flow>();
-        !flow.is_null() && (&raw const (*flow).expires).read_volatile() > now
-    }
 }
 
 /// Records what no record has told of, if it is time. False if there is no room.

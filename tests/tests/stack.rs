@@ -17,6 +17,8 @@ const FRAME: u8 = 10;
 
 /// `BPF_JMP | BPF_CALL` with this source is a call of a function of the object (`BPF_PSEUDO_CALL`).
 const CALL: (u8, u8) = (0x85, 1);
+/// `BPF_LD | BPF_DW | BPF_IMM` with this source is the address of one, which a helper calls (`BPF_PSEUDO_FUNC`).
+const CALLBACK: (u8, u8) = (0x18, 4);
 /// `BPF_ALU64 | BPF_MOV | BPF_X`.
 const MOVE: u8 = 0xbf;
 /// `BPF_ALU64 | BPF_ADD | BPF_K`.
@@ -42,7 +44,9 @@ fn deeper(function: &mut Function, offset: i32) {
 /// The functions of a linked program by their first instruction.
 fn functions(program: &[bpf_insn]) -> BTreeMap<usize, Function> {
     let target = |at: usize, insn: &bpf_insn| {
-        ((insn.code, insn.src_reg()) == CALL).then(|| (at as i64 + 1 + i64::from(insn.imm)) as usize)
+        [CALL, CALLBACK]
+            .contains(&(insn.code, insn.src_reg()))
+            .then(|| (at as i64 + 1 + i64::from(insn.imm)) as usize)
     };
     let mut functions: BTreeMap<usize, Function> = program
         .iter()

@@ -4,8 +4,10 @@
 use sg_common::abi::{Account, Datagram, Flow, Interface, PairKey, Row};
 use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
+use sg_common::family::Aligned;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::packet::ReadIp;
+use sg_common::table::Taken;
 
 use super::Host;
 
@@ -71,36 +73,24 @@ where
         Tables::<F>::owns(self.0, key)
     }
 
-    fn live(&self, key: &F::FlowKey) -> Option<FlowRef<'_>> {
-        Tables::<F>::live(self.0, key)
+    fn flow(&self, key: &Aligned<F::FlowKey>) -> Option<FlowRef<'_>> {
+        Tables::<F>::flow(self.0, key)
     }
 
-    fn insert_live(&self, key: &F::FlowKey, flow: &Flow) -> Insertion {
-        Tables::<F>::insert_live(self.0, key, flow)
+    fn begin(&self, key: &Aligned<F::FlowKey>, flow: &Flow) -> Insertion {
+        Tables::<F>::begin(self.0, key, flow)
     }
 
-    fn remove_live(&self, key: &F::FlowKey) -> bool {
-        Tables::<F>::remove_live(self.0, key)
+    fn make_live(&self, key: &Aligned<F::FlowKey>, row: u32) -> bool {
+        Tables::<F>::make_live(self.0, key, row)
     }
 
-    fn half_open(&self, key: &F::FlowKey) -> Option<FlowRef<'_>> {
-        Tables::<F>::half_open(self.0, key)
-    }
-
-    fn insert_half_open(&self, key: &F::FlowKey, flow: &Flow) -> bool {
-        Tables::<F>::insert_half_open(self.0, key, flow)
-    }
-
-    fn remove_half_open(&self, key: &F::FlowKey) {
-        Tables::<F>::remove_half_open(self.0, key);
+    fn remove(&self, key: &Aligned<F::FlowKey>) -> Option<Taken> {
+        Tables::<F>::remove(self.0, key)
     }
 
     fn next_half_open(&self, row: u32) -> u64 {
         Tables::<F>::next_half_open(self.0, row)
-    }
-
-    fn take_place(&self, place: u32, key: &F::FlowKey) -> Option<F::FlowKey> {
-        Tables::<F>::take_place(self.0, place, key)
     }
 
     fn datagram(&self, key: &F::FragmentKey) -> Option<Datagram> {

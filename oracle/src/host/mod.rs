@@ -30,13 +30,15 @@ pub const HZ: u64 = 1000;
 /// What another CPU may do between two steps that a packet takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meanwhile {
-    /// The packet's flow becomes live: it is looked up among the live ones before, among the others after that.
+    /// The packet's flow becomes live, just before the packet looks it up.
     BecomesLive,
     /// Likewise, but only after the packet has found it and counted it.
     BecomesLiveAtLast,
+    /// The packet's flow is pushed out after the packet has found it.
+    IsPushedOut,
     /// The interface's last live flow begins, for which the packet has found room.
     TakesTheLastPlace,
-    /// The table of live flows fills up.
+    /// The table fills up.
     FillsTheTable,
 }
 
@@ -221,6 +223,11 @@ impl Host {
         self.interfaces.contains_key(&index).then_some(index)
     }
 
+    /// What a zone is of.
+    fn interface_of_zone(&self, zone: u32) -> Option<&Interface> {
+        self.interfaces.values().find(|interface| interface.zone == zone)
+    }
+
     /// The device with a zone.
     pub fn device(&self, zone: u32) -> &str {
         &self.devices[zone as usize - 1]
@@ -233,10 +240,9 @@ impl Host {
     /// Every entry, whether its time is over or not.
     pub fn entries(&self) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for (live, key, flow) in self.flows_v4.all() {
+        for (key, flow) in self.flows_v4.all() {
             let (local, remote) = (v4(key.local), v4(key.remote));
             entries.push(Entry::new(
-                live,
                 key.zone_protocol,
                 local,
                 remote,
@@ -244,10 +250,9 @@ impl Host {
                 flow,
             ));
         }
-        for (live, key, flow) in self.flows_v6.all() {
+        for (key, flow) in self.flows_v6.all() {
             let (local, remote) = (v6(key.local), v6(key.remote));
             entries.push(Entry::new(
-                live,
                 key.zone_protocol,
                 local,
                 remote,
@@ -274,14 +279,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(
-        live: bool,
-        zone_protocol: u32,
-        local: IpAddr,
-        remote: IpAddr,
-        ports: (u16, u16),
-        flow: Flow,
-    ) -> Self {
+    fn new(zone_protocol: u32, local: IpAddr, remote: IpAddr, ports: (u16, u16), flow: Flow) -> Self {
+        let live = !flow.is_half_open();
         Self { live, zone: zone_protocol >> 8, protocol: zone_protocol as u8, local, remote, ports, flow }
     }
 

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use sg_common::abi::Be32;
 use sg_common::abi::{
-    Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Datagram, FLOW_HALF_OPEN, Flow, FlowKeyV4,
+    Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Datagram, FLOW_LIVE, Flow, FlowKeyV4,
     FlowKeyV6, FlowPorts, FragmentKeyV4, FragmentKeyV6, INTERFACE_PROBES, Interface, MemberKeyV4,
     MemberKeyV6, OwnKeyV4, OwnKeyV6, PairKey, PolicyDirection, Row, interface_slot,
 };
@@ -17,6 +17,7 @@ use sg_common::family::{Aligned, V4, V6};
 use sg_common::fragment::Range;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::packet::{Ip, Transport};
+use sg_common::table::Taken;
 use sg_common::verdict::{Reason, Verdict};
 
 use super::{Host, Meanwhile, v4, v6};
@@ -24,10 +25,9 @@ use super::{Host, Meanwhile, v4, v6};
 /// A flow at an address of its own, which references may outlive by one packet.
 type Cell = Box<UnsafeCell<Flow>>;
 
-/// The two tables of a family and the ring.
+/// The table of a family and the ring.
 pub(super) struct Flows<K> {
-    live: RefCell<Vec<(K, Cell)>>,
-    half: RefCell<Vec<(K, Cell)>>,
+    table: RefCell<Vec<(K, Cell)>>,
     ring: RefCell<BTreeMap<u32, K>>,
     /// Removed while a packet may still look at them, as it may in the kernel.
     removed: RefCell<Vec<Cell>>,
@@ -35,12 +35,7 @@ pub(super) struct Flows<K> {
 
 impl<K> Default for Flows<K> {
     fn default() -> Self {
-        Self {
-            live: RefCell::default(),
-            half: RefCell::default(),
-            ring: RefCell::default(),
-            removed: RefCell::default(),
-        }
+        Self { table: RefCell::default(), ring: RefCell::default(), removed: RefCell::default() }
     }
 }
 
@@ -50,50 +45,58 @@ impl<K: Copy + Eq + Hash> Flows<K> {
         self.removed.borrow_mut().clear();
     }
 
-    /// Whether live, key and value of every entry.
-    pub(super) fn all(&self) -> Vec<(bool, K, Flow)> {
-        let of = |live: bool, table: &RefCell<Vec<(K, Cell)>>| -> Vec<(bool, K, Flow)> {
-            // SAFETY: nobody has a reference to the flow, and no packet is being judged.
-            table.borrow().iter().map(|(key, flow)| (live, *key, unsafe { *flow.get() })).collect()
-        };
-        [of(true, &self.live), of(false, &self.half)].concat()
+    /// Key and value of every entry.
+    pub(super) fn all(&self) -> Vec<(K, Flow)> {
+        // SAFETY: nobody has a reference to the flow, and no packet is being judged.
+        self.table.borrow().iter().map(|(key, flow)| (*key, unsafe { *flow.get() })).collect()
     }
 
     /// Removes what is over; returns the rows of those that were live.
     pub(super) fn collect(&self, now: u64) -> Vec<u32> {
-        let mut rows = Vec::new();
-        for (live, key, flow) in self.all() {
-            if flow.expires <= now {
-                self.remove(if live { &self.live } else { &self.half }, &key);
-                rows.extend(live.then_some(flow.place));
-            }
-        }
-        rows
+        let over = self.all().into_iter().filter(|(_, flow)| flow.expires <= now);
+        over.filter_map(|(key, _)| self.remove(&key).and_then(row)).collect()
     }
 
-    fn find<'a>(table: &'a RefCell<Vec<(K, Cell)>>, key: &K) -> Option<FlowRef<'a>> {
-        let table = table.borrow();
+    fn find(&self, key: &K) -> Option<FlowRef<'_>> {
+        let table = self.table.borrow();
         let (_, flow) = table.iter().find(|(other, _)| other == key)?;
         // SAFETY: the box stays until `bury`, after the packet; nobody makes references to the flow.
         Some(unsafe { FlowRef::new(NonNull::new_unchecked(flow.get())) })
     }
 
-    fn remove(&self, table: &RefCell<Vec<(K, Cell)>>, key: &K) -> bool {
-        let mut table = table.borrow_mut();
-        let Some(place) = table.iter().position(|(other, _)| other == key) else { return false };
-        self.removed.borrow_mut().push(table.swap_remove(place).1);
-        true
+    fn remove(&self, key: &K) -> Option<Flow> {
+        let mut table = self.table.borrow_mut();
+        let place = table.iter().position(|(other, _)| other == key)?;
+        let (_, flow) = table.swap_remove(place);
+        // SAFETY: as in `all`; a reference of the packet at hand reads only.
+        let was = unsafe { *flow.get() };
+        self.removed.borrow_mut().push(flow);
+        Some(was)
     }
 
-    /// What [`Meanwhile::BecomesLive`] is about.
-    fn make_live(&self, key: &K) {
-        let mut half = self.half.borrow_mut();
-        let Some(place) = half.iter().position(|(other, _)| other == key) else { return };
-        let (key, flow) = half.swap_remove(place);
-        // SAFETY: as in `all`; the packet has not found this flow yet.
-        unsafe { (*flow.get()).flags &= !FLOW_HALF_OPEN };
-        self.live.borrow_mut().push((key, flow));
+    fn begin(&self, key: &K, flow: &Flow) -> Insertion {
+        if self.find(key).is_some() {
+            return Insertion::Exists;
+        }
+        self.table.borrow_mut().push((*key, Box::new(UnsafeCell::new(*flow))));
+        let oldest = self.ring.borrow_mut().insert(flow.place, *key);
+        if let Some(oldest) = oldest.filter(|oldest| oldest != key)
+            && self.find(&oldest).is_some_and(|other| other.place() == flow.place)
+        {
+            self.remove(&oldest);
+        }
+        Insertion::Done
     }
+
+    fn make_live(&self, key: &K, row: u32) -> bool {
+        let flow = self.find(key).filter(FlowRef::is_half_open);
+        flow.inspect(|flow| flow.set_place(FLOW_LIVE | row)).is_some()
+    }
+}
+
+/// The row of a live flow.
+fn row(flow: Flow) -> Option<u32> {
+    (!flow.is_half_open()).then_some(flow.place & !FLOW_LIVE)
 }
 
 /// What [`sg_common::abi::Share`] has.
@@ -246,7 +249,17 @@ macro_rules! tables {
                     datagram: Datagram { expires: 0, verdict: 0, place: 0, end: 0, ports: 0, ranges: [0; 8] },
                     joined: Range { start: 0, end: 0 },
                     free: 0,
-                    unknown: 0,
+                    over: 0,
+                    flow: Flow {
+                        expires: 0,
+                        created: 0,
+                        place: 0,
+                        policy: 0,
+                        state: 0,
+                        flags: 0,
+                        tcp: 0,
+                        sequence: [0; 6],
+                    },
                     verdict: Verdict::of(Reason::Malformed),
                     network: 0,
                 }))
@@ -265,47 +278,37 @@ macro_rules! tables {
                 self.rows.owns(key.guard, $address(key.address))
             }
 
-            fn live(&self, key: &$flow) -> Option<FlowRef<'_>> {
-                let found = Flows::find(&self.$flows.live, key);
-                if found.is_none() && self.happens(Meanwhile::BecomesLive) {
-                    self.$flows.make_live(key);
-                    return None;
+            fn flow(&self, key: &Aligned<$flow>) -> Option<FlowRef<'_>> {
+                if self.happens(Meanwhile::BecomesLive)
+                    && let Some(entry) = self.interface_of_zone(key.0.zone_protocol >> 8)
+                    && self.$flows.make_live(&key.0, entry.row)
+                {
+                    self.add_live(entry.row, 1);
                 }
-                found
+                self.$flows.find(&key.0)
             }
 
-            fn insert_live(&self, key: &$flow, flow: &Flow) -> Insertion {
+            fn begin(&self, key: &Aligned<$flow>, flow: &Flow) -> Insertion {
                 if self.happens(Meanwhile::FillsTheTable) {
                     return Insertion::Full;
                 }
+                self.$flows.begin(&key.0, flow)
+            }
+
+            fn make_live(&self, key: &Aligned<$flow>, row: u32) -> bool {
                 if self.happens(Meanwhile::BecomesLiveAtLast) {
-                    self.$flows.make_live(key);
-                    self.add_live(flow.place, 1);
+                    self.$flows.make_live(&key.0, row);
+                    self.add_live(row, 1);
                 }
-                let mut table = self.$flows.live.borrow_mut();
-                if table.iter().any(|(other, _)| other == key) {
-                    return Insertion::Exists;
+                if self.happens(Meanwhile::IsPushedOut) {
+                    self.$flows.remove(&key.0);
                 }
-                table.push((*key, Box::new(UnsafeCell::new(*flow))));
-                Insertion::Done
+                self.$flows.make_live(&key.0, row)
             }
 
-            fn remove_live(&self, key: &$flow) -> bool {
-                self.$flows.remove(&self.$flows.live, key)
-            }
-
-            fn half_open(&self, key: &$flow) -> Option<FlowRef<'_>> {
-                Flows::find(&self.$flows.half, key)
-            }
-
-            fn insert_half_open(&self, key: &$flow, flow: &Flow) -> bool {
-                self.$flows.remove(&self.$flows.half, key);
-                self.$flows.half.borrow_mut().push((*key, Box::new(UnsafeCell::new(*flow))));
-                true
-            }
-
-            fn remove_half_open(&self, key: &$flow) {
-                self.$flows.remove(&self.$flows.half, key);
+            fn remove(&self, key: &Aligned<$flow>) -> Option<Taken> {
+                let Flow { place, .. } = self.$flows.remove(&key.0)?;
+                Some(Taken { zone_protocol: key.0.zone_protocol, place })
             }
 
             fn next_half_open(&self, row: u32) -> u64 {
@@ -313,10 +316,6 @@ macro_rules! tables {
                 let begun = &mut shares.entry(row).or_default().$begun;
                 *begun += 1;
                 *begun - 1
-            }
-
-            fn take_place(&self, place: u32, key: &$flow) -> Option<$flow> {
-                Some(self.$flows.ring.borrow_mut().insert(place, *key).unwrap_or($blank))
             }
 
             fn datagram(&self, key: &$fragment) -> Option<Datagram> {

@@ -55,28 +55,29 @@ impl Enforcer {
         let zones = self.zones();
         let Some(active) = &self.active else { return Ok(Vec::new()) };
         let mut revoked: Vec<(String, FlowEntry)> = Vec::new();
-        // Half-open flows first: one that becomes live meanwhile is then among the live ones.
-        for half_open in [true, false] {
-            for flow in self.kernel.flows_of(half_open)? {
-                // A zone of no device is over: nothing asks for its flows.
-                let Some(name) = zones.get(&flow.zone) else { continue };
-                // A managed device in no policy admits nothing.
-                let refused =
-                    || active.interface(name).is_none_or(|interface| !active.admits(interface, &flow));
-                if !filter.fits(name, &flow) || !(filter.allowed_too || refused()) {
-                    continue;
-                }
-                if !dry_run {
-                    self.kernel.delete_flow(&flow)?;
-                    if revoked.is_empty() {
-                        crash::at(Point::FirstFlowRevoked);
-                    }
-                }
-                revoked.push((name.clone(), flow));
+        let mut memory = None;
+        for flow in self.kernel.flows()? {
+            // A zone of no device is over: nothing asks for its flows.
+            let Some(name) = zones.get(&flow.zone) else { continue };
+            // A managed device in no policy admits nothing.
+            let refused = || active.interface(name).is_none_or(|interface| !active.admits(interface, &flow));
+            if !filter.fits(name, &flow) || !(filter.allowed_too || refused()) {
+                continue;
             }
             if !dry_run {
-                self.kernel.settle();
+                let memory = match &mut memory {
+                    Some(memory) => memory,
+                    none => none.insert(self.kernel.flow_memory()?),
+                };
+                self.kernel.delete_flow(memory, &flow);
+                if revoked.is_empty() {
+                    crash::at(Point::FirstFlowRevoked);
+                }
             }
+            revoked.push((name.clone(), flow));
+        }
+        if !dry_run {
+            self.kernel.settle();
         }
         Ok(revoked)
     }

@@ -3,12 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use sg_common::abi::{
-    COUNTED_TWICE, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, HANDED_ON, REASON_SLOTS, WOULD_DROP, map,
-};
+use sg_common::abi::{COUNTED_TWICE, Counter, Direction, HANDED_ON, REASON_SLOTS, WOULD_DROP, map};
 use sg_common::verdict::{Action, Reason};
 
-use super::flows::{batch, look_up};
+use super::flow_memory::FlowFds;
+use super::flows::look_up;
 use super::{Kernel, KernelError, Slot};
 
 /// One counter of an interface that is not zero.
@@ -45,8 +44,7 @@ pub(super) const MOST_RETIRED: usize = 1024;
 #[derive(Debug)]
 pub struct CounterReader {
     counters: OwnedFd,
-    half_v4: OwnedFd,
-    half_v6: OwnedFd,
+    flows: FlowFds,
     cpus: usize,
 }
 
@@ -55,12 +53,10 @@ impl Kernel {
     ///
     /// If a map cannot be opened once more.
     pub fn counter_reader(&self) -> Result<CounterReader, KernelError> {
-        let [_, half_v4, _, half_v6] = &self.tables.flow_fds;
         let again = |fd: &OwnedFd, name| fd.try_clone().map_err(|source| KernelError::Io { name, source });
         Ok(CounterReader {
             counters: again(&self.tables.counters_fd, map::COUNTERS)?,
-            half_v4: again(half_v4, map::HALF_V4)?,
-            half_v6: again(half_v6, map::HALF_V6)?,
+            flows: self.tables.flow_fds.try_clone()?,
             cpus: self.tables.cpus,
         })
     }
@@ -115,11 +111,8 @@ impl CounterReader {
     /// # Errors
     ///
     /// If the kernel refuses.
-    pub fn half_open(&self) -> io::Result<[u64; 2]> {
-        let (mut v4, mut v6) = (0, 0);
-        batch::<FlowKeyV4, Flow>(self.half_v4.as_fd(), |_, _| v4 += 1)?;
-        batch::<FlowKeyV6, Flow>(self.half_v6.as_fd(), |_, _| v6 += 1)?;
-        Ok([v4, v6])
+    pub fn half_open(&self) -> Result<[u64; 2], KernelError> {
+        Ok(self.flows.fill()?.map(|fill| fill.half_open))
     }
 }
 

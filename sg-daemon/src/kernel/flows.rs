@@ -1,17 +1,17 @@
-//! The connection table, read in batches.
+//! The connection table; and other tables, read in batches.
 
 use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use aya::Pod;
 use sg_common::abi::{
-    CREATED_UNIT, Direction, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6,
-    map,
+    CREATED_UNIT, Direction, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6,
 };
 use sg_common::conntrack::State;
 
+use super::flow_memory::FlowMemory;
 use super::tables::{v4_of, v6_of};
 use super::{Kernel, KernelError};
 
@@ -20,6 +20,15 @@ use super::{Kernel, KernelError};
 pub enum FlowKey {
     V4(FlowKeyV4),
     V6(FlowKeyV6),
+}
+
+impl FlowKey {
+    pub const fn zone(&self) -> u32 {
+        match self {
+            Self::V4(key) => key.zone_protocol >> 8,
+            Self::V6(key) => key.zone_protocol >> 8,
+        }
+    }
 }
 
 /// A live flow.
@@ -37,8 +46,6 @@ pub struct FlowEntry {
     pub replied: bool,
     /// It may be pushed out by newer ones of its interface.
     pub half_open: bool,
-    /// A live flow's interface, as its row in `SHARES`.
-    row: u32,
     pub state: State,
     /// Seconds until it expires, if no packet comes.
     pub expires_in: u64,
@@ -63,56 +70,36 @@ impl FlowEntry {
 }
 
 impl Kernel {
+    /// The tables of flows, as memory.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the mapping.
+    pub fn flow_memory(&self) -> Result<FlowMemory, KernelError> {
+        self.tables.flow_fds.map()
+    }
+
     /// Every flow that is not over, in no order.
     ///
     /// # Errors
     ///
     /// If the tables cannot be read.
     pub fn flows(&mut self) -> Result<Vec<FlowEntry>, KernelError> {
-        let mut flows = self.flows_of(true)?;
-        flows.extend(self.flows_of(false)?);
-        Ok(flows)
-    }
-
-    /// Every half-open, or every live, flow that is not over.
-    ///
-    /// # Errors
-    ///
-    /// If the tables cannot be read.
-    pub fn flows_of(&mut self, half_open: bool) -> Result<Vec<FlowEntry>, KernelError> {
         let (now, hz) = (self.now()?, u64::from(self.hz()));
         let mut flows = Vec::new();
-        let [live_v4, half_v4, live_v6, half_v6] = &self.tables.flow_fds;
-        let ((v4, name_v4), (v6, name_v6)) = if half_open {
-            ((half_v4, map::HALF_V4), (half_v6, map::HALF_V6))
-        } else {
-            ((live_v4, map::FLOWS_V4), (live_v6, map::FLOWS_V6))
-        };
-        batch(v4.as_fd(), |key, flow| flows.extend(entry(FlowKey::V4(key), &flow, now, hz)))
-            .map_err(|source| KernelError::Io { name: name_v4, source })?;
-        batch(v6.as_fd(), |key, flow| flows.extend(entry(FlowKey::V6(key), &flow, now, hz)))
-            .map_err(|source| KernelError::Io { name: name_v6, source })?;
+        self.tables.flow_fds.each(|key, flow| {
+            flows.extend(entry(key, &flow, now, hz));
+            ControlFlow::Continue(())
+        })?;
         Ok(flows)
     }
 
-    /// Cuts a flow: its next packet is judged by the rules.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses; a flow that is gone is no error.
-    pub fn delete_flow(&mut self, flow: &FlowEntry) -> Result<(), KernelError> {
-        let half_open = flow.half_open;
-        let (name, result) = match &flow.key {
-            FlowKey::V4(key) if half_open => (map::HALF_V4, self.tables.half_v4.remove(key)),
-            FlowKey::V4(key) => (map::FLOWS_V4, self.tables.live_v4.remove(key)),
-            FlowKey::V6(key) if half_open => (map::HALF_V6, self.tables.half_v6.remove(key)),
-            FlowKey::V6(key) => (map::FLOWS_V6, self.tables.live_v6.remove(key)),
-        };
-        // Whoever deletes a live flow counts it.
-        if result.is_ok() && !half_open {
-            self.shares.one_live_less(flow.row, flow.zone);
+    /// Cuts a flow: its next packet is judged by the rules. A flow that is gone is none to cut.
+    pub fn delete_flow(&self, memory: &FlowMemory, flow: &FlowEntry) {
+        // Whoever takes a live flow out counts it.
+        if let Some(taken) = memory.remove(&flow.key) {
+            self.shares.taken(taken);
         }
-        super::tables::gone(name, result)
     }
 }
 
@@ -133,8 +120,7 @@ pub(super) fn entry(key: FlowKey, flow: &Flow, now: u64, hz: u64) -> Option<Flow
         remote_port: ports.remote,
         origin: if flow.flags & FLOW_ORIGIN_OUTBOUND == 0 { Direction::Inbound } else { Direction::Outbound },
         replied: flow.flags & FLOW_REPLIED != 0,
-        half_open: flow.flags & FLOW_HALF_OPEN != 0,
-        row: flow.place,
+        half_open: flow.is_half_open(),
         state,
         expires_in: (flow.expires - now) / hz,
         age: (now.saturating_sub(u64::from(flow.created) * CREATED_UNIT)) / hz,
@@ -200,19 +186,6 @@ pub(super) fn look_up<V: Pod>(
 /// Hands every element of a hash map to `each`. The kernel goes bucket by bucket, so an element that stays is seen once
 /// (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`; 5.6).
 pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
-    batches(map, |keys: &[K], values: &[V]| {
-        for (key, value) in keys.iter().zip(values) {
-            each(*key, *value);
-        }
-        ControlFlow::Continue(())
-    })
-}
-
-/// The same, some thousand elements at a time, until `each` has enough.
-pub(super) fn batches<K: Pod, V: Pod>(
-    map: BorrowedFd<'_>,
-    mut each: impl FnMut(&[K], &[V]) -> ControlFlow<()>,
-) -> io::Result<()> {
     let mut room = 4096usize;
     let mut keys: Vec<K> = Vec::with_capacity(room);
     let mut values: Vec<V> = Vec::with_capacity(room);
@@ -258,7 +231,10 @@ pub(super) fn batches<K: Pod, V: Pod>(
             keys.set_len(count);
             values.set_len(count);
         }
-        if each(&keys, &values).is_break() || end {
+        for (key, value) in keys.iter().zip(&values) {
+            each(*key, *value);
+        }
+        if end {
             return Ok(());
         }
         (position, started) = (next, true);

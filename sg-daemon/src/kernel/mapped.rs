@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use aya::Pod;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use sg_common::abi::Share;
+use sg_common::table::Taken;
 
 /// All elements of an array map that was made with `BPF_F_MMAPABLE`.
 ///
@@ -34,13 +35,24 @@ impl<T: Pod> Mapped<T> {
     ///
     /// If the kernel refuses the mapping.
     pub fn new(map: BorrowedFd<'_>, len: u32) -> io::Result<Self> {
+        Self::window(map, 0, len)
+    }
+
+    /// So many elements from one on, which must begin a page.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the mapping.
+    pub fn window(map: BorrowedFd<'_>, first: u32, len: u32) -> io::Result<Self> {
         const { Self::ALIGNED };
         let page = 4096;
         let bytes = (len as usize * size_of::<T>()).next_multiple_of(page);
+        let offset = libc::off_t::try_from(u64::from(first) * size_of::<T>() as u64)
+            .map_err(|_| io::ErrorKind::InvalidInput)?;
         let size = std::num::NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice; it is unmapped only in `drop`.
         let base = unsafe {
-            mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, 0)?
+            mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, offset)?
         };
         Ok(Self { base: base.cast(), bytes, len, element: PhantomData })
     }
@@ -49,7 +61,7 @@ impl<T: Pod> Mapped<T> {
         self.len
     }
 
-    fn element(&self, index: u32) -> Option<NonNull<T>> {
+    pub(super) fn element(&self, index: u32) -> Option<NonNull<T>> {
         // SAFETY: within the mapping, which has `len` elements.
         (index < self.len).then(|| unsafe { self.base.add(index as usize) })
     }
@@ -79,9 +91,25 @@ impl<T: Pod> Mapped<T> {
     }
 }
 
+impl Mapped<u64> {
+    /// Stores a word that others exchange as well; returns what it was, or `None` if there is no such word.
+    pub fn swap(&self, index: u32, value: u64) -> Option<u64> {
+        let word = self.element(index)?;
+        // SAFETY: the word lies in the mapping, is aligned, and is only ever changed atomically.
+        Some(unsafe { AtomicU64::from_ptr(word.as_ptr()) }.swap(value, Ordering::SeqCst))
+    }
+}
+
 impl Mapped<Share> {
+    /// Counts a flow that was taken out of the tables. Its row may be another zone's by now.
+    pub fn taken(&self, taken: Taken) {
+        if let Some(row) = taken.row() {
+            self.one_live_less(row, taken.zone_protocol >> 8);
+        }
+    }
+
     /// Takes one off the number of an interface's live flows. The row may be another zone's by now.
-    pub fn one_live_less(&self, row: u32, zone: u32) {
+    fn one_live_less(&self, row: u32, zone: u32) {
         let _ = self.add(row, zone, ShareWord::Live, 1u64.wrapping_neg());
     }
 }

@@ -7,6 +7,7 @@ mod counters;
 mod detach;
 mod events;
 mod explain;
+mod flow_memory;
 mod flows;
 mod layouts;
 mod mapped;
@@ -36,6 +37,7 @@ use sg_common::abi::{
     Control, DATAGRAMS, INTERFACE_PROBES, Interface, InterfaceHalf, MAX_INTERFACES, MAX_ZONES, MemberSets,
     Share, SkBuff, Watcher, interface_slot, map, program,
 };
+use sg_common::table::SECRETS;
 
 pub use self::accounts::{Collected, Due, TAKEN_AT_ONCE};
 pub(crate) use self::attach::chain;
@@ -44,6 +46,7 @@ pub use self::counters::{Counted, CounterReader, Retired, Sample};
 pub use self::detach::detach;
 pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
+pub use self::flow_memory::{FlowMemory, Inserted};
 pub use self::flows::{FlowEntry, FlowKey};
 use self::layouts::Deferred;
 pub use self::layouts::{Layout, other_layouts};
@@ -194,13 +197,14 @@ impl Kernel {
         loader.override_global(SkBuff::SYMBOL, &layout, true);
         let object = btf::object(OBJECT, &layout)?;
         let mut ebpf = loader.load(&object).map_err(KernelError::Load)?;
-        let control = mapped(&ebpf, map::CONTROL)?;
+        let mut control = mapped(&ebpf, map::CONTROL)?;
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
         let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
         let shares = mapped(&ebpf, map::SHARES)?;
         let watchers = mapped(&ebpf, map::WATCHERS)?;
         let events = Some(events::take(&mut ebpf)?);
-        let tables = TableMaps::new(&mut ebpf)?;
+        let sizes = make_flow_tables(&mut control, sizes, |name| max_entries(&ebpf, name))?;
+        let tables = TableMaps::new(&mut ebpf, &control_of(&control), sizes)?;
         let records = accounts::ring(&mut ebpf)?;
         let mut programs = Programs::new(ebpf, &pins, &layout)?;
         // The others are loaded when a device needs them: the verifier takes its time over each.
@@ -227,6 +231,9 @@ impl Kernel {
             writes: MapWrites::default(),
         };
         kernel.hz = ticks::rate(&mut ticks::OfKernel { kernel: &mut kernel, begin: Instant::now() })?;
+        for taken in kernel.tables.flow_fds.clean_up()? {
+            kernel.shares.taken(taken);
+        }
         kernel.heal();
         kernel.forget_watchers();
         Ok(kernel)
@@ -258,20 +265,7 @@ impl Kernel {
     }
 
     fn control(&self) -> Control {
-        // The map has one element.
-        self.control.get(0).unwrap_or(Control {
-            generation: 0,
-            clock_offset: 0,
-            next_zone: 1,
-            next_policy: 1,
-            next_set: 1,
-            next_vpc: 1,
-            next_guard: 1,
-            watch_unknown: 0,
-            account: 0,
-            watch_places: 0,
-            reserved: 0,
-        })
+        control_of(&self.control)
     }
 
     /// How often the policy was swapped since the maps were made.
@@ -640,6 +634,47 @@ impl Kernel {
         ];
         (seconds.map(|seconds| self.jiffies(seconds).try_into().unwrap_or(u32::MAX)), self.hz / 16)
     }
+}
+
+fn control_of(control: &Mapped<Control>) -> Control {
+    // The map has one element.
+    control.get(0).unwrap_or(Control {
+        generation: 0,
+        clock_offset: 0,
+        next_zone: 1,
+        next_policy: 1,
+        next_set: 1,
+        next_vpc: 1,
+        next_guard: 1,
+        watch_unknown: 0,
+        account: 0,
+        watch_places: 0,
+        buckets_v4: 0,
+        buckets_v6: 0,
+        live_flows: 0,
+        reserved: 0,
+        secret: [0; SECRETS],
+    })
+}
+
+/// Says what the tables of flows are like, unless an earlier daemon has: before any program looks, and for as long as there are the maps.
+fn make_flow_tables(
+    control: &mut Mapped<Control>,
+    asked: TableSizes,
+    entries: impl Fn(&'static str) -> Result<u32, KernelError>,
+) -> Result<TableSizes, KernelError> {
+    let made = control_of(control).live_flows;
+    let (sizes, [v4, v6]) = TableSizes::from_maps(if made == 0 { asked.live } else { made }, entries)?;
+    if made == 0 {
+        let secret =
+            flow_memory::secret().map_err(|source| KernelError::Io { name: map::CONTROL, source })?;
+        control.store(0, offset_of!(Control, secret), secret);
+        control.store(0, offset_of!(Control, buckets_v4), v4);
+        control.store(0, offset_of!(Control, buckets_v6), v6);
+        // Last: all of it is said.
+        control.store(0, offset_of!(Control, live_flows), sizes.live);
+    }
+    Ok(sizes)
 }
 
 /// Waits until every program that runs now has ended: they run with preemption disabled, which `synchronize_rcu` waits

@@ -1,4 +1,4 @@
-//! The pin directory: `DIR/v3/maps`, `DIR/v3/programs`, `DIR/v3/links`. What is pinned outlives the daemon (SPEC D20).
+//! The pin directory: `DIR/v4/maps`, `DIR/v4/programs`, `DIR/v4/links`. What is pinned outlives the daemon (SPEC D20).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -128,12 +128,12 @@ const SHAPES: [Shape; 32] = [
     shape::<u32, abi::MemberSets>(map::MEMBER_SETS, MapType::Array),
     shape::<abi::PairKey, abi::Row>(map::PAIRS, MapType::Hash),
     shape::<u32, [u8; abi::PORT_SET_BYTES]>(map::PORT_SETS, MapType::Array),
-    shape::<abi::FlowKeyV4, abi::Flow>(map::FLOWS_V4, MapType::Hash),
-    shape::<abi::FlowKeyV6, abi::Flow>(map::FLOWS_V6, MapType::Hash),
-    shape::<abi::FlowKeyV4, abi::Flow>(map::HALF_V4, MapType::Hash),
-    shape::<abi::FlowKeyV6, abi::Flow>(map::HALF_V6, MapType::Hash),
-    shape::<u32, abi::FlowKeyV4>(map::RING_V4, MapType::Array),
-    shape::<u32, abi::FlowKeyV6>(map::RING_V6, MapType::Array),
+    shape::<u32, abi::FlowSlotV4>(map::FLOWS_V4, MapType::Array),
+    shape::<u32, abi::FlowSlotV6>(map::FLOWS_V6, MapType::Array),
+    shape::<u32, abi::FlowTags>(map::TAGS_V4, MapType::Array),
+    shape::<u32, abi::FlowTags>(map::TAGS_V6, MapType::Array),
+    shape::<u32, u64>(map::RING_V4, MapType::Array),
+    shape::<u32, u64>(map::RING_V6, MapType::Array),
     shape::<abi::FragmentKeyV4, abi::Datagram>(map::FRAGMENTS_V4, MapType::Hash),
     shape::<abi::FragmentKeyV6, abi::Datagram>(map::FRAGMENTS_V6, MapType::Hash),
     shape::<u32, abi::FragmentKeyV4>(map::FRAG_RING_V4, MapType::Array),
@@ -158,9 +158,18 @@ fn flags(name: &str) -> u32 {
     const NO_PREALLOC: u32 = 1;
     const MMAPABLE: u32 = 1 << 10;
     match name {
-        map::CONTROL | map::INTERFACES | map::MEMBER_SETS | map::SHARES | map::WATCHERS | map::PORTS => {
-            MMAPABLE
-        }
+        map::CONTROL
+        | map::INTERFACES
+        | map::MEMBER_SETS
+        | map::SHARES
+        | map::WATCHERS
+        | map::FLOWS_V4
+        | map::FLOWS_V6
+        | map::TAGS_V4
+        | map::TAGS_V6
+        | map::RING_V4
+        | map::RING_V6
+        | map::PORTS => MMAPABLE,
         map::CLASSES_V4
         | map::CLASSES_V6
         | map::MEMBERS_V4

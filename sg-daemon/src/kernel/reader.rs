@@ -1,26 +1,20 @@
 //! The tables of connections for whoever only reads: without the kernel in hand, so that nobody waits for it.
 
-use std::collections::HashSet;
-use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use aya::Pod;
-use sg_common::abi::{
-    CREATED_UNIT, Datagram, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, FragmentKeyV4, FragmentKeyV6, map,
-};
+use sg_common::abi::{CREATED_UNIT, Datagram, Flow, FlowPorts, FragmentKeyV4, FragmentKeyV6, map};
 
-use super::flows::{FlowKey, batch, batches, entry};
+use super::flow_memory::FlowFds;
+use super::flows::{FlowKey, batch, entry};
 use super::tables::{v4_of, v6_of};
 use super::traffic::{Accounts, Traffic};
 use super::{FlowEntry, Kernel, KernelError};
-use crate::supervise::inject;
 
 /// The tables at a time.
 pub struct FlowTables {
-    /// As in `TableMaps::flow_fds`.
-    fds: [OwnedFd; 4],
+    flows: FlowFds,
     fragments: [OwnedFd; 2],
     /// While packets are counted flow by flow.
     accounts: Option<Accounts>,
@@ -51,17 +45,16 @@ impl Kernel {
     /// If the clock cannot be read, or this process has no file descriptor left.
     pub fn flow_tables(&mut self) -> Result<FlowTables, KernelError> {
         let (now, hz) = (self.now()?, u64::from(self.hz()));
-        let [live_v4, half_v4, live_v6, half_v6] = &self.tables.flow_fds;
         let clone = |fd: &OwnedFd, name| fd.try_clone().map_err(|source| KernelError::Io { name, source });
-        let fds = [
-            clone(live_v4, map::FLOWS_V4)?,
-            clone(half_v4, map::HALF_V4)?,
-            clone(live_v6, map::FLOWS_V6)?,
-            clone(half_v6, map::HALF_V6)?,
-        ];
         let [v4, v6] = &self.tables.fragment_fds;
         let fragments = [clone(v4, map::FRAGMENTS_V4)?, clone(v6, map::FRAGMENTS_V6)?];
-        Ok(FlowTables { fds, fragments, accounts: self.open_accounts()?, now, hz })
+        Ok(FlowTables {
+            flows: self.tables.flow_fds.try_clone()?,
+            fragments,
+            accounts: self.open_accounts()?,
+            now,
+            hz,
+        })
     }
 }
 
@@ -73,39 +66,16 @@ impl FlowTables {
     ///
     /// If the tables cannot be read.
     pub fn read(&self, mut each: impl FnMut(RawFlow) -> ControlFlow<()>) -> Result<Entries, KernelError> {
-        let [live_v4, half_v4, live_v6, half_v6] = &self.fds;
         let mut entries = Entries::default();
-        // Half-open ones first: one that becomes live meanwhile is in both tables, and counts as what it was.
-        let mut half_open = HashSet::new();
-        let mut go = ControlFlow::Continue(());
-        for (fd, name, half, count) in [
-            (half_v4, map::HALF_V4, true, &mut entries.half_v4),
-            (half_v6, map::HALF_V6, true, &mut entries.half_v6),
-            (live_v4, map::FLOWS_V4, false, &mut entries.live_v4),
-            (live_v6, map::FLOWS_V6, false, &mut entries.live_v6),
-        ] {
-            let mut one = |key: FlowKey, flow: &Flow| {
-                *count += 1;
-                if flow.expires <= self.now {
-                    return ControlFlow::Continue(());
-                }
-                if half {
-                    half_open.insert(key);
-                } else if !half_open.is_empty() && half_open.contains(&key) {
-                    return ControlFlow::Continue(());
-                }
-                each(RawFlow { key, flow: *flow })
-            };
-            let outcome = if matches!(name, map::HALF_V4 | map::FLOWS_V4) {
-                table(fd.as_fd(), |key: FlowKeyV4, flow| one(FlowKey::V4(key), flow), &mut go)
-            } else {
-                table(fd.as_fd(), |key: FlowKeyV6, flow| one(FlowKey::V6(key), flow), &mut go)
-            };
-            outcome.map_err(|source| KernelError::Io { name, source })?;
-            if go.is_break() {
-                break;
-            }
-        }
+        self.flows.each(|key, flow| {
+            *match (&key, flow.is_half_open()) {
+                (FlowKey::V4(_), false) => &mut entries.live_v4,
+                (FlowKey::V4(_), true) => &mut entries.half_v4,
+                (FlowKey::V6(_), false) => &mut entries.live_v6,
+                (FlowKey::V6(_), true) => &mut entries.half_v6,
+            } += 1;
+            if flow.expires > self.now { each(RawFlow { key, flow }) } else { ControlFlow::Continue(()) }
+        })?;
         Ok(entries)
     }
 
@@ -153,23 +123,6 @@ impl FlowTables {
     pub fn age(&self, raw: &RawFlow) -> u64 {
         self.now.saturating_sub(u64::from(raw.flow.created) * CREATED_UNIT) / self.hz
     }
-}
-
-fn table<K: Pod>(
-    fd: BorrowedFd<'_>,
-    mut one: impl FnMut(K, &Flow) -> ControlFlow<()>,
-    go: &mut ControlFlow<()>,
-) -> io::Result<()> {
-    batches(fd, |keys: &[K], flows: &[Flow]| {
-        inject::here("flows");
-        for (key, flow) in keys.iter().zip(flows) {
-            *go = one(*key, flow);
-            if go.is_break() {
-                break;
-            }
-        }
-        *go
-    })
 }
 
 impl FlowKey {

@@ -9,10 +9,11 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
-    Be32, ClassKeyV4, ClassKeyV6, Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, MemberKeyV4, MemberKeyV6,
-    OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, counter_index, map,
+    Be32, ClassKeyV4, ClassKeyV6, Control, Counter, Direction, MemberKeyV4, MemberKeyV6, OwnKeyV4, OwnKeyV6,
+    PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, counter_index, map,
 };
 
+use super::flow_memory::FlowFds;
 use super::{KernelError, TableSizes, map_data, max_entries};
 use crate::compile::ranges::Table as PortRow;
 use crate::plan::{Entry, Table, table_indexes};
@@ -34,15 +35,8 @@ pub struct TableMaps {
     own_v6: HashMap<MapData, OwnKeyV6, u32>,
     port_sets: Array<MapData, PortTable>,
     counters: PerCpuArray<MapData, Counter>,
-    pub(super) live_v4: HashMap<MapData, FlowKeyV4, Flow>,
-    pub(super) live_v6: HashMap<MapData, FlowKeyV6, Flow>,
-    pub(super) half_v4: HashMap<MapData, FlowKeyV4, Flow>,
-    pub(super) half_v6: HashMap<MapData, FlowKeyV6, Flow>,
-    pub(super) ring_v4: Array<MapData, FlowKeyV4>,
-    pub(super) ring_v6: Array<MapData, FlowKeyV6>,
-    /// The tables of flows again: live and half-open of IPv4, then of IPv6, for batches, which aya does not know.
-    pub(super) flow_fds: [OwnedFd; 4],
-    /// Those of datagrams in pieces, likewise.
+    pub(super) flow_fds: FlowFds,
+    /// The tables of datagrams in pieces, of IPv4 and of IPv6, for batches, which aya does not know.
     pub(super) fragment_fds: [OwnedFd; 2],
     /// Those of accounts, likewise.
     pub(super) account_fds: [OwnedFd; 2],
@@ -57,7 +51,7 @@ pub struct TableMaps {
 }
 
 impl TableMaps {
-    pub fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub fn new(ebpf: &mut Ebpf, control: &Control, sizes: TableSizes) -> Result<Self, KernelError> {
         /// Takes the map `$name` out of the object.
         macro_rules! take {
             ($name:expr) => {
@@ -67,14 +61,8 @@ impl TableMaps {
                     .map_err(KernelError::map($name))?
             };
         }
-        let flow_fds = [
-            map_fd(ebpf, map::FLOWS_V4)?,
-            map_fd(ebpf, map::HALF_V4)?,
-            map_fd(ebpf, map::FLOWS_V6)?,
-            map_fd(ebpf, map::HALF_V6)?,
-        ];
+        let flow_fds = FlowFds::new(control, |name| Ok((map_fd(ebpf, name)?, max_entries(ebpf, name)?)))?;
         let fragment_fds = [map_fd(ebpf, map::FRAGMENTS_V4)?, map_fd(ebpf, map::FRAGMENTS_V6)?];
-        let sizes = TableSizes::from_maps(|name| max_entries(ebpf, name))?;
         let mut capacity = [0; Table::COUNT];
         for (table, name) in [
             (Table::PortSets, map::PORT_SETS),
@@ -107,12 +95,6 @@ impl TableMaps {
             own_v6: take!(map::OWN_V6),
             port_sets: take!(map::PORT_SETS),
             counters: take!(map::COUNTERS),
-            live_v4: take!(map::FLOWS_V4),
-            live_v6: take!(map::FLOWS_V6),
-            half_v4: take!(map::HALF_V4),
-            half_v6: take!(map::HALF_V6),
-            ring_v4: take!(map::RING_V4),
-            ring_v6: take!(map::RING_V6),
             cpus: aya::util::nr_cpus()
                 .map_err(|(_, source)| KernelError::Io { name: map::COUNTERS, source })?,
         })

@@ -1,11 +1,10 @@
 //! What connections have carried, as far as it is counted flow by flow (`sg_common::account`), for whoever only reads.
 
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use sg_common::abi::{Account, AccountKeyV4, AccountKeyV6, map};
 
-use super::flows::{FlowKey, batches};
+use super::flows::{FlowKey, batch};
 use super::{Kernel, KernelError};
 
 /// What has passed under one key since it is counted.
@@ -61,18 +60,16 @@ impl Accounts {
     /// If the tables cannot be read.
     pub fn read(&self, mut each: impl FnMut(FlowKey, Traffic)) -> Result<(), KernelError> {
         let [v4, v6] = &self.0;
-        batches(v4.as_fd(), |keys: &[AccountKeyV4], accounts: &[Account]| {
-            for (key, account) in keys.iter().zip(accounts).filter(|(key, _)| key.dropped == 0) {
-                each(FlowKey::V4(key.flow), account.into());
+        batch(v4.as_fd(), |key: AccountKeyV4, account: Account| {
+            if key.dropped == 0 {
+                each(FlowKey::V4(key.flow), Traffic::from(&account));
             }
-            ControlFlow::Continue(())
         })
         .map_err(|source| KernelError::Io { name: map::ACCOUNTS_V4, source })?;
-        batches(v6.as_fd(), |keys: &[AccountKeyV6], accounts: &[Account]| {
-            for (key, account) in keys.iter().zip(accounts).filter(|(key, _)| key.dropped == 0) {
-                each(FlowKey::V6(key.flow), account.into());
+        batch(v6.as_fd(), |key: AccountKeyV6, account: Account| {
+            if key.dropped == 0 {
+                each(FlowKey::V6(key.flow), Traffic::from(&account));
             }
-            ControlFlow::Continue(())
         })
         .map_err(|source| KernelError::Io { name: map::ACCOUNTS_V6, source })
     }

@@ -1,13 +1,12 @@
 //! Flows that come from another host: put beside those that are there, while packets pass.
 
-use aya::Pod;
-use aya::maps::{Array, HashMap, MapData, MapError};
 use std::collections::HashSet;
-use std::os::fd::AsFd as _;
+use std::ops::ControlFlow;
 
-use sg_common::abi::{FLOW_HALF_OPEN, Flow, FlowKeyV4, FlowKeyV6, Interface, map};
+use sg_common::abi::{FLOW_LIVE, Flow, Interface, map};
 
-use super::flows::{FlowEntry, FlowKey, batch, entry};
+use super::flow_memory::{FlowMemory, Inserted};
+use super::flows::{FlowEntry, FlowKey, entry};
 use super::mapped::ShareWord;
 use super::{Kernel, KernelError, Slot};
 
@@ -55,30 +54,12 @@ impl Kernel {
     pub fn zone_flows(&mut self, zone: u32) -> Result<ZoneFlows, KernelError> {
         let (now, hz) = (self.now()?, self.hz());
         let mut flows = Vec::new();
-        let mut seen = HashSet::new();
-        let [live_v4, half_v4, live_v6, half_v6] = &self.tables.flow_fds;
-        // One that becomes live meanwhile is in both. Live ones are read last, and it is they that count.
-        let tables = [
-            (half_v4, map::HALF_V4),
-            (half_v6, map::HALF_V6),
-            (live_v4, map::FLOWS_V4),
-            (live_v6, map::FLOWS_V6),
-        ];
-        for (index, (table, name)) in tables.into_iter().enumerate() {
-            let mut each = |key: FlowKey, zone_protocol: u32, flow: Flow| {
-                if zone_protocol >> 8 == zone && flow.expires > now {
-                    flows.push((key, flow));
-                }
-            };
-            let read = if index % 2 == 0 {
-                batch(table.as_fd(), |key: FlowKeyV4, flow| each(FlowKey::V4(key), key.zone_protocol, flow))
-            } else {
-                batch(table.as_fd(), |key: FlowKeyV6, flow| each(FlowKey::V6(key), key.zone_protocol, flow))
-            };
-            read.map_err(|source| KernelError::Io { name, source })?;
-        }
-        flows.reverse();
-        flows.retain(|(key, _)| seen.insert(*key));
+        self.tables.flow_fds.each(|key, flow| {
+            if key.zone() == zone && flow.expires > now {
+                flows.push((key, flow));
+            }
+            ControlFlow::Continue(())
+        })?;
         Ok(ZoneFlows { now, hz, flows })
     }
 
@@ -94,13 +75,13 @@ impl Kernel {
         self.collect()?;
         let there: HashSet<(FlowKey, bool)> = {
             let zone_flows = self.zone_flows(interface.zone)?.flows;
-            zone_flows.into_iter().map(|(key, flow)| (key, is_half_open(&flow))).collect()
+            zone_flows.into_iter().map(|(key, flow)| (key, flow.is_half_open())).collect()
         };
         let is_there = |(key, flow): &&(FlowKey, Flow)| {
-            there.contains(&(*key, false)) || (is_half_open(flow) && there.contains(&(*key, true)))
+            there.contains(&(*key, false)) || (flow.is_half_open() && there.contains(&(*key, true)))
         };
         let new = flows.iter().filter(|flow| !is_there(flow)).copied();
-        let (half_open, live): (Vec<_>, Vec<_>) = new.partition(|(_, flow)| is_half_open(flow));
+        let (half_open, live): (Vec<_>, Vec<_>) = new.partition(|(_, flow)| flow.is_half_open());
         for (what, limit, v4) in [
             ("half-open IPv4", interface.half_limit_v4, true),
             ("half-open IPv6", interface.half_limit_v6, false),
@@ -111,8 +92,15 @@ impl Kernel {
             }
         }
         self.reserve(&interface, live.len())?;
-        let mut adding =
-            Adding { kernel: self, interface, live: Vec::new(), half_open: Vec::new(), spare: live.len() };
+        let memory = self.flow_memory()?;
+        let mut adding = Adding {
+            kernel: self,
+            memory,
+            interface,
+            live: Vec::new(),
+            half_open: Vec::new(),
+            spare: live.len(),
+        };
         if let Err(error) = adding.all(&live, &half_open) {
             adding.undo();
             return Err(error.into());
@@ -134,13 +122,10 @@ impl Kernel {
     }
 }
 
-fn is_half_open(flow: &Flow) -> bool {
-    flow.flags & FLOW_HALF_OPEN != 0
-}
-
 /// Flows that are being added, for one interface.
 struct Adding<'k> {
     kernel: &'k mut Kernel,
+    memory: FlowMemory,
     interface: Interface,
     /// Those that are in the tables by now.
     live: Vec<FlowKey>,
@@ -153,56 +138,45 @@ impl Adding<'_> {
     /// Of the share, there is enough to spare for each live flow.
     fn all(&mut self, live: &[(FlowKey, Flow)], half_open: &[(FlowKey, Flow)]) -> Result<(), KernelError> {
         let now = self.kernel.now()?;
-        let Interface { row, zone, .. } = self.interface;
         for (key, flow) in live {
-            let flow = Flow { place: row, flags: flow.flags & !FLOW_HALF_OPEN, ..*flow };
-            let tables = &mut self.kernel.tables;
-            let (new, over) = match key {
-                FlowKey::V4(key) => {
-                    let added = insert(&mut tables.live_v4, key, &flow, now)
-                        .map_err(KernelError::map(map::FLOWS_V4))?;
-                    let _ = added.new.then(|| tables.half_v4.remove(key));
-                    (added.new, added.over)
-                }
-                FlowKey::V6(key) => {
-                    let added = insert(&mut tables.live_v6, key, &flow, now)
-                        .map_err(KernelError::map(map::FLOWS_V6))?;
-                    let _ = added.new.then(|| tables.half_v6.remove(key));
-                    (added.new, added.over)
-                }
-            };
-            // Whoever deletes a live flow counts it.
-            if over {
-                self.kernel.shares.one_live_less(row, zone);
-            }
-            if new {
+            let flow = Flow { place: FLOW_LIVE | self.interface.row, ..*flow };
+            if self.add(key, &flow, now)? {
                 self.live.push(*key);
                 self.spare -= 1;
             }
         }
         self.give_back();
         for (key, flow) in half_open {
-            let v4 = matches!(key, FlowKey::V4(_));
-            let place = self.next_place(v4);
-            let flow = Flow { place, flags: flow.flags | FLOW_HALF_OPEN, ..*flow };
-            let tables = &mut self.kernel.tables;
-            let new = match key {
-                FlowKey::V4(key) => {
-                    take_place(&mut tables.ring_v4, &mut tables.half_v4, place, key)
-                        .map_err(KernelError::map(map::RING_V4))?;
-                    insert(&mut tables.half_v4, key, &flow, now).map_err(KernelError::map(map::HALF_V4))?.new
-                }
-                FlowKey::V6(key) => {
-                    take_place(&mut tables.ring_v6, &mut tables.half_v6, place, key)
-                        .map_err(KernelError::map(map::RING_V6))?;
-                    insert(&mut tables.half_v6, key, &flow, now).map_err(KernelError::map(map::HALF_V6))?.new
-                }
-            };
-            if new {
+            let place = self.next_place(matches!(key, FlowKey::V4(_)));
+            if self.add(key, &Flow { place, ..*flow }, now)? {
                 self.half_open.push(*key);
             }
         }
         Ok(())
+    }
+
+    /// Adds a flow, unless one of its key is there that is not over. Of a live flow, a half-open one is out of the way.
+    fn add(&self, key: &FlowKey, flow: &Flow, now: u64) -> Result<bool, KernelError> {
+        for _ in 0..3 {
+            match self.memory.insert(key, flow) {
+                Inserted::New => return Ok(true),
+                Inserted::Full => return Err(KernelError::Full { name: map::FLOWS_V4 }),
+                Inserted::Exists => {}
+            }
+            // A packet that begins it anew just now is as well served by the flow that comes.
+            let taken = match self.memory.get(key) {
+                Some(found) if found.expires <= now => self.memory.remove(key),
+                Some(found) if found.is_half_open() && !flow.is_half_open() => {
+                    self.memory.remove_half_open(key)
+                }
+                Some(_) => return Ok(false),
+                None => None,
+            };
+            if let Some(taken) = taken {
+                self.kernel.shares.taken(taken);
+            }
+        }
+        Ok(false)
     }
 
     /// As `sg_common::conntrack::start` does it.
@@ -227,76 +201,13 @@ impl Adding<'_> {
 
     /// Takes out what was put in.
     fn undo(&mut self) {
-        let tables = &mut self.kernel.tables;
         for key in &self.half_open {
             // It may have become live, and is then not ours any more.
-            let _ = match key {
-                FlowKey::V4(key) => tables.half_v4.remove(key),
-                FlowKey::V6(key) => tables.half_v6.remove(key),
-            };
+            let _ = self.memory.remove_half_open(key);
         }
         for key in &self.live {
-            let gone = match key {
-                FlowKey::V4(key) => tables.live_v4.remove(key),
-                FlowKey::V6(key) => tables.live_v6.remove(key),
-            };
-            self.spare += usize::from(gone.is_ok());
+            self.spare += usize::from(self.memory.remove(key).is_some());
         }
         self.give_back();
     }
-}
-
-/// What an insertion did.
-struct Inserted {
-    /// The flow is in the table. If not, another one of its key is.
-    new: bool,
-    /// One that was over has been deleted for it.
-    over: bool,
-}
-
-/// `BPF_NOEXIST`, include/uapi/linux/bpf.h.
-const NOEXIST: u64 = 1;
-
-/// Adds a flow, unless one of its key is there that is not over.
-fn insert<K: Pod>(
-    table: &mut HashMap<MapData, K, Flow>,
-    key: &K,
-    flow: &Flow,
-    now: u64,
-) -> Result<Inserted, MapError> {
-    let mut over = false;
-    for _ in 0..2 {
-        match table.insert(key, flow, NOEXIST) {
-            Ok(()) => return Ok(Inserted { new: true, over }),
-            Err(error) if is_there(&error) => {}
-            Err(error) => return Err(error),
-        }
-        match table.get(key, 0) {
-            Ok(found) if found.expires > now => return Ok(Inserted { new: false, over }),
-            // A packet that begins it anew just now is as well served by the flow that comes.
-            Ok(_) => over |= table.remove(key).is_ok(),
-            Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(Inserted { new: false, over })
-}
-
-fn is_there(error: &MapError) -> bool {
-    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EEXIST))
-}
-
-/// Puts a key in a place of the ring; the flow that has the place, if it is half-open still, goes.
-fn take_place<K: Pod>(
-    ring: &mut Array<MapData, K>,
-    half_open: &mut HashMap<MapData, K, Flow>,
-    place: u32,
-    key: &K,
-) -> Result<(), MapError> {
-    let oldest = ring.get(&place, 0)?;
-    ring.set(place, *key, 0)?;
-    if half_open.get(&oldest, 0).is_ok_and(|flow| flow.place == place) {
-        let _ = half_open.remove(&oldest);
-    }
-    Ok(())
 }

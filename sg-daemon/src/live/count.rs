@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 
-use sg_common::abi::FLOW_HALF_OPEN;
 use sg_common::conntrack::State;
 
 use super::filter::{asked_port, has_ports, origin};
@@ -130,7 +129,7 @@ pub fn count(
     let rulebook = if group.group || group.rule { view.rulebook() } else { None };
     view.read(filter, |row| {
         total += 1;
-        half_open += u64::from(row.raw.flow.flags & FLOW_HALF_OPEN != 0);
+        half_open += u64::from(row.raw.flow.is_half_open());
         if !group.is_empty() {
             let common = group.common(&row);
             let allowing = rulebook.as_ref().zip(view.tables.describe(&row.raw));

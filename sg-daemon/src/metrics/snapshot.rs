@@ -69,7 +69,7 @@ pub fn take(
         let counted = reader.row(device.row).map_err(MetricsError::Counters)?;
         read.push((device, counted));
     }
-    let half_open = reader.half_open().map_err(MetricsError::Counters)?;
+    let half_open = reader.half_open()?;
     for (table, used) in ["half_open_v4", "half_open_v6"].into_iter().zip(half_open) {
         if let Some(fill) = snapshot.tables.iter_mut().find(|fill| fill.table == table) {
             fill.used = used;

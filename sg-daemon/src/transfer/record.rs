@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use sg_common::abi::{
-    self, Be32, CREATED_UNIT, FLOW_FIN_ORIGIN, FLOW_FIN_REPLY, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND,
-    FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, FlowPorts,
+    self, Be32, CREATED_UNIT, FLOW_FIN_ORIGIN, FLOW_FIN_REPLY, FLOW_LIVE, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED,
+    Flow, FlowKeyV4, FlowKeyV6, FlowPorts,
 };
 use sg_common::conntrack::State;
 use sg_common::packet::protocol;
@@ -200,13 +200,9 @@ impl Record {
             return Err("\"tcp\" is there for protocol 6, and for no other".to_owned());
         }
         let outbound = self.direction == Direction::Outbound;
-        let mut flags = [
-            (outbound, FLOW_ORIGIN_OUTBOUND),
-            (self.replied, FLOW_REPLIED),
-            (self.half_open, FLOW_HALF_OPEN),
-        ]
-        .into_iter()
-        .fold(0, |flags, (is, flag)| if is { flags | flag } else { flags });
+        let mut flags = [(outbound, FLOW_ORIGIN_OUTBOUND), (self.replied, FLOW_REPLIED)]
+            .into_iter()
+            .fold(0, |flags, (is, flag)| if is { flags | flag } else { flags });
         let (mut known, mut sequence) = (0, [0; 6]);
         if let Some(tcp) = self.tcp {
             (known, sequence) = tcp.words()?;
@@ -218,7 +214,7 @@ impl Record {
         let flow = Flow {
             expires: here.now.saturating_add(left),
             created: (here.now.saturating_sub(here.jiffies(self.age_ms)) / CREATED_UNIT) as u32,
-            place: 0,
+            place: if self.half_open { 0 } else { FLOW_LIVE },
             policy: here.policy,
             state: state as u8,
             flags,

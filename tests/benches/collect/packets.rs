@@ -12,8 +12,8 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use sg_common::abi::{Counter, Direction, counter_index, map};
 use sg_common::verdict::Reason;
+use sg_daemon::kernel::Pins;
 
-use crate::fill::pinned;
 use crate::table::{DEVICE, GUEST, PEER, ROW};
 
 /// Has the packets that come in at the device handled by a CPU, in its soft interrupt (receive packet steering).
@@ -59,7 +59,7 @@ pub struct Packets {
 impl Packets {
     /// To be called inside of the namespace.
     pub fn start(pins: &Path, cpu: usize) -> anyhow::Result<Self> {
-        let counters = Map::PerCpuArray(MapData::from_pin(pinned(pins, map::COUNTERS))?).try_into()?;
+        let counters = Map::PerCpuArray(MapData::from_pin(Pins::at(pins).map(map::COUNTERS))?).try_into()?;
         let index = nix::net::if_::if_nametoindex(PEER)?;
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
         let stop = Arc::new(AtomicBool::new(false));

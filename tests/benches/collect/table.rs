@@ -5,14 +5,14 @@ use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
 use serde_json::json;
-use sg_common::abi::{Be32, FLOW_REPLIED, Flow, FlowKeyV4, FlowPorts, Share, map};
+use sg_common::abi::{Be32, FLOW_LIVE, FLOW_REPLIED, Flow, FlowKeyV4, FlowPorts, Share, map};
 use sg_common::conntrack::State;
 use sg_daemon::enforce::Enforcer;
-use sg_daemon::kernel::{Slot, TableSizes, TcMode};
+use sg_daemon::kernel::{FlowKey, Pins, Slot, TableSizes, TcMode};
 use sg_daemon::policy;
 use sg_tests::{Lab, PinDirectory};
 
-use crate::fill::{BATCH, pinned, update_batch};
+use crate::fill::{memory, put};
 
 /// Which flows of the table are over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,6 @@ pub struct Table {
     enforcer: Enforcer,
     slot: Slot,
     flows: u32,
-    live: MapData,
     shares: Array<MapData, Share>,
     // Last: goes after what is pinned in it.
     pins: PinDirectory,
@@ -86,9 +85,8 @@ impl Table {
         let loaded = policy::load(&[file]).map_err(|error| anyhow::anyhow!("{error}"))?;
         enforcer.apply(loaded.model)?;
         let slot = enforcer.devices()[DEVICE].slot;
-        let live = MapData::from_pin(pinned(pins.path(), map::FLOWS_V4))?;
-        let shares = Map::Array(MapData::from_pin(pinned(pins.path(), map::SHARES))?).try_into()?;
-        Ok(Self { enforcer, slot, flows, live, shares, pins })
+        let shares = Map::Array(MapData::from_pin(Pins::at(pins.path()).map(map::SHARES))?).try_into()?;
+        Ok(Self { enforcer, slot, flows, shares, pins })
     }
 
     pub fn pins(&self) -> &Path {
@@ -103,7 +101,7 @@ impl Table {
         let flow = |number| Flow {
             expires: if fill.over(number) { now - hour / 60 } else { now + hour },
             created: 0,
-            place: ROW,
+            place: FLOW_LIVE | ROW,
             policy: 1,
             state: State::UdpStream as u8,
             flags: FLOW_REPLIED,
@@ -117,11 +115,9 @@ impl Table {
             remote: Be32::from_host(0xc633_0000 | number >> 8),
             ports: FlowPorts { local: 10_000 + (number & 0xff) as u16, remote: 53 },
         };
-        let numbers: Vec<u32> = (0..self.flows).collect();
-        for numbers in numbers.chunks(BATCH) {
-            let keys: Vec<FlowKeyV4> = numbers.iter().map(|number| key(*number)).collect();
-            let flows: Vec<Flow> = numbers.iter().map(|number| flow(*number)).collect();
-            update_batch(&self.live, &keys, &flows)?;
+        let memory = memory(self.pins.path());
+        for number in 0..self.flows {
+            put(&memory, &FlowKey::V4(key(number)), &flow(number));
         }
         let mut share = self.shares.get(&ROW, 0)?;
         anyhow::ensure!(share.zone == zone, "the interface has another row");

@@ -1,12 +1,14 @@
 //! A daemon's table with very many connections of two guests.
 
-use aya::maps::{HashMap, Map, MapData};
+use std::ops::ControlFlow;
+
 use serde_json::json;
-use sg_common::abi::{Be32, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowPorts, map};
+use sg_common::abi::{Be32, FLOW_LIVE, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowPorts};
 use sg_common::conntrack::State;
+use sg_daemon::kernel::FlowKey;
 use sg_tests::{Daemon, Topology};
 
-use crate::fill::{BATCH, pinned, update_batch};
+use crate::fill;
 use crate::traffic::PORT;
 
 /// Rules that admit half of the connections.
@@ -32,17 +34,16 @@ pub fn policy(site: &Topology) -> String {
 
 /// Puts connections beside the one that lives already: half of them of each guest, of TCP and UDP, with 4,096 remotes.
 pub fn fill(daemon: &Daemon, flows: u32) {
-    let live = MapData::from_pin(pinned(daemon.pin_dir(), map::FLOWS_V4)).unwrap();
-    let known = Map::HashMap(MapData::from_pin(pinned(daemon.pin_dir(), map::FLOWS_V4)).unwrap());
-    let known: HashMap<_, FlowKeyV4, Flow> = known.try_into().unwrap();
+    let memory = fill::memory(daemon.pin_dir());
     // The traffic's own flow says what the time is, and which zone is the first guest's; the other's is the next.
-    let (key, like) = known.iter().next().unwrap().unwrap();
-    let zone = key.zone_protocol >> 8;
-    let numbers: Vec<u32> = (0..flows).collect();
-    for numbers in numbers.chunks(BATCH) {
-        let keys: Vec<FlowKeyV4> = numbers.iter().map(|&number| self::key(zone, number)).collect();
-        let flows: Vec<Flow> = numbers.iter().map(|&number| flow(&like, number)).collect();
-        update_batch(&live, &keys, &flows).unwrap();
+    let mut known = None;
+    let _ = memory.each(|key, flow| {
+        known = Some((key, flow));
+        ControlFlow::Break(())
+    });
+    let (key, like) = known.unwrap();
+    for number in 0..flows {
+        fill::put(&memory, &FlowKey::V4(self::key(key.zone(), number)), &flow(&like, number));
     }
 }
 
@@ -76,7 +77,7 @@ fn flow(like: &Flow, number: u32) -> Flow {
         // More than an hour, whatever a jiffy is.
         expires: like.expires + 4_000_000 + u64::from(number % 1000),
         created: like.created.saturating_sub(number % 5000),
-        place: 1 + number % 2,
+        place: FLOW_LIVE | (1 + number % 2),
         state: state as u8,
         flags,
         ..*like

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::{Command, Stdio};
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use serde_json::{Value, json};
 use sg_common::abi::{
-    Be32, FLOW_HALF_OPEN, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, map,
+    Be32, FLOW_LIVE, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, FlowSlotV4,
+    FlowSlotV6, FlowTags, map,
 };
 use sg_common::conntrack::State;
+use sg_daemon::kernel::{FlowKey, Pins};
 use sg_tests::{Daemon, binary, outside};
 
-use crate::fill::{BATCH, pinned, update_batch};
+use crate::fill;
 use crate::world::{World, ask, interface, policy, tcp_from, wait};
 
 /// Both guests admit web clients of 198.51.0.0/16 and nothing else.
@@ -28,9 +30,19 @@ fn web_policy(world: &World) -> String {
 /// What a flow is called here: interface, protocol, local, remote, ports and who began it.
 type Name = (String, String, IpAddr, Option<u16>, IpAddr, Option<u16>, bool);
 
-fn table<K: aya::Pod>(daemon: &Daemon, name: &str) -> (MapData, HashMap<MapData, K, Flow>) {
-    let open = || MapData::from_pin(pinned(daemon.pin_dir(), name)).unwrap();
-    (open(), Map::HashMap(open()).try_into().unwrap())
+/// The table of a family, read by other means than the daemon's: which slots are in use, and what they hold.
+fn table<S: aya::Pod>(daemon: &Daemon, tags: &str, slots: &str) -> Vec<S> {
+    let open = |name| Map::Array(MapData::from_pin(Pins::at(daemon.pin_dir()).map(name)).unwrap());
+    let tags: Array<MapData, FlowTags> = open(tags).try_into().unwrap();
+    let slots: Array<MapData, S> = open(slots).try_into().unwrap();
+    let mut found = Vec::new();
+    for bucket in 0..tags.len() {
+        let FlowTags { tags } = tags.get(&bucket, 0).unwrap();
+        for (position, _) in (0..).zip(tags).filter(|(_, tag)| *tag != 0) {
+            found.push(slots.get(&(bucket * 16 + position), 0).unwrap());
+        }
+    }
+    found
 }
 
 const LIVE_V4: u32 = 12_000;
@@ -48,23 +60,23 @@ struct Filled {
 fn fill(world: &World, daemon: &Daemon) -> Filled {
     // A real one says what the time is and which zone the first guest has.
     let held = world.hold(&world.tcp(outside::ADMIN, world.guest(0).v4, 80));
-    let (live_v4, known) = table::<FlowKeyV4>(daemon, map::FLOWS_V4);
-    let (key, like) = known.iter().next().unwrap().unwrap();
+    let FlowSlotV4 { key, flow: like } = table(daemon, map::TAGS_V4, map::FLOWS_V4)[0];
     let zone = key.zone_protocol >> 8;
     drop(held);
-    let flow = |number: u32, state: State, flags: u8| {
+    let flow = |number: u32, place: u32, state: State, flags: u8| {
         let over = number % OVER == 1;
         Flow {
             expires: if over { 1 } else { like.expires + 1_000_000 + u64::from(number) },
             // Each is older than the one before.
             created: like.created.saturating_sub(number % 700),
-            // A row that no interface has: the shares stay what they are.
-            place: 0,
+            place,
             state: state as u8,
             flags,
             ..like
         }
     };
+    // A row that no interface has: the shares stay what they are.
+    let live = FLOW_LIVE;
     // Of a guest each, and of a device that is gone.
     let zone_protocol = |number: u32, protocol: u32| {
         let zone = if number % 97 == 2 { 0x00ff_ff00 } else { zone + number % 2 };
@@ -90,7 +102,7 @@ fn fill(world: &World, daemon: &Daemon) -> Filled {
             (true, 0) => State::TcpTimeWait,
             (true, _) => State::TcpEstablished,
         };
-        (key, flow(number, state, flags))
+        (key, flow(number, live, state, flags))
     };
     let half = |number: u32| {
         let key = FlowKeyV4 {
@@ -99,7 +111,8 @@ fn fill(world: &World, daemon: &Daemon) -> Filled {
             remote: Be32::from_host(0xcb00_7100 + (number % 200)),
             ports: FlowPorts { local: 80, remote: 1024 + number as u16 },
         };
-        (key, flow(number, State::TcpSynSent, FLOW_HALF_OPEN))
+        // In a part of the ring that no interface has.
+        (key, flow(number, 100_000 + number, State::TcpSynSent, 0))
     };
     let words = |low: u32| [0xfd00_0000, 0, 0, low].map(Be32::from_host);
     let v6 = |number: u32| {
@@ -109,30 +122,27 @@ fn fill(world: &World, daemon: &Daemon) -> Filled {
             remote: words(0x1000 + number),
             ports: FlowPorts { local: number as u16, remote: 128 << 8 },
         };
-        (key, flow(number, State::Icmp, FLOW_REPLIED))
+        (key, flow(number, live, State::Icmp, FLOW_REPLIED))
     };
-    write(&live_v4, &(0..LIVE_V4).map(v4).collect::<Vec<_>>());
-    write(&table::<FlowKeyV4>(daemon, map::HALF_V4).0, &(0..HALF_V4).map(half).collect::<Vec<_>>());
-    write(&table::<FlowKeyV6>(daemon, map::FLOWS_V6).0, &(0..LIVE_V6).map(v6).collect::<Vec<_>>());
-    // The tables as they are now, by other means than the daemon's.
-    let mut flows = Vec::new();
-    for name in [map::FLOWS_V4, map::HALF_V4] {
-        for entry in &table::<FlowKeyV4>(daemon, name).1 {
-            let (key, flow) = entry.unwrap();
-            let address = |address: Be32| Ipv4Addr::from_bits(address.to_host()).into();
-            let ends = (address(key.local), address(key.remote));
-            flows.push((key.zone_protocol, ends, key.ports, flow));
-        }
+    let memory = fill::memory(daemon.pin_dir());
+    for (key, flow) in (0..LIVE_V4).map(v4).chain((0..HALF_V4).map(half)) {
+        fill::put(&memory, &FlowKey::V4(key), &flow);
     }
-    for name in [map::FLOWS_V6, map::HALF_V6] {
-        for entry in &table::<FlowKeyV6>(daemon, name).1 {
-            let (key, flow) = entry.unwrap();
-            let address = |words: [Be32; 4]| {
-                let bits = words.iter().fold(0, |bits, word| bits << 32 | u128::from(word.to_host()));
-                Ipv6Addr::from_bits(bits).into()
-            };
-            flows.push((key.zone_protocol, (address(key.local), address(key.remote)), key.ports, flow));
-        }
+    for (key, flow) in (0..LIVE_V6).map(v6) {
+        fill::put(&memory, &FlowKey::V6(key), &flow);
+    }
+    let mut flows = Vec::new();
+    for FlowSlotV4 { key, flow } in table(daemon, map::TAGS_V4, map::FLOWS_V4) {
+        let address = |address: Be32| Ipv4Addr::from_bits(address.to_host()).into();
+        let ends = (address(key.local), address(key.remote));
+        flows.push((key.zone_protocol, ends, key.ports, flow));
+    }
+    for FlowSlotV6 { key, flow, .. } in table(daemon, map::TAGS_V6, map::FLOWS_V6) {
+        let address = |words: [Be32; 4]| {
+            let bits = words.iter().fold(0, |bits, word| bits << 32 | u128::from(word.to_host()));
+            Ipv6Addr::from_bits(bits).into()
+        };
+        flows.push((key.zone_protocol, (address(key.local), address(key.remote)), key.ports, flow));
     }
     let flows: Vec<_> = flows
         .into_iter()
@@ -158,13 +168,6 @@ fn fill(world: &World, daemon: &Daemon) -> Filled {
         })
         .collect();
     Filled { flows, like }
-}
-
-fn write<K: aya::Pod>(map: &MapData, flows: &[(K, Flow)]) {
-    for part in flows.chunks(BATCH) {
-        let (keys, values): (Vec<K>, Vec<Flow>) = part.iter().copied().unzip();
-        update_batch(map, &keys, &values).unwrap();
-    }
 }
 
 fn name(flow: &Value) -> Name {
@@ -268,7 +271,7 @@ fn what_is_listed_filtered_and_counted_is_what_the_tables_hold() {
         .map(|count| ((text(count, "interface"), text(count, "state")), count["count"].as_u64().unwrap()))
         .collect();
     assert_eq!(found, expected);
-    let half_open = flows.iter().filter(|(_, flow)| flow.flags & FLOW_HALF_OPEN != 0).count();
+    let half_open = flows.iter().filter(|(_, flow)| flow.is_half_open()).count();
     assert_eq!((&counts["total"], &counts["half_open"]), (&json!(flows.len()), &json!(half_open)));
     // By the rules that would let them begin, each connection for each of them; and those that none would.
     let counts = ask(&daemon, &["flows", "--json", "--count-by", "group,rule"], &[0]);

@@ -43,11 +43,12 @@ fn spec_d16_the_operator_says_how_many_connections_there_is_room_for() {
     let daemon = Daemon::start_with(&world.site, &guest_policy(&world), &arguments).unwrap();
     assert_eq!(sizes(&daemon), [1_000_000, 4096, 2048, 1_000_000 / PARTS]);
     for (name, expected) in [
-        (map::FLOWS_V4, 1_000_000),
-        (map::FLOWS_V6, 1_000_000),
-        (map::HALF_V4, 4096),
+        // A third more than flows, in sixteens.
+        (map::FLOWS_V4, 1_338_800),
+        (map::TAGS_V4, 1_338_800 / 16),
+        (map::FLOWS_V6, 1_336_064),
+        (map::TAGS_V6, 1_336_064 / 16),
         (map::RING_V4, 4096),
-        (map::HALF_V6, 2048),
         (map::RING_V6, 2048),
     ] {
         assert_eq!(entries(&daemon, name), expected, "{name}");

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use sg_common::abi::{
     Counter, Direction, Flow, FlowKeyV4, FlowKeyV6, FlowPorts, INTERFACE_PROBES, Interface, REASON_SLOTS,
     Share, WOULD_DROP, counter_index, interface_slot, map,
 };
 use sg_common::verdict::{Action, Reason};
+use sg_daemon::kernel::{FlowKey, FlowMemory};
 use sg_oracle::expect::Limits;
 use sg_oracle::host::{Entry, HZ, Host, v4_words, v6_words};
 use sg_oracle::traffic::Step;
@@ -35,10 +36,7 @@ pub struct Filter<'b> {
     counters: PerCpuArray<MapData, Counter>,
     interfaces: Array<MapData, Interface>,
     shares: Array<MapData, Share>,
-    live_v4: HashMap<MapData, FlowKeyV4, Flow>,
-    live_v6: HashMap<MapData, FlowKeyV6, Flow>,
-    half_v4: HashMap<MapData, FlowKeyV4, Flow>,
-    half_v6: HashMap<MapData, FlowKeyV6, Flow>,
+    flows: FlowMemory,
     /// By device: where its entry is, and what it is.
     devices: BTreeMap<String, (u32, Interface)>,
     /// What the counters said last.
@@ -57,24 +55,15 @@ pub struct Filter<'b> {
 /// Protocol, addresses, ports.
 type Id = (u8, std::net::IpAddr, std::net::IpAddr, (u16, u16));
 
-enum Key {
-    V4(FlowKeyV4),
-    V6(FlowKeyV6),
-}
-
 impl<'b> Filter<'b> {
     pub fn new(bench: &'b mut Bench) -> Self {
         let maps = bench.enforcer().kernel().pins().maps();
         let open = |name: &str| MapData::from_pin(maps.join(name)).unwrap();
-        let hash = |name: &str| Map::HashMap(open(name));
         Self {
             counters: Map::PerCpuArray(open(map::COUNTERS)).try_into().unwrap(),
             interfaces: Map::Array(open(map::INTERFACES)).try_into().unwrap(),
             shares: Map::Array(open(map::SHARES)).try_into().unwrap(),
-            live_v4: hash(map::FLOWS_V4).try_into().unwrap(),
-            live_v6: hash(map::FLOWS_V6).try_into().unwrap(),
-            half_v4: hash(map::HALF_V4).try_into().unwrap(),
-            half_v6: hash(map::HALF_V6).try_into().unwrap(),
+            flows: bench.enforcer().kernel().flow_memory().unwrap(),
             devices: BTreeMap::new(),
             counted: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -285,18 +274,18 @@ impl<'b> Filter<'b> {
         if (-SLACK..SLACK).contains(&apart) { Ok(()) } else { Err("the time") }
     }
 
-    fn key(&self, device: &str, (protocol, local, remote, ports): &Id) -> Key {
+    fn key(&self, device: &str, (protocol, local, remote, ports): &Id) -> FlowKey {
         use std::net::IpAddr::{V4, V6};
         let zone_protocol = self.devices[device].1.zone << 8 | u32::from(*protocol);
         let ports = FlowPorts { local: ports.0, remote: ports.1 };
         match (local, remote) {
-            (V4(local), V4(remote)) => Key::V4(FlowKeyV4 {
+            (V4(local), V4(remote)) => FlowKey::V4(FlowKeyV4 {
                 zone_protocol,
                 local: v4_words(*local),
                 remote: v4_words(*remote),
                 ports,
             }),
-            (V6(local), V6(remote)) => Key::V6(FlowKeyV6 {
+            (V6(local), V6(remote)) => FlowKey::V6(FlowKeyV6 {
                 zone_protocol,
                 local: v6_words(*local),
                 remote: v6_words(*remote),
@@ -307,22 +296,14 @@ impl<'b> Filter<'b> {
     }
 
     fn find(&self, live: bool, device: &str, id: &Id) -> Option<Flow> {
-        match (self.key(device, id), live) {
-            (Key::V4(key), true) => self.live_v4.get(&key, 0).ok(),
-            (Key::V4(key), false) => self.half_v4.get(&key, 0).ok(),
-            (Key::V6(key), true) => self.live_v6.get(&key, 0).ok(),
-            (Key::V6(key), false) => self.half_v6.get(&key, 0).ok(),
-        }
+        self.flows.get(&self.key(device, id)).filter(|flow| flow.is_half_open() != live)
     }
 
-    fn remove(&mut self, live: bool, device: &str, id: &Id) {
+    fn remove(&self, live: bool, device: &str, id: &Id) {
         // That there is none is what most often is the case.
-        let _ = match (self.key(device, id), live) {
-            (Key::V4(key), true) => self.live_v4.remove(&key),
-            (Key::V4(key), false) => self.half_v4.remove(&key),
-            (Key::V6(key), true) => self.live_v6.remove(&key),
-            (Key::V6(key), false) => self.half_v6.remove(&key),
-        };
+        if self.find(live, device, id).is_some() {
+            self.flows.remove(&self.key(device, id));
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use serde_json::json;
-use sg_common::abi::{self, Be32, Direction, Flow, FlowKeyV6, FlowPorts};
+use sg_common::abi::{self, Direction, FlowTags};
 use sg_common::verdict::Action;
 use sg_common::verdict::Reason::{self, *};
 
@@ -13,24 +13,18 @@ use crate::bench::{Bench, DEVICES, Ingress, Way, ip, on_both_hooks};
 use crate::frame::{ACK, DESTINATION_OPTIONS, Packet, RST, SYN, arp, ethernet, from_mac, tagged};
 use crate::{GUEST, OTHER, at, everything, with_rules};
 
-/// Makes the table of live IPv6 flows full.
-fn fill(pins: &Path, expires: u64) {
-    let map = MapData::from_pin(pins.join(abi::map::FLOWS_V6)).unwrap();
-    let capacity = map.info().unwrap().max_entries();
-    let mut flows: HashMap<MapData, FlowKeyV6, Flow> = Map::HashMap(map).try_into().unwrap();
-    let flow =
-        Flow { expires, created: 0, place: 0, policy: 0, state: 12, flags: 0, tcp: 0, sequence: [0; 6] };
-    for number in 0..capacity {
-        let key = FlowKeyV6 {
-            zone_protocol: u32::MAX,
-            local: [Be32(number); 4],
-            remote: [Be32(0); 4],
-            ports: FlowPorts { local: 0, remote: 0 },
-        };
-        // What the test itself has begun takes room too.
-        if flows.insert(key, flow, 0).is_err() {
-            return;
-        }
+/// The tags of free slots, and of flows that nobody has.
+const FREE: u32 = 0;
+const FOREIGN: u32 = 1;
+
+/// Puts tags into the table of IPv6 flows in place of others.
+fn replace(pins: &Path, tag: u32, new: u32) {
+    let map = MapData::from_pin(pins.join(abi::map::TAGS_V6)).unwrap();
+    let mut buckets: Array<MapData, FlowTags> = Map::Array(map).try_into().unwrap();
+    for bucket in 0..buckets.len() {
+        let FlowTags { tags } = buckets.get(&bucket, 0).unwrap();
+        let tags = tags.map(|is| if is == tag { new } else { is });
+        buckets.set(bucket, FlowTags { tags }, 0).unwrap();
     }
 }
 
@@ -103,12 +97,13 @@ fn spec_d24_each_reason_moves_one_counter_by_one_and_the_sum_is_the_packets() {
         expect(bench, into, &denied.piece(0, 32, 4).frame(), NoRule);
         expect(bench, into, &denied.piece(32, 72, 4).frame(), FragmentOfDropped);
         let pins = bench.enforcer().kernel().pins().maps();
-        let kernel = bench.enforcer().kernel();
-        let expires = kernel.now().unwrap() + kernel.jiffies(1000);
-        fill(&pins, expires);
         let question = Packet::udp(here6, there6, b"");
         expect(bench, out, &question.frame(), NewFlow);
-        expect(bench, into, &question.reply().frame(), TableFull);
+        replace(&pins, FREE, FOREIGN);
+        // What is there stays what it was, and becomes live.
+        expect(bench, into, &question.reply().frame(), Established);
+        expect(bench, out, &Packet::udp(here6, at(OTHER[1], 444), b"").frame(), TableFull);
+        replace(&pins, FOREIGN, FREE);
 
         // A device that the filter was never told about.
         let before = bench.counts();

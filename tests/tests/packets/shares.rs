@@ -241,7 +241,8 @@ fn spec_d16_the_limit_of_live_flows_is_exact_and_each_interfaces_own() {
         // One that goes makes room for one.
         let flow =
             bench.flows().into_iter().find(|flow| !flow.half_open && flow.remote_port == 1024).unwrap();
-        bench.enforcer().kernel().delete_flow(&flow).unwrap();
+        let memory = bench.enforcer().kernel().flow_memory().unwrap();
+        bench.enforcer().kernel().delete_flow(&memory, &flow);
         assert_live(bench, "sg0", limit as usize - 1);
         for (number, expected) in [(limit + 10, Established), (limit + 11, TableFull)] {
             let packet = knock(0, number, None);

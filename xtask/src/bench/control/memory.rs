@@ -25,11 +25,16 @@ pub fn daemon(daemon: &Daemon, (along, number): (&str, usize), figures: &mut Fig
     tell(figures, "memory of all tables", "MiB", (OURS, along, number), &[all / f64::from(1 << 20)])
 }
 
-/// What each entry of the table of live flows takes, with all that the table has beside its entries.
+/// What a flow takes, with all that the table has beside it: slots that stay free, and tags.
 pub fn flow(daemon: &Daemon, figures: &mut Figures) -> Result<()> {
     let figure = "memory of a flow";
-    for (family, name) in [("IPv4", map::FLOWS_V4), ("IPv6", map::FLOWS_V6)] {
-        let (bytes, entries) = charged(&maps(daemon).join(name))?;
+    for (family, slots, tags) in
+        [("IPv4", map::FLOWS_V4, map::TAGS_V4), ("IPv6", map::FLOWS_V6, map::TAGS_V6)]
+    {
+        let [(slots, entries), (tags, _)] =
+            [charged(&maps(daemon).join(slots))?, charged(&maps(daemon).join(tags))?];
+        // A quarter of the slots stays free.
+        let (bytes, entries) = (slots + tags, entries * 0.75);
         // Only IPv4 is held against a bar.
         let figure = if family == "IPv4" { figure.to_owned() } else { format!("{figure} of {family}") };
         println!("{figure:<44} {OURS:<28} {:.0} bytes", bytes / entries);
