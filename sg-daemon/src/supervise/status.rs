@@ -48,10 +48,7 @@ pub fn status(
     let mut interfaces = Vec::with_capacity(model.interfaces.len());
     for interface in &model.interfaces {
         let device = devices.get(&interface.name);
-        let mut status = described(kernel, model, interface, device)?;
-        if let (Some(device), Some(way)) = (device, ways.get(&interface.name)) {
-            status.fast_path = Some(fast_path(way, kernel, device)?);
-        }
+        let mut status = described(kernel, model, interface, device, ways.get(&interface.name))?;
         if unfilterable.contains(&interface.name) {
             status.state = InterfaceState::Unfilterable;
         }
@@ -63,7 +60,8 @@ pub fn status(
     let named = |name: &str| model.interfaces.iter().any(|interface| interface.name == name);
     for (name, device) in devices {
         if !named(name) {
-            let mut status = managed(name, InterfaceState::Closed, Some(device), counters(kernel, device)?);
+            let (counters, _) = counters(kernel, device)?;
+            let mut status = managed(name, InterfaceState::Closed, Some(device), counters);
             status.live_flows = Some(share(kernel, device));
             interfaces.push(status);
         }
@@ -104,14 +102,13 @@ fn ways(enforcer: &Enforcer) -> BTreeMap<String, Option<Way>> {
         .collect()
 }
 
-fn fast_path(way: &Option<Way>, kernel: &Kernel, device: &Device) -> Result<FastPathStatus, KernelError> {
+fn fast_path(way: &Option<Way>, packets: u64) -> FastPathStatus {
     let why = match way {
         Some(Way::Direct { .. }) => None,
         Some(Way::Bridge { why }) => Some(why.clone()),
         None => Some("its bridge is being looked at; ask again".to_owned()),
     };
-    let packets = kernel.counters(device.slot)?.handed_on.iter().map(|counter| counter.packets).sum();
-    Ok(FastPathStatus { direct: why.is_none(), why, packets })
+    FastPathStatus { direct: why.is_none(), why, packets }
 }
 
 /// A device that is not filtered by its policy, but may be closed.
@@ -166,11 +163,12 @@ fn described(
     model: &Model,
     interface: &Interface,
     device: Option<&Device>,
+    way: Option<&Option<Way>>,
 ) -> Result<InterfaceStatus, KernelError> {
     let vpc = model.vpcs.get(interface.vpc.0);
     let groups = interface.groups.iter().filter_map(|id| model.groups.get(id.0));
-    let (inbound, outbound) =
-        device.map_or(Ok((Counters::default(), Counters::default())), |device| counters(kernel, device))?;
+    let counted = device.map(|device| counters(kernel, device)).transpose()?;
+    let ((inbound, outbound), handed_on) = counted.unwrap_or_default();
     Ok(InterfaceStatus {
         name: interface.name.clone(),
         state: intended(model, interface, device.is_some()),
@@ -187,7 +185,7 @@ fn described(
         ingress: device.and_then(|device| device.attached).map(|attached| attached.ingress.to_owned()),
         egress: device.and_then(|device| device.attached).map(|attached| attached.egress.to_owned()),
         live_flows: device.map(|device| share(kernel, device)),
-        fast_path: None,
+        fast_path: way.map(|way| fast_path(way, handed_on)),
         inbound,
         outbound,
     })
@@ -225,8 +223,8 @@ fn managed(
     }
 }
 
-/// Inbound and outbound.
-fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), KernelError> {
+/// Inbound and outbound, and how many packets went past the bridge.
+fn counters(kernel: &Kernel, device: &Device) -> Result<((Counters, Counters), u64), KernelError> {
     let (mut inbound, mut outbound) = (Counters::default(), Counters::default());
     let read = kernel.counters(device.slot)?;
     for Sample { direction, reason, would_drop, counter } in read.samples {
@@ -250,7 +248,7 @@ fn counters(kernel: &Kernel, device: &Device) -> Result<(Counters, Counters), Ke
         counters.counted_twice = twice.packets;
         counters.allowed = counters.allowed.saturating_sub(twice.packets);
     }
-    Ok((inbound, outbound))
+    Ok(((inbound, outbound), read.handed_on.iter().map(|counter| counter.packets).sum()))
 }
 
 fn counted(reason: Reason, counter: Counter) -> ReasonCounter {

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use sg_tests::{Daemon, Guest, Lab, Netns, Topology};
+use sg_tests::{Daemon, Lab, Netns, Topology};
 
 use super::super::filters::{DENIED_PORT, DEVICE, GUEST, TCP_PORT, UDP_PORT};
-use super::super::path::{CLIENT, GUEST_MAC, OUTSIDE_MAC, thread_time};
+use super::super::path::{CLIENT, GUEST_MAC, OUTSIDE_MAC, thread_time, topology};
 use super::frames::{ACK, Port, SYN, Sink, Size, frame};
 use super::relay::Relay;
 
@@ -131,15 +131,7 @@ impl Site {
         }
         let answers = outside.run(|| Port::packets("eth0"))??;
         let sink = if frames { Some(outside.run(|| Sink::new("eth0"))??) } else { None };
-        let member = Guest {
-            netns: guest.clone(),
-            device: DEVICE.to_owned(),
-            mac: GUEST_MAC.to_owned(),
-            v4: GUEST.parse()?,
-            v6: std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        // The lab's type of a site, with these namespaces in it: that is where its daemon runs.
-        let topology = Topology { host, outside: outside.clone(), guests: vec![member], lab };
+        let topology = topology(lab, &host, &outside, &guest)?;
         let daemon = hook.map(|hook| filtered(&topology, hook)).transpose()?;
         Ok(Self { daemon, end, answers, sink, guest, outside, _topology: topology })
     }

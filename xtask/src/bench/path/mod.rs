@@ -16,7 +16,7 @@ use super::filters::{Peer, Rules};
 use super::report::bars::{NONE, NONE_BRIDGED, OURS, OURS_BOTH, OURS_BRIDGED, OURS_FAST};
 use inject::{FLOWS, Injector};
 pub use inject::{checksum, thread_time};
-pub use site::{CLIENT, GUEST_MAC, OUTSIDE_MAC};
+pub use site::{CLIENT, GUEST_MAC, OUTSIDE_MAC, topology};
 use site::{Filter, Ports, Site};
 pub use sockets::cpu;
 

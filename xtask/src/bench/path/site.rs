@@ -105,15 +105,7 @@ impl Site {
                  neigh replace 192.0.2.2 lladdr {OUTSIDE_MAC} dev {UPLINK} nud permanent"
             ))?;
         }
-        // The lab's type of a site, with these namespaces in it: that is where its daemon runs.
-        let member = Guest {
-            netns: guest.clone(),
-            device: DEVICE.to_owned(),
-            mac: GUEST_MAC.to_owned(),
-            v4: GUEST.parse()?,
-            v6: std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let topology = Topology { host: host.clone(), outside: outside.clone(), guests: vec![member], lab };
+        let topology = topology(lab, &host, &outside, &guest)?;
         let daemon = match filter {
             None => None,
             Some((Filter::Ours { many, ports }, rules)) => {
@@ -153,6 +145,18 @@ impl Site {
 fn set(netns: &Netns, name: &str, value: &str) -> Result<()> {
     let path = format!("/proc/sys/net/{name}");
     netns.run(|| fs::write(&path, value))?.with_context(|| format!("cannot write {path}"))
+}
+
+/// The lab's type of a site, with these namespaces in it: that is where its daemon runs.
+pub fn topology(lab: Lab, host: &Netns, outside: &Netns, guest: &Netns) -> Result<Topology> {
+    let member = Guest {
+        netns: guest.clone(),
+        device: DEVICE.to_owned(),
+        mac: GUEST_MAC.to_owned(),
+        v4: GUEST.parse()?,
+        v6: std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Ok(Topology { host: host.clone(), outside: outside.clone(), guests: vec![member], lab })
 }
 
 fn wait_for_fast_path(daemon: &Daemon) -> Result<()> {
