@@ -30,6 +30,8 @@ points! {
     FilesStaged = "files-staged",
     /// The next last good copy is written beside the one there is.
     CopyPrepared = "copy-prepared",
+    /// The text with an edit in it is in a file without a name.
+    EditStaged = "edit-staged",
     /// The new ids are remembered; nothing is written under them.
     IdsTaken = "ids-taken",
     FirstEntryWritten = "first-entry-written",
@@ -63,6 +65,14 @@ points! {
     RolledBack = "rolled-back",
     /// From here on the new policy is the one that is started with.
     Decided = "decided",
+    /// An edit is noted beside the last good copy: from here on the policy with it is the one that is started with.
+    EditDecided = "edit-decided",
+    /// The text with the edit in it has a name beside the operator's file.
+    EditNamed = "edit-named",
+    /// It is in the place of the operator's file, perhaps not on the disk.
+    EditPlaced = "edit-placed",
+    /// It is on the disk, which is not noted yet.
+    EditSettled = "edit-settled",
     /// The old and the new last good copy have changed places.
     CopyExchanged = "copy-exchanged",
     CopyKept = "copy-kept",

@@ -23,6 +23,7 @@ use crate::events::Events;
 use crate::flowlog::FlowLog;
 use crate::live::Readers;
 use crate::policy::Memo;
+use crate::supervise::edits::Kept;
 use crate::supervise::inject;
 use crate::supervise::status::status;
 use crate::supervise::steward::{Changes, Orders};
@@ -41,6 +42,8 @@ pub struct Shared {
     pub policy: Arc<[PathBuf]>,
     /// What the policy's files said lately.
     pub memo: Memo,
+    /// What the last good copy says.
+    pub kept: Kept,
     /// Places for policies that were sent along.
     pub large: Arc<Large>,
     /// Who reads the connection tables.

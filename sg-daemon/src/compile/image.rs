@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::Direction;
 
+use super::classes::Classes;
 use super::members::Members;
 use super::ranges::Ranges;
 use crate::kernel::FlowEntry;
@@ -172,8 +173,8 @@ impl DirectionImage {
 /// What each class of remotes, and the members of each group, may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct DirectionImage {
-    pub v4: BTreeMap<Ipv4Net, Cells>,
-    pub v6: BTreeMap<Ipv6Net, Cells>,
+    pub v4: Classes<Ipv4Net>,
+    pub v6: Classes<Ipv6Net>,
     /// By group name; names are unique in a VPC.
     pub groups: BTreeMap<Arc<str>, GroupCells>,
 }

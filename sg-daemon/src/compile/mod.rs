@@ -4,20 +4,25 @@
 //! of it, because each prefix carries the sum of the rules of all prefixes around it. `@group` rules become one row for
 //! each group, and an address's row is the sum over its groups. The metadata reservation is one more class.
 
+pub mod classes;
 pub mod fit;
 pub mod image;
 pub mod members;
 mod next;
+#[cfg(test)]
+mod next_tests;
 pub mod ranges;
 pub mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{self, Direction};
 
+use self::classes::Classes;
 use self::image::{
     Cells, DirectionImage, GroupCells, GuardImage, Image, InterfaceImage, PolicyImage, SetName, VpcName,
 };
@@ -212,13 +217,13 @@ fn direction_image(model: &Model, rules: &[Effective], direction: Direction) -> 
 /// Gives each prefix the sum of the prefixes around it, and leaves out those that then say nothing new.
 ///
 /// Prefixes come sorted by address, shorter ones first, so those around the current one are a stack.
-fn classes<N: Copy + Ord>(
+fn classes<N: Copy + Ord + Hash>(
     rules: &BTreeMap<N, Sum>,
     contains: impl Fn(&N, &N) -> bool,
     in_metadata_range: impl Fn(&N) -> bool,
-) -> BTreeMap<N, Cells> {
+) -> Classes<N> {
     let mut around: Vec<(N, Sum, Cells)> = Vec::new();
-    let mut classes = BTreeMap::new();
+    let mut classes = Vec::new();
     for (net, own) in rules {
         while around.last().is_some_and(|(outer, ..)| !contains(outer, net)) {
             around.pop();
@@ -230,11 +235,11 @@ fn classes<N: Copy + Ord>(
             Sum { open: outer_sum.open.union(&own.open), metadata: outer_sum.metadata.union(&own.metadata) };
         let row = if in_metadata_range(net) { sum.metadata.clone() } else { sum.open.clone() };
         if row != *outer_row {
-            classes.insert(*net, row.clone());
+            classes.push((*net, row.clone()));
         }
         around.push((*net, sum, row));
     }
-    classes
+    classes.into_iter().collect()
 }
 
 /// The columns that one rule fills for packets of one family.

@@ -4,13 +4,19 @@
 //! equal. What is compared is what the compiler reads, so places in files and descriptions do not count.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::image::{Image, PolicyImage, VpcName};
+use ipnet::IpNet;
+use sg_common::abi::Direction;
+
+use super::classes::Classes;
+use super::image::{Cells, Image, PolicyImage, VpcName};
 use super::members::Members;
-use super::{Sets, image, member_addresses, members, vpc_names};
-use crate::policy::model::{GroupId, Interface, Model, Role, VpcId};
+use super::rules::{self, Effective};
+use super::{Sets, direction_image, image, member_addresses, members, vpc_names};
+use crate::policy::model::{GroupId, Interface, Model, Remote, Role, VpcId};
 use crate::policy::same::{other_peers, same_names, same_rules};
 
 /// Compiles a checked policy after `before`, which is another model and what was made of it.
@@ -27,8 +33,13 @@ pub fn compile_next(model: &Model, before: (&Model, &Image)) -> Image {
         && old.vpcs == model.vpcs;
     let policies = if same_ground { known_policies(old, made) } else { HashMap::new() };
     image(model, &vpcs, members, |interface| {
-        let all_same = interface.groups.iter().all(|id| same.get(id.0).is_some_and(|same| *same));
-        all_same.then(|| policies.get(&key(interface)).map(|policy| Arc::clone(policy))).flatten()
+        let policy = policies.get(&key(interface))?;
+        let other = |id: &GroupId| !same.get(id.0).is_some_and(|same| *same);
+        let others: Vec<GroupId> = interface.groups.iter().copied().filter(other).collect();
+        if others.is_empty() {
+            return Some(Arc::clone(policy));
+        }
+        next_policy(model, old, interface, &others, policy).map(Arc::new)
     })
 }
 
@@ -55,6 +66,115 @@ fn same_groups(old: &Model, new: &Model) -> Vec<bool> {
             same_rules(&group.inbound, &other.inbound) && same_rules(&group.outbound, &other.outbound)
         })
         .collect()
+}
+
+/// What rules that have changed speak of.
+#[derive(Default)]
+struct Touched {
+    nets: BTreeSet<IpNet>,
+    groups: BTreeSet<GroupId>,
+}
+
+impl Touched {
+    /// Of so many networks at most it is worth a look at each.
+    const MOST: usize = 16;
+
+    /// By rules of these groups, which differ.
+    fn by(
+        groups: &[GroupId],
+        vpc: VpcId,
+        direction: Direction,
+        (old, new): (&Model, &Model),
+    ) -> Option<Self> {
+        let mut touched = Self::default();
+        for &group in groups {
+            let [before, after] = [old, new].map(|model| rules::of_one_group(model, group, vpc, direction));
+            let same = |(one, other): &(&Effective, &Effective)| one.says() == other.says();
+            let front = before.iter().zip(&after).take_while(same).count();
+            let [before, after] =
+                [&before, &after].map(|rules| rules.get(front..).unwrap_or_default());
+            let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
+            let rest = |rules: &[Effective]| rules.len() - back;
+            for rule in before.iter().take(rest(before)).chain(after.iter().take(rest(after))) {
+                match rule.remote {
+                    Remote::Cidr(net) => touched.nets.insert(net),
+                    Remote::Group(group) => touched.groups.insert(group),
+                };
+            }
+        }
+        (touched.nets.len() <= Self::MOST).then_some(touched)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.nets.is_empty() && self.groups.is_empty()
+    }
+
+    /// Whether rules on this remote have a say in what is said of those.
+    fn concerns(&self, remote: &Remote) -> bool {
+        match remote {
+            Remote::Cidr(net) => {
+                self.nets.iter().any(|touched| touched.contains(net) || net.contains(touched))
+            }
+            Remote::Group(group) => self.groups.contains(group),
+        }
+    }
+}
+
+/// The policy of an interface after `before`, which it had when the rules of some of its groups were others. What a rule says is
+/// seen in the networks inside of its own, so of these alone rows are made, by the rules on them and on what is around them.
+fn next_policy(
+    model: &Model,
+    old: &Model,
+    interface: &Interface,
+    others: &[GroupId],
+    before: &PolicyImage,
+) -> Option<PolicyImage> {
+    let direction = |direction| {
+        let touched = Touched::by(others, interface.vpc, direction, (old, model))?;
+        let mut next = before.direction(direction).clone();
+        if touched.is_empty() {
+            return Some(next);
+        }
+        let rules = rules::on_remotes(model, interface, direction, |remote| touched.concerns(remote));
+        let part = direction_image(model, &rules, direction);
+        for net in &touched.nets {
+            match net {
+                IpNet::V4(net) => take_over(&mut next.v4, &part.v4, net, |inner| net.contains(inner)),
+                IpNet::V6(net) => take_over(&mut next.v6, &part.v6, net, |inner| net.contains(inner)),
+            }
+        }
+        for group in touched.groups.iter().filter_map(|id| model.groups.get(id.0)) {
+            match part.groups.get_key_value(group.name.as_str()) {
+                Some((name, cells)) => drop(next.groups.insert(Arc::clone(name), cells.clone())),
+                None => drop(next.groups.remove(group.name.as_str())),
+            }
+        }
+        Some(next)
+    };
+    let [inbound, outbound] = [Direction::Inbound, Direction::Outbound].map(direction);
+    Some(PolicyImage::new(before.vpc.clone(), inbound?, outbound?))
+}
+
+/// Says of `net` and all networks inside of it what `part` says.
+fn take_over<N: Copy + Ord + Hash>(
+    next: &mut Classes<N>,
+    part: &Classes<N>,
+    net: &N,
+    is_inside: impl Fn(&N) -> bool,
+) {
+    let inside = |classes: &Classes<N>| -> Vec<(N, Cells)> {
+        let inside = classes.from(net).take_while(|(inner, _)| is_inside(inner));
+        inside.map(|(inner, cells)| (*inner, cells.clone())).collect()
+    };
+    let (before, after) = (inside(next), inside(part));
+    for (gone, _) in before.iter().filter(|(inner, _)| !part.contains_key(inner)) {
+        next.remove(gone);
+    }
+    for (inner, cells) in after {
+        if next.get(&inner) != Some(&cells) {
+            next.insert(inner, cells);
+        }
+    }
 }
 
 /// The members after those of `made`, where ids mean the same in both models.

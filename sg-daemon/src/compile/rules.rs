@@ -34,6 +34,13 @@ pub struct Effective {
     pub reaches_metadata: bool,
 }
 
+impl Effective {
+    /// Equal for rules that allow the same.
+    pub(super) fn says(&self) -> (Protocol, Remote, &Match, bool) {
+        (self.protocol, self.remote, &self.matches, self.reaches_metadata)
+    }
+}
+
 /// 169.254.169.0/24, the metadata service's range (SPEC K27).
 pub const METADATA_RANGE: ipnet::Ipv4Net =
     ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(169, 254, 169, 0), 24);
@@ -45,14 +52,38 @@ const ANY_V6: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::U
 
 /// Every rule in force on `interface` in one direction, in the order of its groups. The order means nothing (K8).
 pub fn of_interface(model: &Model, interface: &Interface, direction: Direction) -> Vec<Effective> {
+    on_remotes(model, interface, direction, |_| true)
+}
+
+/// Those of [`of_interface`] with a remote that is wanted.
+pub(super) fn on_remotes(
+    model: &Model,
+    interface: &Interface,
+    direction: Direction,
+    is_wanted: impl Fn(&Remote) -> bool,
+) -> Vec<Effective> {
     let mut rules = Vec::new();
     for &group in &interface.groups {
-        of_group(model, group, interface.vpc, direction, &mut rules);
+        of_group(model, group, interface.vpc, direction, &is_wanted, &mut rules);
     }
+    let mut others = Vec::new();
     if interface.role == Role::Host {
-        failsafe(&model.settings.failsafe, direction, &mut rules);
+        failsafe(&model.settings.failsafe, direction, &mut others);
     }
-    metadata(model, direction, &mut rules);
+    metadata(model, direction, &mut others);
+    rules.extend(others.into_iter().filter(|rule| is_wanted(&rule.remote)));
+    rules
+}
+
+/// The rules that a group brings to an interface in `vpc`.
+pub(super) fn of_one_group(
+    model: &Model,
+    group: GroupId,
+    vpc: VpcId,
+    direction: Direction,
+) -> Vec<Effective> {
+    let mut rules = Vec::new();
+    of_group(model, group, vpc, direction, &|_| true, &mut rules);
     rules
 }
 
@@ -64,7 +95,7 @@ pub fn of_model(model: &Model, direction: Direction) -> Vec<Effective> {
         for (number, vpc) in model.vpcs.iter().enumerate() {
             let visible = group.vpc.map_or(vpc.project == group.project, |id| id.0 == number);
             if visible {
-                of_group(model, GroupId(index), VpcId(number), direction, &mut rules);
+                rules.extend(of_one_group(model, GroupId(index), VpcId(number), direction));
             }
         }
     }
@@ -87,8 +118,14 @@ fn metadata(model: &Model, direction: Direction, out: &mut Vec<Effective>) {
     }
 }
 
-/// The rules that `id` brings to an interface in `vpc`.
-fn of_group(model: &Model, id: GroupId, vpc: VpcId, direction: Direction, out: &mut Vec<Effective>) {
+fn of_group(
+    model: &Model,
+    id: GroupId,
+    vpc: VpcId,
+    direction: Direction,
+    is_wanted: &impl Fn(&Remote) -> bool,
+    out: &mut Vec<Effective>,
+) {
     let Some(group) = model.groups.get(id.0) else { return };
     let rules = match direction {
         Direction::Inbound => &group.inbound,
@@ -97,7 +134,8 @@ fn of_group(model: &Model, id: GroupId, vpc: VpcId, direction: Direction, out: &
     let explicit = model.settings.metadata == Metadata::Explicit;
     match rules {
         Rules::Written(rules) => {
-            out.extend(rules.iter().enumerate().map(|(index, rule)| Effective {
+            let rules = rules.iter().enumerate().filter(|(_, rule)| is_wanted(&rule.remote));
+            out.extend(rules.map(|(index, rule)| Effective {
                 origin: Origin::Written { group: id, index, source: rule.source },
                 protocol: rule.protocol,
                 remote: rule.remote,
@@ -107,7 +145,9 @@ fn of_group(model: &Model, id: GroupId, vpc: VpcId, direction: Direction, out: &
         }
         Rules::Implied => {
             let ipv6 = model.vpcs.get(vpc.0).is_some_and(|vpc| vpc.ipv6);
-            out.extend(implied(group, id, direction, ipv6).into_iter().map(|(protocol, remote)| Effective {
+            let rules = implied(group, id, direction, ipv6).into_iter();
+            let rules = rules.filter(|(_, remote)| is_wanted(remote));
+            out.extend(rules.map(|(protocol, remote)| Effective {
                 origin: Origin::Implied { group: id },
                 protocol,
                 remote,

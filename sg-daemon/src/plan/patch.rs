@@ -8,7 +8,6 @@
 //! A member that is in other groups than before is none of them: a piece of a datagram asks what either direction's rules
 //! say of its remote, so it may look for a member twice, and would find one answer in the old set and one in the new.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -257,36 +256,11 @@ fn one_class<'n>(
     if old.groups != new.groups {
         return None;
     }
-    let v4 = differences(&old.v4, &new.v4).map(|(net, cells)| (IpNet::V4(net), cells));
-    let v6 = differences(&old.v6, &new.v6).map(|(net, cells)| (IpNet::V6(net), cells));
+    let v4 = old.v4.differences(&new.v4).map(|(net, cells)| (IpNet::V4(net), cells));
+    let v6 = old.v6.differences(&new.v6).map(|(net, cells)| (IpNet::V6(net), cells));
     let mut all = v4.chain(v6);
     let first = all.next();
     all.next().is_none().then_some(first)
-}
-
-fn differences<'n, N: Copy + Ord>(
-    old: &'n BTreeMap<N, Cells>,
-    new: &'n BTreeMap<N, Cells>,
-) -> impl Iterator<Item = (N, Option<&'n Cells>)> {
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-    let next = move || match (old.peek().copied(), new.peek().copied()) {
-        (Some((net, cells)), Some((other, others))) if net == other => {
-            old.next();
-            new.next();
-            Some((*other, (cells != others).then_some(Some(others))))
-        }
-        (Some((net, _)), after) if after.is_none_or(|(other, _)| net < other) => {
-            old.next();
-            Some((*net, Some(None)))
-        }
-        (_, Some((net, cells))) => {
-            new.next();
-            Some((*net, Some(Some(cells))))
-        }
-        // Neither has any more: the guard above has had those of the old one alone.
-        (_, None) => None,
-    };
-    std::iter::from_fn(next).filter_map(|(net, change)| Some((net, change?)))
 }
 
 pub(super) fn pair_key(policy: u32, direction: Direction, set: u32, ipv6: bool) -> PairKey {

@@ -45,6 +45,7 @@ use raw::RawFile;
 use read::Files;
 pub(crate) use read::is_policy_name;
 use rewalk::Walked;
+pub(crate) use rewalk::splice;
 use source::SourceFile;
 
 /// A policy that may be enforced, and advice about it.
@@ -251,6 +252,20 @@ fn count(files: &[&RawFile]) -> Counts {
 /// What a file of a policy said when it was read: as text without its byte order mark, as bytes with it.
 #[derive(Debug, Clone)]
 pub struct Text(Arc<SourceFile>);
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        let (one, other) = (&self.0, &other.0);
+        Arc::ptr_eq(one, other)
+            || one.bom == other.bom && one.path == other.path && one.text == other.text
+    }
+}
+
+impl Text {
+    pub(crate) fn has_bom(&self) -> bool {
+        self.0.bom
+    }
+}
 
 impl AsRef<[u8]> for Text {
     fn as_ref(&self) -> &[u8] {

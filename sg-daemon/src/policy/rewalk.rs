@@ -6,6 +6,7 @@
 //! stood in a whole file in the same place. Whatever is not as it should be, faults first of all, is left to a walk of
 //! the whole file, which says it best.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use jsonc_parser::ast::Value;
@@ -110,6 +111,20 @@ impl Change {
         }
         moved
     }
+}
+
+/// What of `before` has to be replaced by what, to make `after` of it.
+pub(crate) fn splice<'a>(before: &str, after: &'a str) -> (Range<usize>, &'a str) {
+    let mut start = same_front(before.as_bytes(), after.as_bytes());
+    while !before.is_char_boundary(start) || !after.is_char_boundary(start) {
+        start -= 1;
+    }
+    let (old, new) = (before.get(start..).unwrap_or_default(), after.get(start..).unwrap_or_default());
+    let mut back = same_back(old.as_bytes(), new.as_bytes());
+    while !old.is_char_boundary(old.len() - back) || !new.is_char_boundary(new.len() - back) {
+        back -= 1;
+    }
+    (start..before.len() - back, new.get(..new.len() - back).unwrap_or_default())
 }
 
 /// So many bytes are compared at once.

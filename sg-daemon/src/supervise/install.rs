@@ -7,9 +7,14 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::libc;
+use nix::unistd::linkat;
 use serde::{Deserialize, Serialize};
 
 use crate::crash::{self, Point};
@@ -131,7 +136,7 @@ impl Place {
     }
 
     /// The names of the files that are replaced, by their place.
-    fn replaced(&self) -> impl Iterator<Item = (usize, &String)> {
+    pub fn replaced(&self) -> impl Iterator<Item = (usize, &String)> {
         self.names.iter().enumerate().filter(|(index, _)| !self.kept.contains(index))
     }
 
@@ -166,16 +171,64 @@ impl Place {
             absent(fs::remove_file(&beside))?;
             let mut file = File::options().write(true).create_new(true).mode(0o644).open(&beside)?;
             file.write_all(text.as_ref())?;
-            if let Ok(old) = fs::metadata(self.directory.join(name)) {
-                let made = file.metadata()?;
-                if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
-                    fchown(&file, Some(old.uid()), Some(old.gid()))?;
-                }
-                file.set_permissions(old.permissions())?;
-            }
+            self.owned_as(name, &file)?;
             pending.push(file);
         }
         Ok(pending)
+    }
+
+    /// Gives a new file mode and owner of the one that it is to replace.
+    fn owned_as(&self, name: &str, file: &File) -> io::Result<()> {
+        let Ok(old) = fs::metadata(self.directory.join(name)) else { return Ok(()) };
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+            fchown(file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.set_permissions(old.permissions())
+    }
+
+    /// The text of the only file that is replaced, in a file that has no name yet, so nothing is left of it after a crash.
+    /// `None` if several are replaced, or the file system knows no such files.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; the policy is as it was.
+    pub fn stage_unnamed(&self, texts: &[impl AsRef<[u8]>]) -> io::Result<Option<Unnamed>> {
+        let mut replaced = self.replaced();
+        let (Some((index, name)), None) = (replaced.next(), replaced.next()) else { return Ok(None) };
+        let text = texts.get(index).ok_or_else(|| io::Error::other("a text is missing"))?;
+        let mut unnamed = File::options();
+        unnamed.write(true).mode(0o644).custom_flags(OFlag::O_TMPFILE.bits());
+        let mut file = match unnamed.open(&self.directory) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) => {
+                return Ok(None);
+            }
+            file => file?,
+        };
+        file.write_all(text.as_ref())?;
+        self.owned_as(name, &file)?;
+        crash::at(Point::EditStaged);
+        let (beside, target) = (self.beside(name), self.directory.join(name));
+        Ok(Some(Unnamed { file: Arc::new(file), beside, target }))
+    }
+
+    /// What the first of the files that are replaced says.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn first_text(&self) -> io::Result<Vec<u8>> {
+        let name = self.replaced().next().ok_or_else(|| io::Error::other("no file is replaced"))?.1;
+        fs::read(self.directory.join(name))
+    }
+
+    /// Waits until what was renamed is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be brought there.
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
     }
 
     /// Takes back [`Self::stage`], as far as it came.
@@ -208,8 +261,33 @@ impl Place {
                 absent(fs::remove_file(there))?;
             }
         }
-        File::open(&self.directory)?.sync_all()?;
+        self.sync()?;
         crash::at(Point::FilesRemoved);
+        Ok(())
+    }
+}
+
+/// A text that is to take the place of a file.
+#[derive(Debug)]
+pub struct Unnamed {
+    pub file: Arc<File>,
+    beside: PathBuf,
+    target: PathBuf,
+}
+
+impl Unnamed {
+    /// Puts it there; it may not be on the disk then.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be replaced; it is as it was.
+    pub fn replace(&self) -> io::Result<()> {
+        absent(fs::remove_file(&self.beside))?;
+        let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &self.beside, AtFlags::AT_SYMLINK_FOLLOW)?;
+        crash::at(Point::EditNamed);
+        fs::rename(&self.beside, &self.target).inspect_err(|_| drop(fs::remove_file(&self.beside)))?;
+        crash::at(Point::EditPlaced);
         Ok(())
     }
 }

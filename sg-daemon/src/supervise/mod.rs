@@ -1,6 +1,7 @@
 //! The daemon: loads, watches, swaps, answers, and stops when it is told to.
 
 pub mod detach;
+pub mod edits;
 pub mod inject;
 mod install;
 mod journal;
@@ -26,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::edits::Kept;
 use self::journal::{Journal, Recovered};
 use self::notify::Watchdog;
 use self::retry::Retry;
@@ -136,6 +138,7 @@ async fn enforce(
         orders,
         policy: options.policy.clone().into(),
         memo: Memo::default(),
+        kept: Kept::default(),
         large: Arc::default(),
         readers: Arc::default(),
         flow_log: Arc::new(Mutex::new(flow_log)),
@@ -194,6 +197,10 @@ async fn enforce(
     if !options.detach_on_exit {
         steward.stop().await;
     }
+    let kept = shared.kept.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || kept.settle()).await? {
+        tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; the next start looks");
+    }
     if options.detach_on_exit {
         detach(&shared)?;
     } else {
@@ -205,27 +212,52 @@ async fn enforce(
 /// Finishes or undoes what the daemon before was at when it died. What is left to be finished, and what to say of it.
 fn recover(state_dir: &Path) -> (Option<Journal>, Option<String>) {
     let (unfinished, notice) = match journal::recover(state_dir) {
-        Ok(Recovered::Nothing) => return (None, None),
-        Ok(Recovered::Undone { unconfirmed: true }) => (
-            None,
-            "sgd ended before the policy was confirmed: it is rolled back to the one before".to_owned(),
-        ),
-        Ok(Recovered::Undone { unconfirmed: false }) => (
-            None,
-            "sgd ended while it applied a policy: that is undone, the one before is in force".to_owned(),
-        ),
-        Ok(Recovered::Finished) => (
-            None,
-            "sgd ended while it applied a policy: that is finished, the new one is in force".to_owned(),
-        ),
-        Ok(Recovered::Unfinished(journal, error)) => {
-            let why = "sgd ended while it applied a policy: the new one is in force, but the policy files cannot be replaced";
-            (Some(journal), format!("{why}: {error}"))
+        Ok(Recovered::Nothing) => (None, None),
+        Ok(Recovered::Undone { unconfirmed: true }) => {
+            (None, Some("sgd ended before the policy was confirmed: it is rolled back to the one before".to_owned()))
         }
-        Err(error) => (None, format!("what the sgd before was at cannot be read or undone: {error}")),
+        Ok(Recovered::Undone { unconfirmed: false }) => {
+            (None, Some("sgd ended while it applied a policy: that is undone, the one before is in force".to_owned()))
+        }
+        Ok(Recovered::Finished) => {
+            (None, Some("sgd ended while it applied a policy: that is finished, the new one is in force".to_owned()))
+        }
+        Ok(Recovered::Unfinished(journal, error)) => (Some(journal), Some(format!("{UNFINISHED}: {error}"))),
+        Err(error) => {
+            (None, Some(format!("what the sgd before was at cannot be read or undone: {error}")))
+        }
     };
+    // What is not finished by now has all edits in it.
+    let (unfinished, edited) = match unfinished {
+        Some(journal) => (Some(journal), None),
+        None => recover_edits(state_dir),
+    };
+    let notices: Vec<String> = notice.into_iter().chain(edited).collect();
+    if notices.is_empty() {
+        return (unfinished, None);
+    }
+    let notice = notices.join("; ");
     tracing::warn!("{notice}");
     (unfinished, Some(notice))
+}
+
+const UNFINISHED: &str =
+    "sgd ended while it applied a policy: the new one is in force, but the policy files cannot be replaced";
+
+fn recover_edits(state_dir: &Path) -> (Option<Journal>, Option<String>) {
+    match edits::recover(state_dir) {
+        Ok(edits::Recovered::Nothing) => (None, None),
+        Ok(edits::Recovered::Finished) => (
+            None,
+            Some("sgd ended right after an edit, which was not in the policy file yet: it is there now".to_owned()),
+        ),
+        Ok(edits::Recovered::Unfinished(journal, error)) => {
+            (Some(journal), Some(format!("{UNFINISHED}: {error}")))
+        }
+        Err(error) => {
+            (None, Some(format!("the edits that the sgd before made last cannot be read or finished: {error}")))
+        }
+    }
 }
 
 /// The first policy: the operator's, or the last good one while the operator's is bad. Whether the operator's was refused
@@ -329,6 +361,10 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
     let (paths, state_dir, shared) = (options.policy.clone(), options.state_dir.clone(), shared.clone());
     tokio::task::spawn_blocking(move || {
         let loaded = load(&paths, &shared.memo)?;
+        if shared.kept.says(&loaded.texts) {
+            return Ok(shared.enforcer().apply(loaded.model)?);
+        }
+        shared.kept.settle().context("what was edited last cannot be brought to the disk")?;
         let files = loaded.model.files.iter().map(PathBuf::as_path);
         let texts = loaded.texts.iter().map(|text| text.as_bytes());
         let copy = state::prepare(&state_dir, files.zip(texts), None);
@@ -344,8 +380,12 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
         let mut enforcer = shared.enforcer();
         let applied = enforcer.apply(loaded.model)?;
         // While the enforcer is held: nobody is told that the policy is in force before it is kept.
-        if let Err(error) = copy.and_then(state::Prepared::commit) {
-            tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
+        shared.kept.forget();
+        match copy.and_then(state::Prepared::commit) {
+            Ok(()) => shared.kept.is_now(loaded.texts),
+            Err(error) => {
+                tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
+            }
         }
         Ok(applied)
     })
@@ -356,8 +396,12 @@ async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::
 async fn apply_copy(copy: PathBuf, shared: &Shared) -> anyhow::Result<Applied> {
     let shared = shared.clone();
     tokio::task::spawn_blocking(move || {
-        let loaded = load(&[copy], &shared.memo)?;
-        Ok(shared.enforcer().apply_again(loaded.model)?)
+        let model = match edits::edited(&copy)? {
+            // Edits that could not be brought into the copy.
+            Some(files) => policy::load_bytes(files)?.model,
+            None => load(&[copy], &shared.memo)?.model,
+        };
+        Ok(shared.enforcer().apply_again(model)?)
     })
     .await?
 }

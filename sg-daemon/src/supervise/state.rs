@@ -46,16 +46,33 @@ pub fn prepare<'p>(
     files: impl Iterator<Item = (&'p Path, &'p [u8])>,
     written: Option<&Path>,
 ) -> io::Result<Prepared> {
-    let new = state_dir.join(NEW);
     let files: Vec<_> =
         files.enumerate().map(|(number, (path, text))| (copy_name(number, path), text)).collect();
-    if is_copy(&last_good(state_dir), &files) {
+    prepare_named(state_dir, &files, written)
+}
+
+/// Makes the copy anew, of files by the names that they have in it.
+///
+/// # Errors
+///
+/// If a file cannot be written; the old copy is still there then.
+pub fn renew(state_dir: &Path, files: &[(String, &[u8])]) -> io::Result<()> {
+    prepare_named(state_dir, files, None)?.commit()
+}
+
+fn prepare_named(
+    state_dir: &Path,
+    files: &[(String, &[u8])],
+    written: Option<&Path>,
+) -> io::Result<Prepared> {
+    let new = state_dir.join(NEW);
+    if is_copy(&last_good(state_dir), files) {
         // Nothing to replace, but for what a daemon that died may have left.
         absent(fs::remove_dir_all(&new))?;
         crash::at(Point::CopyPrepared);
         return Ok(Prepared { state_dir: state_dir.to_owned(), committed: true, pending: Vec::new() });
     }
-    let pending = write(&new, &files, written, &last_good(state_dir)).inspect_err(|_| {
+    let pending = write(&new, files, written, &last_good(state_dir)).inspect_err(|_| {
         // What is half written takes room and is of no use.
         let _ = fs::remove_dir_all(&new);
     })?;

@@ -18,7 +18,7 @@ use crate::api::candidate::ApplyAnswer;
 use crate::api::edit::EditAnswer;
 use crate::api::server::Shared;
 use crate::crash::{self, Point};
-use crate::enforce::Applied;
+use crate::enforce::{Applied, Enforcer};
 use crate::metrics::tally::TALLY;
 use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_next};
 use crate::policy::model::Model;
@@ -195,10 +195,16 @@ impl Steward {
         outcome
     }
 
-    /// Deletes what the policy before has left in the kernel, without anybody waiting for it.
+    /// Deletes what the policy before has left in the kernel, and sees to it that what was edited is on the disk, without anybody
+    /// waiting for it.
     fn settle_soon(&self) {
         let shared = self.shared.clone();
-        drop(spawn_blocking(move || shared.enforcer().settle()));
+        drop(spawn_blocking(move || {
+            shared.enforcer().settle();
+            if let Err(error) = shared.kept.settle() {
+                tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; tried again later");
+            }
+        }));
     }
 
     async fn carried_out(&mut self, order: Order) -> Answer {
@@ -230,8 +236,10 @@ impl Steward {
             let candidate = Candidate::of(&options, files)?;
             put_in_force(&options, &shared, candidate, confirm)
         };
-        let in_force = counted(blocking(work).await?)?;
-        self.keep(in_force, confirm, Names::Candidate).await
+        match counted(blocking(work).await?)? {
+            InForce::Begun(begun) => self.keep(*begun, confirm, Names::Candidate).await,
+            InForce::Noted(noted) => self.noted(*noted).await,
+        }
     }
 
     /// Edits the daemon's own files.
@@ -248,7 +256,8 @@ impl Steward {
             put_in_force(&options, &shared, candidate, None).map(Ok)
         };
         match counted(blocking(work).await?)? {
-            Ok(in_force) => self.keep(in_force, None, Names::Own).await,
+            Ok(InForce::Begun(begun)) => self.keep(*begun, None, Names::Own).await,
+            Ok(InForce::Noted(noted)) => self.noted(*noted).await,
             Err(generation) => {
                 let applied = Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 };
                 Ok(answer(applied))
@@ -256,13 +265,43 @@ impl Steward {
         }
     }
 
-    /// What follows the swap.
-    async fn keep(&mut self, in_force: InForce, confirm: Option<Duration>, names: Names) -> Answer {
-        let (journal, prepared, before, own, applied) = in_force;
+    fn accepted(&mut self, applied: Applied) {
         report(applied);
         self.retry = Retry::new(false);
         *self.shared.refused() = None;
         *self.shared.changes() = Changes::default();
+    }
+
+    /// What follows an edit that is decided upon.
+    async fn noted(&mut self, Noted { applied, place, texts, replaced }: Noted) -> Answer {
+        self.accepted(applied);
+        let Err(error) = replaced else { return Ok(answer(applied)) };
+        // Not by a rename of its own: by the journal, which tries until it can be done.
+        let state_dir = self.options.state_dir.clone();
+        let begin = move || {
+            let journal = Journal::begin(&state_dir, place, &texts, None)?;
+            let mut prepared = journal.stage(&texts).inspect_err(|_| drop(journal.undo()))?;
+            journal.decide(&mut prepared).inspect_err(|_| drop(journal.undo()))?;
+            Ok::<_, std::io::Error>((journal, prepared))
+        };
+        let warning = match blocking(begin).await? {
+            Ok((journal, prepared)) => self.finish(journal, Some(prepared), Names::Own).await,
+            Err(_) => {
+                let why = format!(
+                    "the policy in force cannot be written to the policy files: {error}; sgd tries again when it starts"
+                );
+                tracing::error!("{why}");
+                self.shared.changes().notice = Some(why.clone());
+                Some(why)
+            }
+        };
+        Ok(ApplyAnswer { warning, ..answer(applied) })
+    }
+
+    /// What follows the swap.
+    async fn keep(&mut self, begun: Begun, confirm: Option<Duration>, names: Names) -> Answer {
+        let (journal, prepared, before, own, applied) = begun;
+        self.accepted(applied);
         if let Some(confirm) = confirm {
             crash::at(Point::Unconfirmed);
             let until = Instant::now() + confirm;
@@ -280,14 +319,7 @@ impl Steward {
         if let Err(error) = decided {
             let undone = self.back_to(before).await;
             let _ = blocking(move || journal.undo()).await?;
-            return Err(Refusal::Failed(match undone {
-                Ok(_) => format!(
-                    "that the policy is decided upon cannot be noted: {error}; the one before is in force again; make room in the state directory, and apply again"
-                ),
-                Err(undo) => format!(
-                    "that the policy is decided upon cannot be noted: {error}; and the one before cannot be put in force again: {undo}; make room in the state directory, and restart sgd"
-                ),
-            }));
+            return Err(undecided(&error, undone.map_err(|undo| undo.to_string())));
         }
         let warning = self.finish(journal, Some(prepared), names).await;
         Ok(ApplyAnswer { warning, ..answer(applied) })
@@ -338,7 +370,13 @@ impl Steward {
 
     /// Brings the decided policy into the operator's files, or remembers to try again. What went wrong, if anything did.
     async fn finish(&mut self, journal: Journal, prepared: Option<Prepared>, names: Names) -> Option<String> {
-        let (finished, journal) = match blocking(move || (journal.finish(prepared), journal)).await {
+        let kept = self.shared.kept.clone();
+        let work = move || {
+            // The copy is about to be another one.
+            kept.forget();
+            (journal.finish(prepared), journal)
+        };
+        let (finished, journal) = match blocking(work).await {
             Ok(done) => done,
             Err(refusal) => return Some(refusal.to_string()),
         };
@@ -436,7 +474,23 @@ enum Names {
     Own,
 }
 
-type InForce = (Journal, Prepared, Arc<Model>, u64, Applied);
+/// A policy that is in force, and how it goes on.
+enum InForce {
+    /// To be decided upon in the journal.
+    Begun(Box<Begun>),
+    /// An edit that is decided upon.
+    Noted(Box<Noted>),
+}
+
+type Begun = (Journal, Prepared, Arc<Model>, u64, Applied);
+
+struct Noted {
+    applied: Applied,
+    place: Place,
+    texts: Vec<Text>,
+    /// Whether the operator's file has it.
+    replaced: std::io::Result<()>,
+}
 
 /// A policy that could be in force, and where its texts would go.
 struct Candidate {
@@ -445,6 +499,8 @@ struct Candidate {
     place: Place,
     /// Files that have to be as they were when the candidate was made.
     unchanged: Vec<(PathBuf, Text)>,
+    /// Of an edit: what the same files said before.
+    before: Vec<Text>,
 }
 
 impl Candidate {
@@ -454,7 +510,7 @@ impl Candidate {
             policy::load_bytes(files).map_err(|error| Refusal::Faulty(error.to_string()))?;
         let place =
             Place::of(&options.policy, &model.files).map_err(|error| Refusal::Conflict(error.to_string()))?;
-        Ok(Self { model, texts, place, unchanged: Vec::new() })
+        Ok(Self { model, texts, place, unchanged: Vec::new(), before: Vec::new() })
     }
 
     /// The daemon's files, some of them edited.
@@ -463,9 +519,13 @@ impl Candidate {
         let paths: Vec<PathBuf> = files.iter().map(|(path, _)| path.clone()).collect();
         let indexes: Vec<usize> = changed.iter().map(|file| file.index).collect();
         let place = Place::of_edit(&paths, &indexes).map_err(|error| Refusal::Conflict(error.to_string()))?;
-        let texts = files.into_iter().map(|(_, text)| text);
-        let unchanged = changed.into_iter().map(|file| (file.path, file.before));
-        Ok(Self { model: after, texts: texts.collect(), place, unchanged: unchanged.collect() })
+        let texts: Vec<Text> = files.into_iter().map(|(_, text)| text).collect();
+        let mut before = texts.clone();
+        for file in &changed {
+            before.get_mut(file.index).into_iter().for_each(|text| *text = file.before.clone());
+        }
+        let unchanged = changed.into_iter().map(|file| (file.path, file.before)).collect();
+        Ok(Self { model: after, texts, place, unchanged, before })
     }
 
     /// Nobody else's change is to be lost.
@@ -504,7 +564,11 @@ fn put_in_force(
     };
     let seconds = confirm.map(|confirm| confirm.as_secs());
     candidate.is_current()?;
+    if let Some(noted) = edit_in_force(options, shared, &mut enforcer, &candidate, &before)? {
+        return Ok(InForce::Noted(Box::new(noted)));
+    }
     let Candidate { model, texts, place, .. } = candidate;
+    shared.kept.settle().map_err(|error| failed("what was edited before cannot be brought to the disk", error))?;
     let journal = Journal::begin(&options.state_dir, place, &texts, seconds).map_err(|error| {
         failed(&format!("cannot write to the state directory {}", options.state_dir.display()), error)
     })?;
@@ -521,7 +585,50 @@ fn put_in_force(
         undone(&journal);
         Refusal::Faulty(format!("{:#}", anyhow::Error::new(error)))
     })?;
-    Ok((journal, prepared, before, own, applied))
+    Ok(InForce::Begun(Box::new((journal, prepared, before, own, applied))))
+}
+
+/// The same for an edit that a line can note: see `edits`. `None` if it has to go by the journal, which also has the words for
+/// what is wrong.
+fn edit_in_force(
+    options: &Options,
+    shared: &Shared,
+    enforcer: &mut Enforcer,
+    candidate: &Candidate,
+    before: &Arc<Model>,
+) -> Result<Option<Noted>, Refusal> {
+    let Candidate { model, texts, place, before: old, .. } = candidate;
+    let Ok(Some(noting)) = shared.kept.prepare(&options.state_dir, place, (old, texts)) else {
+        return Ok(None);
+    };
+    let Ok(Some(unnamed)) = place.stage_unnamed(texts) else { return Ok(None) };
+    let applied = enforcer
+        .apply(Arc::clone(model))
+        .map_err(|error| Refusal::Faulty(format!("{:#}", anyhow::Error::new(error))))?;
+    if let Err(error) = shared.kept.note(noting) {
+        let undone = enforcer.apply_again(Arc::clone(before));
+        let undone = undone.map_err(|undo| format!("{:#}", anyhow::Error::new(undo)));
+        return Err(undecided(&error, undone));
+    }
+    let replaced = unnamed.replace();
+    match &replaced {
+        Ok(()) => shared.kept.is_placed(place.clone(), unnamed.file),
+        // What is noted stays noted, and is never said to be in place.
+        Err(_) => shared.kept.forget(),
+    }
+    Ok(Some(Noted { applied, place: place.clone(), texts: texts.clone(), replaced }))
+}
+
+/// A policy was put in force, cannot be noted, and was taken back.
+fn undecided(error: &std::io::Error, undone: Result<Applied, String>) -> Refusal {
+    Refusal::Failed(match undone {
+        Ok(_) => format!(
+            "that the policy is decided upon cannot be noted: {error}; the one before is in force again; make room in the state directory, and apply again"
+        ),
+        Err(undo) => format!(
+            "that the policy is decided upon cannot be noted: {error}; and the one before cannot be put in force again: {undo}; make room in the state directory, and restart sgd"
+        ),
+    })
 }
 
 /// As it is, and in the metrics.
