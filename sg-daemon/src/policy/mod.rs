@@ -28,7 +28,9 @@ pub mod view;
 mod walk;
 
 use std::fmt;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -262,6 +264,21 @@ impl PartialEq for Text {
 }
 
 impl Text {
+    /// Whether its file still says this.
+    pub(crate) fn is_current(&self, memo: &Memo) -> bool {
+        let read = || {
+            let mut file = File::open(&self.0.path)?;
+            let known = memo.unread(&self.0.path, &file.metadata()?);
+            if known.is_some_and(|known| Arc::ptr_eq(&known, &self.0)) {
+                return Ok(true);
+            }
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok::<_, std::io::Error>(self.0.is(&bytes))
+        };
+        read().unwrap_or(false)
+    }
+
     pub(crate) fn has_bom(&self) -> bool {
         self.0.bom
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::mem::size_of;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use jsonc_parser::ast::{ObjectProp, Value};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use super::diagnostic::{Diagnostic, Fault, Findings, Severity};
-use super::memo::Memo;
+use super::memo::{Memo, Stamp};
 use super::model::FileId;
 use super::source::{SourceFile, Span};
 
@@ -96,8 +96,24 @@ impl Files {
 
     fn add(&mut self, path: PathBuf) {
         let room = MOST_BYTES.saturating_sub(self.bytes);
-        match read_at_most(&path, room) {
-            Ok(Some(bytes)) => self.decode(path, bytes),
+        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
+        let (metadata, file) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.unreadable(&path, &error),
+        };
+        if let Some(source) = self.memo.unread(&path, &metadata).filter(|_| metadata.len() <= room) {
+            self.bytes += metadata.len();
+            return self.sources.push(source);
+        }
+        let stamp = Stamp::safe(&metadata);
+        match read_at_most(file, &metadata, room) {
+            Ok(Some(bytes)) => {
+                let before = self.sources.len();
+                self.decode(path, bytes);
+                if let (Some(source), Some(stamp)) = (self.sources.get(before), stamp) {
+                    self.memo.was_read(source, stamp);
+                }
+            }
             Ok(None) => self.too_large(&path),
             Err(error) => self.unreadable(&path, &error),
         }
@@ -144,12 +160,11 @@ impl Files {
 
 /// `None` if there are more bytes. One that is known to be too large is not read at all, and of what never ends, as a
 /// device may, one byte more than allowed.
-fn read_at_most(path: &Path, room: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = File::open(path)?;
-    if file.metadata()?.len() > room {
+fn read_at_most(file: File, metadata: &Metadata, room: u64) -> io::Result<Option<Vec<u8>>> {
+    if metadata.len() > room {
         return Ok(None);
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
     file.take(room + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= room).then_some(bytes))
 }

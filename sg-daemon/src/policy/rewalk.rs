@@ -71,9 +71,9 @@ pub(crate) struct Change {
     end: usize,
     /// How much longer the new text is.
     longer: isize,
-    /// The line of the change's end in the old text, and how many more lines the new text has.
-    line: u32,
-    more_lines: i64,
+    /// Line and column of the change's end, in the old text and in the new one.
+    before: (u32, u32),
+    after: (u32, u32),
 }
 
 impl Change {
@@ -83,9 +83,9 @@ impl Change {
         let back = same_back(before.get(start..)?, after.get(start..)?);
         let end = before.len() - back;
         let longer = after.len() as isize - before.len() as isize;
-        let (line, _) = old.position(end);
-        let (now, _) = new.position(end.checked_add_signed(longer)?);
-        Some(Self { start, end, longer, line, more_lines: i64::from(now) - i64::from(line) })
+        let before = old.position(end);
+        let after = new.position(end.checked_add_signed(longer)?);
+        Some(Self { start, end, longer, before, after })
     }
 
     /// Inside of the brackets.
@@ -100,14 +100,16 @@ impl Change {
         Span { start: at(span.start), end: at(span.end), ..span }
     }
 
-    /// Lines are counted on, columns only where the change is not on the same line.
+    /// The place of an object behind the change, counted on from where it was.
     fn moved_known(&self, known: &Known) -> Known {
         let moved = Known::default();
+        let on = |number: u32, (before, after): (u32, u32)| number.checked_sub(before)?.checked_add(after);
         if let Some((line, column)) = known.get()
-            && line > self.line
-            && let Ok(line) = u32::try_from(i64::from(line) + self.more_lines)
+            && let Some(now) = on(line, (self.before.0, self.after.0))
+            && let Some(column) =
+                if line == self.before.0 { on(column, (self.before.1, self.after.1)) } else { Some(column) }
         {
-            moved.set(line, column);
+            moved.set(now, column);
         }
         moved
     }
@@ -216,7 +218,7 @@ impl<T: Item> List<T> {
     fn moved(&self, change: &Change) -> Self {
         let moved = |item: &Arc<T>| {
             let mut item = Arc::clone(item);
-            if item.span().start >= change.end && (change.longer != 0 || change.more_lines != 0) {
+            if item.span().start >= change.end && (change.longer != 0 || change.before != change.after) {
                 Arc::make_mut(&mut item).move_by(change);
             }
             item

@@ -229,10 +229,13 @@ impl Lines {
     fn begin(state_dir: &Path) -> io::Result<Self> {
         let directory = state::last_good(state_dir);
         let path = directory.join(NAME);
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-        file.write_all_at(&vec![0; ROOM], 0)?;
-        state::sync(&[file.try_clone()?, File::open(&directory)?])?;
-        Ok(Self { file: Arc::new(file), end: 0, edits: 0 })
+        let make = || {
+            let file = File::options().write(true).create(true).truncate(true).open(&path)?;
+            file.write_all_at(&vec![0; ROOM], 0)?;
+            state::sync(&[file.try_clone()?, File::open(&directory)?])?;
+            Ok(Self { file: Arc::new(file), end: 0, edits: 0 })
+        };
+        make().inspect_err(|_: &io::Error| drop(fs::remove_file(&path)))
     }
 }
 
@@ -378,4 +381,200 @@ pub fn recover(state_dir: &Path) -> io::Result<Recovered> {
     let files: Vec<_> = files.iter().map(|(name, text)| (name.clone(), text.as_bytes())).collect();
     state::renew(state_dir, &files)?;
     Ok(Recovered::Nothing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy;
+
+    struct Site {
+        _dir: tempfile::TempDir,
+        state: PathBuf,
+        file: PathBuf,
+        kept: Kept,
+        texts: Vec<Text>,
+    }
+
+    fn document(groups: &[&str]) -> String {
+        let groups: Vec<String> = groups.iter().map(|name| format!(r#"{{"name":"{name}"}}"#)).collect();
+        let groups = groups.join(",");
+        format!(r#"{{"version":1,"project":"가게","vpc":"main","security_groups":[{groups}]}}"#)
+    }
+
+    fn loaded(file: &Path, text: &str) -> Vec<Text> {
+        let other = r#"{"version":1,"project":"other","vpc":"main"}"#;
+        let files = [(file.to_owned(), text), (PathBuf::from("z.json"), other)];
+        policy::load_bytes(files.map(|(path, text)| (path, text.as_bytes().to_vec()))).unwrap().texts
+    }
+
+    impl Site {
+        fn new(text: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (state, file) = (dir.path().join("state"), dir.path().join("p.json"));
+            fs::create_dir(&state).unwrap();
+            fs::write(&file, text).unwrap();
+            fs::write(dir.path().join("z.json"), "").unwrap();
+            let texts = loaded(&file, text);
+            let files = [&file, Path::new("z.json")];
+            let copy = files.into_iter().zip(texts.iter().map(|text| text.as_bytes()));
+            state::prepare(&state, copy, None).unwrap().commit().unwrap();
+            let kept = Kept::default();
+            kept.is_now(texts.clone());
+            Self { _dir: dir, state, file, kept, texts }
+        }
+
+        fn place(&self) -> Place {
+            Place::of_edit(&[self.file.clone(), self.file.with_file_name("z.json")], &[0]).unwrap()
+        }
+
+        /// Edits the file, as far as it is wanted.
+        fn edit(&mut self, text: &str, replace: bool) {
+            let (place, texts) = (self.place(), loaded(&self.file, text));
+            let noting = self.kept.prepare(&self.state, &place, (&self.texts, &texts)).unwrap().unwrap();
+            let unnamed = place.stage_unnamed(&texts).unwrap().unwrap();
+            self.kept.note(noting).unwrap();
+            if replace {
+                unnamed.replace().unwrap();
+                self.kept.is_placed(place, unnamed.file);
+            }
+            self.texts = texts;
+        }
+
+        fn says(&self) -> String {
+            fs::read_to_string(&self.file).unwrap()
+        }
+
+        /// The first text of the copy, which has no edits beside it any more.
+        fn copy(&self) -> String {
+            let directory = state::last_good(&self.state);
+            assert_eq!(fs::read_dir(&directory).unwrap().count(), 2, "the texts and nothing else");
+            fs::read_to_string(directory.join("000000-p.json")).unwrap()
+        }
+
+        /// What a start makes of it.
+        fn recover(&self) -> bool {
+            let recovered = recover(&self.state).unwrap();
+            assert!(matches!(recover(&self.state).unwrap(), Recovered::Nothing), "once is enough");
+            assert_eq!(fs::read_dir(self.file.parent().unwrap()).unwrap().count(), 3, "nothing is left");
+            matches!(recovered, Recovered::Finished)
+        }
+    }
+
+    #[test]
+    fn spec_d20_what_is_noted_is_in_the_file_and_in_the_copy_after_a_start() {
+        for bom in ["", BOM] {
+            let [old, one, two] = [&[][..], &["webs"], &["webs", "apps"]].map(|names| [bom, &document(names)].concat());
+            // Noted, and not in the place of the file: neither of two, or the second one.
+            for replaced in [[false, false], [true, false]] {
+                let mut site = Site::new(&old);
+                site.edit(&one, replaced[0]);
+                site.edit(&two, replaced[1]);
+                assert!(site.recover());
+                assert_eq!((site.says(), site.copy()), (two.clone(), two.clone()));
+            }
+            // In place.
+            let mut site = Site::new(&old);
+            site.edit(&one, true);
+            site.kept.settle().unwrap();
+            site.edit(&two, true);
+            assert!(!site.recover());
+            assert_eq!((site.says(), site.copy()), (two.clone(), two.clone()));
+        }
+    }
+
+    #[test]
+    fn what_the_operator_has_written_since_is_the_operators() {
+        let [old, one, hand] = [&[][..], &["webs"], &["hand"]].map(document);
+        // Whether or not the edit is known to be on the disk.
+        for settle in [false, true] {
+            let mut site = Site::new(&old);
+            site.edit(&one, true);
+            if settle {
+                site.kept.settle().unwrap();
+            }
+            fs::write(&site.file, &hand).unwrap();
+            assert!(!site.recover());
+            assert_eq!((site.says(), site.copy()), (hand.clone(), one.clone()));
+        }
+        // What was there before, put back.
+        let mut site = Site::new(&old);
+        site.edit(&one, true);
+        site.kept.settle().unwrap();
+        fs::write(&site.file, &old).unwrap();
+        assert!(!site.recover());
+        assert_eq!((site.says(), site.copy()), (old, one));
+    }
+
+    #[test]
+    fn spec_d20_a_file_that_the_power_has_torn_is_written_again() {
+        let [old, one] = [&[][..], &["webs"]].map(document);
+        let torn = [
+            Vec::new(),
+            one.as_bytes()[..20].to_vec(),
+            vec![0; one.len()],
+            [&one.as_bytes()[..20], vec![0; one.len() - 20].as_slice()].concat(),
+        ];
+        for torn in torn {
+            let mut site = Site::new(&old);
+            site.edit(&one, true);
+            fs::write(&site.file, torn).unwrap();
+            assert!(site.recover());
+            assert_eq!((site.says(), site.copy()), (one.clone(), one.clone()));
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_not_written_to_its_end_is_none() {
+        let [old, one, two] = [&[][..], &["webs"], &["webs", "apps"]].map(document);
+        let mut site = Site::new(&old);
+        site.edit(&one, true);
+        let lines = state::last_good(&site.state).join(NAME);
+        let end = |bytes: &[u8]| bytes.iter().position(|byte| *byte == 0).unwrap();
+        let first = end(&fs::read(&lines).unwrap());
+        site.edit(&two, false);
+        let whole = fs::read(&lines).unwrap();
+        for missing in [1, 2, 10, 40] {
+            let mut bytes = whole.clone();
+            let from = end(&whole) - missing;
+            assert!(from > first);
+            bytes[from..].fill(0);
+            fs::write(&lines, &bytes).unwrap();
+            let Some(Edited { files, .. }) = read(&state::last_good(&site.state)).unwrap() else { panic!() };
+            assert_eq!(files[0].1, one, "{missing}");
+        }
+        assert_eq!(edited(&state::last_good(&site.state)).unwrap().unwrap()[0].1, one.as_bytes());
+    }
+
+    #[test]
+    fn what_cannot_be_a_line_goes_another_way() {
+        let [old, one] = [&[][..], &["webs"]].map(document);
+        let site = Site::new(&old);
+        let texts = loaded(&site.file, &one);
+        // The copy says something else, or nobody knows what it says.
+        assert!(site.kept.prepare(&site.state, &site.place(), (&texts, &texts)).unwrap().is_none());
+        let none = Kept::default();
+        assert!(none.prepare(&site.state, &site.place(), (&site.texts, &texts)).unwrap().is_none());
+        // Too much of it, or too many of them.
+        let names: Vec<String> = (0..20_000).map(|number| format!("group-{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let large = document(&names).replace("\"version\"", "\"settings\":{\"quotas\":{\"groups_per_project\":100000}},\"version\"");
+        let large = loaded(&site.file, &large);
+        assert!(site.kept.prepare(&site.state, &site.place(), (&site.texts, &large)).unwrap().is_none());
+        let mut site = site;
+        let mut count = 0;
+        while site
+            .kept
+            .prepare(&site.state, &site.place(), (&site.texts, &loaded(&site.file, [&one, &old][count % 2])))
+            .unwrap()
+            .is_some()
+        {
+            let text = [&one, &old][count % 2].clone();
+            site.edit(&text, true);
+            site.kept.settle().unwrap();
+            count += 1;
+        }
+        assert!(count > 100, "{count}");
+        assert!(!site.recover());
+    }
 }

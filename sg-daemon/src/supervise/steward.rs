@@ -22,7 +22,7 @@ use crate::enforce::{Applied, Enforcer};
 use crate::metrics::tally::TALLY;
 use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_next};
 use crate::policy::model::Model;
-use crate::policy::{self, Loaded, Text};
+use crate::policy::{self, Loaded, Memo, Text};
 
 /// How soon what could not be done is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -529,9 +529,9 @@ impl Candidate {
     }
 
     /// Nobody else's change is to be lost.
-    fn is_current(&self) -> Result<(), Refusal> {
+    fn is_current(&self, memo: &Memo) -> Result<(), Refusal> {
         for (path, before) in &self.unchanged {
-            if std::fs::read(path).ok().as_deref() != Some(before.as_ref()) {
+            if !before.is_current(memo) {
                 let path = path.display();
                 return Err(Refusal::Conflict(format!(
                     "somebody else has changed {path} meanwhile; nothing was changed, try again"
@@ -563,7 +563,7 @@ fn put_in_force(
         ));
     };
     let seconds = confirm.map(|confirm| confirm.as_secs());
-    candidate.is_current()?;
+    candidate.is_current(&shared.memo)?;
     if let Some(noted) = edit_in_force(options, shared, &mut enforcer, &candidate, &before)? {
         return Ok(InForce::Noted(Box::new(noted)));
     }

@@ -1,6 +1,8 @@
 //! The daemon dies between any two steps of applying a policy (SPEC D20, D21).
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,6 +46,8 @@ enum Way {
     Unconfirmed,
     Rollback,
     Confirm,
+    /// An edit of one file, which goes another way: see `sg_daemon::supervise::edits`.
+    Edit,
 }
 
 /// How the daemon comes by a place, and whether the new policy is the one it starts with then. A new place has to be put
@@ -81,6 +85,8 @@ fn way(point: Point) -> (Way, bool) {
         | Point::FirstFileReplaced
         | Point::FilesReplaced => (Way::Apply, true),
         Point::FilesRemoved | Point::JournalEnded | Point::JournalRemoved => (Way::Confirm, true),
+        Point::EditStaged => (Way::Edit, false),
+        Point::EditDecided | Point::EditNamed | Point::EditPlaced | Point::EditSettled => (Way::Edit, true),
     }
 }
 
@@ -237,7 +243,7 @@ impl Site<'_> {
             [0, 1].map(|_| self.world.hold(&self.world.tcp(outside::ADMIN, self.world.guest(0).v4, 80)));
         let candidate = self.new.to_str().unwrap().to_owned();
         match way {
-            Way::Apply | Way::Unconfirmed => {}
+            Way::Apply | Way::Unconfirmed | Way::Edit => {}
             Way::Rollback | Way::Confirm => {
                 sgctl(&self.daemon, &["apply", "--confirm", "10m", &candidate], 0);
             }
@@ -248,6 +254,7 @@ impl Site<'_> {
             Way::Unconfirmed => vec!["apply", "--confirm", "10m", &candidate],
             Way::Rollback => vec!["rollback"],
             Way::Confirm => vec!["confirm"],
+            Way::Edit => panic!("{} is no place of applying a candidate", point.name()),
         };
         let said = self.daemon.sgctl(&arguments).unwrap();
         assert_eq!(
@@ -312,7 +319,9 @@ fn spec_d20_d21_a_crash_at_every_step_leaves_the_old_policy_or_the_new_one() {
     site.daemon.set_program(program);
     site.daemon.set_environment(VARIABLE, &wish);
     site.daemon.resume().unwrap();
-    for &point in Point::EVERY {
+    let points = Point::EVERY.iter().copied().filter(|point| way(*point).0 != Way::Edit);
+    let points: Vec<Point> = points.collect();
+    for &point in &points {
         site.dies_at(point, &wish, &mut held);
     }
     site.daemon.set_usual_program().unwrap();
@@ -321,14 +330,15 @@ fn spec_d20_d21_a_crash_at_every_step_leaves_the_old_policy_or_the_new_one() {
     alive(&mut held);
     survived(
         "a crash at a step of applying a policy",
-        Point::EVERY.len(),
+        points.len(),
         "packets, tables, files and answers are the old policy's or the new one's; a connection goes on",
     );
 }
 
-/// Changes of one element of the kernel's maps have no halves and no swap: see `sg_daemon::plan`.
+/// Changes of one element of the kernel's maps have no halves and no swap (see `sg_daemon::plan`), and an edit of one file has no
+/// journal (see `sg_daemon::supervise::edits`).
 #[test]
-fn spec_d20_d21_a_crash_around_the_step_of_a_small_change_leaves_the_old_policy_or_the_new_one() {
+fn spec_d20_d21_a_crash_at_every_step_of_an_edit_leaves_the_old_policy_or_the_new_one() {
     let world = World::new(1);
     let directory = world.site.lab.directory().to_owned();
     let friend = outside::STRANGER.to_string();
@@ -363,19 +373,38 @@ fn spec_d20_d21_a_crash_around_the_step_of_a_small_change_leaves_the_old_policy_
     daemon.set_program(program());
     daemon.set_environment(VARIABLE, &wish);
     daemon.resume().unwrap();
+    let of_kernel = [Point::IdsTaken, Point::EntriesWritten, Point::Flipped];
+    let of_edits = Point::EVERY.iter().copied().filter(|point| way(*point).0 == Way::Edit);
+    let points: Vec<Point> = of_kernel.into_iter().chain(of_edits).collect();
+    let file = daemon.policy_path();
+    let beside = file.with_file_name(".policy.json.sgd-new");
     for (change, opened) in &changes {
-        for point in [Point::IdsTaken, Point::EntriesWritten, Point::Flipped, Point::Decided] {
+        let mut edited: Option<String> = None;
+        for &point in &points {
             let at = format!("{change:?} at {}", point.name());
             fs::write(&wish, point.name()).unwrap();
             let said = daemon.sgctl(change).unwrap();
-            assert_eq!(said.status.code(), Some(2), "{at}: {said:?}");
+            // The last step is taken when nobody waits any more.
+            let answered = point == Point::EditSettled && said.status.success();
+            assert!(answered || said.status.code() == Some(2), "{at}: {said:?}");
             assert!(!daemon.wait_end(DEADLINE).unwrap().success(), "{at}");
             // Nobody is there.
             expect(&[allowed(to(90)), denied(to(93))]);
             alive(&mut held);
             fs::write(&wish, "").unwrap();
             daemon.resume().unwrap();
-            let new = point == Point::Decided;
+            let new = way(point) == (Way::Edit, true);
+            let text = fs::read_to_string(&file).unwrap();
+            assert_eq!(text != old, new, "{at}: {text}");
+            if new {
+                assert_eq!(edited.get_or_insert_with(|| text.clone()), &text, "{at}");
+            }
+            assert!(!beside.exists(), "{at}");
+            let state = fs::read_dir(daemon.state_dir()).unwrap().map(|file| file.unwrap().file_name());
+            assert_eq!(state.collect::<Vec<_>>(), ["last-good"], "{at}: the state directory");
+            let copy = [("000000-policy.json".to_owned(), text)];
+            assert_eq!(files(&daemon.state_dir().join("last-good")), copy, "{at}: the last good copy");
+            sgctl(&daemon, &["diff"], 0);
             if let Some(port) = *opened {
                 expect(&[if new { allowed(to(port)) } else { denied(to(port)) }]);
             }
@@ -392,9 +421,117 @@ fn spec_d20_d21_a_crash_around_the_step_of_a_small_change_leaves_the_old_policy_
         }
     }
     survived(
-        "a crash around a change of one element",
-        4 * changes.len(),
-        "packets, tables and answers are the old policy's or the new one's; a connection goes on",
+        "a crash at a step of an edit",
+        points.len() * changes.len(),
+        "packets, tables, files and answers are the old policy's or the new one's; a connection goes on",
+    );
+}
+
+/// Edits of two files at once go by the journal, and only the files that they are of are replaced.
+#[test]
+fn spec_d20_d21_a_crash_between_the_steps_of_edits_of_two_files_leaves_both_or_none() {
+    let world = World::new(1);
+    let directory = world.site.lab.directory().to_owned();
+    let friend = outside::STRANGER.to_string();
+    let own = directory.join("own");
+    let documents = [
+        (
+            "10-groups.json".to_owned(),
+            policy(json!({
+                "security_groups": [
+                    { "name": "webs", "outbound": [], "inbound": [tcp_from("198.51.100.0/24", 90), tcp_from("@friends", 91)] },
+                    { "name": "friends" },
+                ],
+                "interfaces": [interface(world.guest(0), &["webs"])],
+            })),
+        ),
+        (
+            "20-peers.json".to_owned(),
+            policy(json!({ "peers": [{ "address": "203.0.113.77", "security_groups": ["friends"] }] })),
+        ),
+        ("30-nothing.json".to_owned(), policy(json!({}))),
+    ];
+    let write = || {
+        let _ = fs::remove_dir_all(&own);
+        fs::create_dir(&own).unwrap();
+        for (name, text) in &documents {
+            fs::write(own.join(name), text).unwrap();
+        }
+    };
+    write();
+    let to = |port| world.tcp(outside::STRANGER, world.guest(0).v4, port);
+    world.serve(&[90, 91, 92].map(to));
+    let mut daemon = Daemon::start(&world.site, &policy(json!({}))).unwrap();
+    daemon.kill();
+    daemon.set_policy(&own);
+    daemon.resume().unwrap();
+    let mut held = world.hold(&to(90));
+    daemon.kill();
+    let wish = directory.join("wish");
+    daemon.set_program(program());
+    daemon.set_environment(VARIABLE, &wish);
+    let edits = json!({ "edits": [
+        { "edit": "peer_add", "address": friend, "groups": ["friends"] },
+        { "edit": "rule_add", "group": "webs", "direction": "inbound", "rule": tcp_from("203.0.113.0/24", 92) },
+    ] })
+    .to_string();
+    let before = [
+        Point::JournalPrepared,
+        Point::JournalBegun,
+        Point::FilesStaged,
+        Point::CopyPrepared,
+        Point::IdsTaken,
+        Point::Flipped,
+    ];
+    let after = [
+        Point::Decided,
+        Point::CopyExchanged,
+        Point::CopyKept,
+        Point::FirstFileReplaced,
+        Point::FilesReplaced,
+        Point::FilesRemoved,
+        Point::JournalEnded,
+        Point::JournalRemoved,
+    ];
+    let points = before.into_iter().map(|point| (point, false)).chain(after.into_iter().map(|point| (point, true)));
+    for (point, new) in points {
+        let at = point.name();
+        write();
+        fs::write(&wish, "").unwrap();
+        daemon.resume().unwrap();
+        fs::write(&wish, at).unwrap();
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        write!(
+            stream,
+            "POST /v1/policy/edit HTTP/1.1\r\nhost: sgd\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{edits}",
+            edits.len()
+        )
+        .unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty(), "{at}: {}", String::from_utf8_lossy(&answer));
+        assert!(!daemon.wait_end(DEADLINE).unwrap().success(), "{at}");
+        expect(&[allowed(to(90)), denied(to(93))]);
+        alive(&mut held);
+        fs::write(&wish, "").unwrap();
+        daemon.resume().unwrap();
+        expect(&[if new { allowed(to(91)) } else { denied(to(91)) }, allowed(to(90))]);
+        alive(&mut held);
+        let now = files(&own);
+        let texts = |files: &[(String, String)]| files.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>();
+        let changed: Vec<bool> = now.iter().zip(&documents).map(|(now, old)| now != old).collect();
+        assert_eq!(changed, [new, new, false], "{at}: {now:?}");
+        let state = fs::read_dir(daemon.state_dir()).unwrap().map(|file| file.unwrap().file_name());
+        assert_eq!(state.collect::<Vec<_>>(), ["last-good"], "{at}: the state directory");
+        assert_eq!(texts(&files(&daemon.state_dir().join("last-good"))), texts(&now), "{at}: the last good copy");
+        assert_eq!(refused(&daemon), None, "{at}");
+        sgctl(&daemon, &["diff"], 0);
+        daemon.kill();
+    }
+    survived(
+        "a crash between the steps of edits of two files",
+        before.len() + after.len(),
+        "both are in force and in their files, or none; a connection goes on",
     );
 }
 
