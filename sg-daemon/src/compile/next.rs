@@ -91,8 +91,7 @@ impl Touched {
             let [before, after] = [old, new].map(|model| rules::of_one_group(model, group, vpc, direction));
             let same = |(one, other): &(&Effective, &Effective)| one.says() == other.says();
             let front = before.iter().zip(&after).take_while(same).count();
-            let [before, after] =
-                [&before, &after].map(|rules| rules.get(front..).unwrap_or_default());
+            let [before, after] = [&before, &after].map(|rules| rules.get(front..).unwrap_or_default());
             let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
             let rest = |rules: &[Effective]| rules.len() - back;
             for rule in before.iter().take(rest(before)).chain(after.iter().take(rest(after))) {

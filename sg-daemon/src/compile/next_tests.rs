@@ -47,7 +47,9 @@ fn model(groups: &[Group; 3], role: bool) -> Arc<Model> {
         .zip(groups)
         .map(|(name, lists)| {
             let mut group = json!({ "name": name });
-            for ((field, remote), rules) in [("inbound", "source"), ("outbound", "destination")].into_iter().zip(lists) {
+            for ((field, remote), rules) in
+                [("inbound", "source"), ("outbound", "destination")].into_iter().zip(lists)
+            {
                 if let Some(rules) = rules {
                     group[field] = rules.iter().map(|one| rule(*one, remote)).collect();
                 }

@@ -28,7 +28,7 @@ impl View {
 #[derive(Debug, Default)]
 pub struct Views(Mutex<VecDeque<Arc<View>>>);
 
-/// How many generations are kept.
+/// How many generations are kept, after [`Views::tidy`].
 const KEPT: usize = 8;
 
 impl Views {
@@ -40,10 +40,21 @@ impl Views {
     pub(super) fn add(&self, view: View) {
         let mut views = self.lock();
         views.retain(|known| known.generation != view.generation);
-        if views.len() == KEPT {
+        // To take a large policy apart takes a while: mostly, `tidy` does.
+        if views.len() == 2 * KEPT {
             views.pop_front();
         }
         views.push_back(Arc::new(view));
+    }
+
+    /// Frees the memory of those that are one too many.
+    pub fn tidy(&self) {
+        let gone: Vec<Arc<View>> = {
+            let mut views = self.lock();
+            let more = views.len().saturating_sub(KEPT);
+            views.drain(..more).collect()
+        };
+        drop(gone);
     }
 
     /// The newest.

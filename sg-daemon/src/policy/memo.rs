@@ -35,6 +35,8 @@ pub struct Memo(Arc<Mutex<Remembered>>);
 #[derive(Debug, Default)]
 struct Remembered {
     known: Vec<Arc<Known>>,
+    /// Not known any more, and in memory until [`Memo::tidy`].
+    gone: Vec<Arc<Known>>,
     /// What files were when they were read, and what they said.
     files: HashMap<PathBuf, (Stamp, Weak<SourceFile>)>,
 }
@@ -99,8 +101,15 @@ impl Memo {
         all.retain(|other| !Arc::ptr_eq(other, &known));
         let gone = (all.len() == KEPT).then(|| all.remove(0));
         all.push(known);
-        drop(gone);
+        // To take a large policy apart takes a while; of several, only one waits for it.
+        drop(std::mem::replace(&mut remembered.gone, gone.into_iter().collect()));
         remembered.files.retain(|_, (_, source)| source.strong_count() > 0);
+    }
+
+    /// Frees the memory of what is not known any more.
+    pub fn tidy(&self) {
+        let gone = std::mem::take(&mut self.lock().gone);
+        drop(gone);
     }
 
     /// What a file says, if that is known without reading it; `file` is what the system says of it now, through a descriptor of it.

@@ -258,8 +258,7 @@ pub struct Text(Arc<SourceFile>);
 impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
         let (one, other) = (&self.0, &other.0);
-        Arc::ptr_eq(one, other)
-            || one.bom == other.bom && one.path == other.path && one.text == other.text
+        Arc::ptr_eq(one, other) || one.bom == other.bom && one.path == other.path && one.text == other.text
     }
 }
 

@@ -67,7 +67,9 @@ impl Line {
 
 /// FNV-1a: the same in every build of the daemon.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// What the last good copy says, as far as this daemon knows. Clones are of the same one.
@@ -330,12 +332,15 @@ fn is_torn(found: &[u8], text: &[u8]) -> bool {
     found.len() <= text.len() && found != text && found.iter().zip(text).all(part)
 }
 
+/// Files by their names, with what they say.
+pub type Files = Vec<(PathBuf, Vec<u8>)>;
+
 /// The files of a copy with edits, with these in them; `None` if there are none.
 ///
 /// # Errors
 ///
 /// If what is there cannot be read.
-pub fn edited(directory: &Path) -> io::Result<Option<Vec<(PathBuf, Vec<u8>)>>> {
+pub fn edited(directory: &Path) -> io::Result<Option<Files>> {
     let edited = read(directory)?;
     Ok(edited.map(|edited| {
         let files = edited.files.into_iter();
@@ -464,7 +469,8 @@ mod tests {
     #[test]
     fn spec_d20_what_is_noted_is_in_the_file_and_in_the_copy_after_a_start() {
         for bom in ["", BOM] {
-            let [old, one, two] = [&[][..], &["webs"], &["webs", "apps"]].map(|names| [bom, &document(names)].concat());
+            let [old, one, two] =
+                [&[][..], &["webs"], &["webs", "apps"]].map(|names| [bom, &document(names)].concat());
             // Noted, and not in the place of the file: neither of two, or the second one.
             for replaced in [[false, false], [true, false]] {
                 let mut site = Site::new(&old);
@@ -558,7 +564,8 @@ mod tests {
         // Too much of it, or too many of them.
         let names: Vec<String> = (0..20_000).map(|number| format!("group-{number}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let large = document(&names).replace("\"version\"", "\"settings\":{\"quotas\":{\"groups_per_project\":100000}},\"version\"");
+        let large = document(&names)
+            .replace("\"version\"", "\"settings\":{\"quotas\":{\"groups_per_project\":100000}},\"version\"");
         let large = loaded(&site.file, &large);
         assert!(site.kept.prepare(&site.state, &site.place(), (&site.texts, &large)).unwrap().is_none());
         let mut site = site;

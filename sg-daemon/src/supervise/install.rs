@@ -200,7 +200,9 @@ impl Place {
         let mut unnamed = File::options();
         unnamed.write(true).mode(0o644).custom_flags(OFlag::O_TMPFILE.bits());
         let mut file = match unnamed.open(&self.directory) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) => {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) =>
+            {
                 return Ok(None);
             }
             file => file?,

@@ -213,19 +213,22 @@ async fn enforce(
 fn recover(state_dir: &Path) -> (Option<Journal>, Option<String>) {
     let (unfinished, notice) = match journal::recover(state_dir) {
         Ok(Recovered::Nothing) => (None, None),
-        Ok(Recovered::Undone { unconfirmed: true }) => {
-            (None, Some("sgd ended before the policy was confirmed: it is rolled back to the one before".to_owned()))
-        }
-        Ok(Recovered::Undone { unconfirmed: false }) => {
-            (None, Some("sgd ended while it applied a policy: that is undone, the one before is in force".to_owned()))
-        }
-        Ok(Recovered::Finished) => {
-            (None, Some("sgd ended while it applied a policy: that is finished, the new one is in force".to_owned()))
-        }
+        Ok(Recovered::Undone { unconfirmed: true }) => (
+            None,
+            Some("sgd ended before the policy was confirmed: it is rolled back to the one before".to_owned()),
+        ),
+        Ok(Recovered::Undone { unconfirmed: false }) => (
+            None,
+            Some(
+                "sgd ended while it applied a policy: that is undone, the one before is in force".to_owned(),
+            ),
+        ),
+        Ok(Recovered::Finished) => (
+            None,
+            Some("sgd ended while it applied a policy: that is finished, the new one is in force".to_owned()),
+        ),
         Ok(Recovered::Unfinished(journal, error)) => (Some(journal), Some(format!("{UNFINISHED}: {error}"))),
-        Err(error) => {
-            (None, Some(format!("what the sgd before was at cannot be read or undone: {error}")))
-        }
+        Err(error) => (None, Some(format!("what the sgd before was at cannot be read or undone: {error}"))),
     };
     // What is not finished by now has all edits in it.
     let (unfinished, edited) = match unfinished {
@@ -249,14 +252,18 @@ fn recover_edits(state_dir: &Path) -> (Option<Journal>, Option<String>) {
         Ok(edits::Recovered::Nothing) => (None, None),
         Ok(edits::Recovered::Finished) => (
             None,
-            Some("sgd ended right after an edit, which was not in the policy file yet: it is there now".to_owned()),
+            Some(
+                "sgd ended right after an edit, which was not in the policy file yet: it is there now"
+                    .to_owned(),
+            ),
         ),
         Ok(edits::Recovered::Unfinished(journal, error)) => {
             (Some(journal), Some(format!("{UNFINISHED}: {error}")))
         }
-        Err(error) => {
-            (None, Some(format!("the edits that the sgd before made last cannot be read or finished: {error}")))
-        }
+        Err(error) => (
+            None,
+            Some(format!("the edits that the sgd before made last cannot be read or finished: {error}")),
+        ),
     }
 }
 

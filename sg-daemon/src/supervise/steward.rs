@@ -167,6 +167,7 @@ impl Steward {
 
     async fn read(&mut self, cause: Cause) -> anyhow::Result<Applied> {
         let outcome = reload(&self.options, &self.shared, cause).await;
+        self.settle_soon();
         if outcome.is_ok() {
             *self.shared.changes() = Changes::default();
         }
@@ -200,7 +201,13 @@ impl Steward {
     fn settle_soon(&self) {
         let shared = self.shared.clone();
         drop(spawn_blocking(move || {
-            shared.enforcer().settle();
+            let views = {
+                let mut enforcer = shared.enforcer();
+                enforcer.settle();
+                enforcer.views()
+            };
+            views.tidy();
+            shared.memo.tidy();
             if let Err(error) = shared.kept.settle() {
                 tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; tried again later");
             }
@@ -568,7 +575,10 @@ fn put_in_force(
         return Ok(InForce::Noted(Box::new(noted)));
     }
     let Candidate { model, texts, place, .. } = candidate;
-    shared.kept.settle().map_err(|error| failed("what was edited before cannot be brought to the disk", error))?;
+    shared
+        .kept
+        .settle()
+        .map_err(|error| failed("what was edited before cannot be brought to the disk", error))?;
     let journal = Journal::begin(&options.state_dir, place, &texts, seconds).map_err(|error| {
         failed(&format!("cannot write to the state directory {}", options.state_dir.display()), error)
     })?;

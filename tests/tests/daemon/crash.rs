@@ -493,7 +493,8 @@ fn spec_d20_d21_a_crash_between_the_steps_of_edits_of_two_files_leaves_both_or_n
         Point::JournalEnded,
         Point::JournalRemoved,
     ];
-    let points = before.into_iter().map(|point| (point, false)).chain(after.into_iter().map(|point| (point, true)));
+    let points =
+        before.into_iter().map(|point| (point, false)).chain(after.into_iter().map(|point| (point, true)));
     for (point, new) in points {
         let at = point.name();
         write();
@@ -518,12 +519,17 @@ fn spec_d20_d21_a_crash_between_the_steps_of_edits_of_two_files_leaves_both_or_n
         expect(&[if new { allowed(to(91)) } else { denied(to(91)) }, allowed(to(90))]);
         alive(&mut held);
         let now = files(&own);
-        let texts = |files: &[(String, String)]| files.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>();
+        let texts =
+            |files: &[(String, String)]| files.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>();
         let changed: Vec<bool> = now.iter().zip(&documents).map(|(now, old)| now != old).collect();
         assert_eq!(changed, [new, new, false], "{at}: {now:?}");
         let state = fs::read_dir(daemon.state_dir()).unwrap().map(|file| file.unwrap().file_name());
         assert_eq!(state.collect::<Vec<_>>(), ["last-good"], "{at}: the state directory");
-        assert_eq!(texts(&files(&daemon.state_dir().join("last-good"))), texts(&now), "{at}: the last good copy");
+        assert_eq!(
+            texts(&files(&daemon.state_dir().join("last-good"))),
+            texts(&now),
+            "{at}: the last good copy"
+        );
         assert_eq!(refused(&daemon), None, "{at}");
         sgctl(&daemon, &["diff"], 0);
         daemon.kill();

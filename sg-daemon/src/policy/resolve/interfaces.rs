@@ -132,6 +132,11 @@ impl Resolver<'_, '_> {
             for raw in new.get(front..new.len() - back)? {
                 let groups: Option<Arc<[GroupId]>> =
                     raw.groups.iter().map(|name| self.named(vpc, &name.value)).collect();
+                let before = peers.last().map(|before: &Peer| &before.groups);
+                let groups = match (before, groups) {
+                    (Some(before), Some(groups)) if *before == groups => Some(Arc::clone(before)),
+                    (_, groups) => groups,
+                };
                 fresh.push(peers.len());
                 let (address, source) = (raw.address.as_ref()?.value, self.at(raw.span, &raw.at));
                 peers.push(Peer { address, groups: groups?, vpc, source });
@@ -163,8 +168,10 @@ impl Resolver<'_, '_> {
             return;
         }
         seen.insert((vpc, address.value), address.span);
-        let peer =
-            Peer { address: address.value, groups: groups.into(), vpc, source: self.at(raw.span, &raw.at) };
+        // Peers mostly come in the groups of the one before them: one list for all of these is one place in memory.
+        let before = self.out.model.peers.last().filter(|before| *before.groups == *groups);
+        let groups = before.map_or_else(|| groups.into(), |before| Arc::clone(&before.groups));
+        let peer = Peer { address: address.value, groups, vpc, source: self.at(raw.span, &raw.at) };
         self.out.model.peers.push(peer);
         self.out.peer_index.push(raw.index);
     }
