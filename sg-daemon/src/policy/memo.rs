@@ -124,3 +124,49 @@ impl Memo {
         self.lock().files.insert(source.path.clone(), (stamp, Arc::downgrade(source)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, FileTimes};
+    use std::io::Write as _;
+    use std::thread::sleep;
+
+    use super::*;
+    use crate::policy::read::read;
+
+    /// Texts of one length, put in each other's place in every way, with the times of the one before.
+    #[test]
+    fn spec_k10_a_file_that_was_touched_is_read_again_whatever_its_size_and_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.json");
+        let memo = Memo::default();
+        let says = || {
+            let files = read(std::slice::from_ref(&path), &memo);
+            Arc::clone(&files.sources[0])
+        };
+        let over = |text: &str| fs::write(&path, text).unwrap();
+        let into =
+            |text: &str| File::options().write(true).open(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        let by_rename = |text: &str| {
+            let other = dir.path().join("other");
+            fs::write(&other, text).unwrap();
+            fs::rename(other, &path).unwrap();
+        };
+        over("text 0");
+        let mut kept = vec![says()];
+        for wait in [Duration::ZERO, LONG_OVER * 2] {
+            for (number, write) in (1..).zip([&over as &dyn Fn(&str), &into, &by_rename]) {
+                sleep(wait);
+                let before = says();
+                let same = says();
+                assert!(wait.is_zero() || Arc::ptr_eq(&before, &same), "it is read once");
+                let modified = fs::metadata(&path).unwrap().modified().unwrap();
+                let text = format!("text {number}");
+                write(&text);
+                File::open(&path).unwrap().set_times(FileTimes::new().set_modified(modified)).unwrap();
+                kept.push(says());
+                assert_eq!(kept.last().unwrap().text, text);
+            }
+        }
+    }
+}

@@ -190,6 +190,12 @@ fn spec_d22_a_full_disk_keeps_the_old_policy_and_says_so() {
     while file.write_all(&[0; 1024]).is_ok() {}
     drop(file);
 
+    let edit = ["group", "create", "more"];
+    let said = sgctl(&daemon, &edit, 1);
+    assert!(said.contains("No space left") && said.contains("nothing has changed"), "{said}");
+    assert_eq!(fs::read_dir(state.join("last-good")).unwrap().count(), 1, "only the text");
+    in_force(&world);
+
     let new = ports(&world, 81, &[0]);
     daemon.write_policy(&new).unwrap();
     wait("the refusal", || refused(&daemon).is_some());
@@ -214,12 +220,18 @@ fn spec_d22_a_full_disk_keeps_the_old_policy_and_says_so() {
     };
     assert_eq!(left, ["full", "last-good"], "nothing half written is left");
 
-    fs::remove_file(full).unwrap();
+    fs::remove_file(&full).unwrap();
     sgctl(&daemon, &["apply"], 0);
     assert_eq!(refused(&daemon), None);
+    // With room for its lines, an edit takes no more.
+    sgctl(&daemon, &edit, 0);
+    let mut file = File::create(&full).unwrap();
+    while file.write_all(&[0; 1024]).is_ok() {}
+    sgctl(&daemon, &["group", "delete", "more"], 0);
+    assert_eq!(fs::read_to_string(daemon.policy_path()).unwrap(), new);
     world.expect(&[allowed(world.tcp(outside::STRANGER, world.guest(0).v4, 81))]);
     alive(&mut held);
-    survived("a full disk under the state directory", 3, "");
+    survived("a full disk under the state directory", 4, "");
 }
 
 #[test]
