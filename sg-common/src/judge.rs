@@ -19,7 +19,7 @@ use crate::packet::{
     opposite, protocol, quoted_ports, read_transport, store,
 };
 use crate::table::Taken;
-use crate::tcp::Segment;
+use crate::tcp::{Connection, Segment};
 use crate::verdict::{Action, AdmittedBy, FIRST_DROP, Reason, Verdict};
 
 /// What holds for everything that is asked about one packet.
@@ -72,12 +72,17 @@ pub struct Scratch<F: ReadIp> {
     /// For [`crate::fragment`].
     pub datagram: Datagram,
     pub joined: fragment::Range,
+    /// The datagram's key, and that of the one whose place it takes.
+    pub piece: F::FragmentKey,
+    pub oldest: F::FragmentKey,
     /// For [`crate::fragment`], and for loops over options.
     pub free: u32,
     /// The packet's flow was found, and is over: 1, else 0.
     pub over: u32,
     /// The flow that the packet begins.
     pub flow: Flow,
+    /// For [`conntrack::known`].
+    pub connection: Connection,
     pub verdict: Verdict,
     /// Where the IP header begins, if it was read.
     pub network: u32,
@@ -113,7 +118,8 @@ pub trait Tables<F: ReadIp>: Environment {
     /// How many half-open flows of the interface there were before this one.
     fn next_half_open(&self, row: u32) -> u64;
 
-    fn datagram(&self, key: &F::FragmentKey) -> Option<Datagram>;
+    /// Copies what is known of a datagram; false if there is nothing.
+    fn datagram(&self, key: &F::FragmentKey, to: &mut Datagram) -> bool;
     /// [`Datagram::place`].
     fn datagram_place(&self, key: &F::FragmentKey) -> Option<u32>;
     /// Adds or replaces a datagram; if the table is full, it is not remembered.
@@ -123,8 +129,8 @@ pub trait Tables<F: ReadIp>: Environment {
     fn remove_datagram(&self, key: &F::FragmentKey);
     /// How many datagrams of the interface there were before this one.
     fn next_datagram(&self, row: u32) -> u64;
-    /// Puts a key in a place of the ring and returns the one that was there.
-    fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey>;
+    /// Puts a key in a place of the ring and tells the one that was there; false if there is no such place.
+    fn take_datagram_place(&self, place: u32, key: &F::FragmentKey, oldest: &mut F::FragmentKey) -> bool;
 
     /// Adds a packet to its account; false if there is none.
     fn add_to_account(&self, key: &F::AccountKey, counted: &Counted) -> bool;
@@ -225,8 +231,8 @@ impl Outcome {
 }
 
 impl Judgement {
-    /// `family`: see [`Outcome::family`]. A subprogram: here all verdicts meet.
-    #[inline(never)]
+    /// `family`: see [`Outcome::family`].
+    #[inline(always)]
     fn outcome(verdict: u64, at: &At<'_>, family: u32) -> u64 {
         const { assert!(FLAG_AUDIT == 1 << 31) };
         let reason = (verdict & 0xff) as u32;
@@ -446,7 +452,7 @@ where
     scratch.network = 0;
     // Of another packet; only pieces look it up anew.
     scratch.datagram.ports = 0;
-    scratch.transport = Transport::NOTHING;
+    scratch.transport.forget();
     let verdict = match read::<F, P>(packet, at, network, scratch) {
         Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
@@ -524,7 +530,9 @@ where
     P: Packet,
     T: Tables<F>,
 {
-    if let Some(reason) = guard::<F, P, T>(packet, tables, at, scratch) {
+    if !at.guarded().lets_pass(&scratch.ip, &scratch.transport)
+        && let Some(reason) = guard::<F, P, T>(packet, tables, at, scratch)
+    {
         return Verdict::of(reason);
     }
     let Scratch { ip, transport, .. } = &*scratch;
@@ -532,9 +540,13 @@ where
     let (zone_protocol, ports) = (at.zone_protocol(ip.protocol), transport.ports);
     F::store_flow_key(&mut scratch.key, zone_protocol, local, remote, ports);
     scratch.over = 0;
-    let Scratch { transport, key, free, over, .. } = &mut *scratch;
+    let Scratch { transport, key, free, over, connection, .. } = &mut *scratch;
     let (transport, key) = (&*transport, &*key);
     if let Some(flow) = tables.flow(key) {
+        let word = if T::DRY_RUN { KnownWord::ASK } else { steady_word(flow, at, transport) };
+        if !word.is_over() {
+            return word.verdict(&flow);
+        }
         let standing = if flow.is_half_open() {
             let room = tables.add_live(at.interface.row, 0) < u64::from(at.interface.live_limit);
             let standing = if room { Standing::ROOM } else { Standing::NO_ROOM };
@@ -544,7 +556,7 @@ where
         } else {
             Standing::LIVE
         };
-        let known = known_word(T::DRY_RUN, flow, at, transport, standing).forgotten(Opaque(free));
+        let known = known_word(T::DRY_RUN, flow, at, transport, standing, connection).forgotten(Opaque(free));
         if !known.is_over() {
             if known.is_live_from_now_on()
                 && !T::DRY_RUN
@@ -571,13 +583,18 @@ where
     // For the verifier, as at the end of `judge_ip`.
     store(&mut scratch.verdict, verdict);
     let verdict = load(&scratch.verdict);
-    if !T::DRY_RUN
-        && verdict.reason_number() == Reason::NewFlow as u32
-        && !conntrack::start::<F, T>(tables, at, scratch, verdict.state())
-    {
-        return verdict.instead(Reason::TableFull);
+    if T::DRY_RUN || verdict.reason_number() != Reason::NewFlow as u32 {
+        return verdict;
     }
-    verdict
+    // From here, as it would go too deep for the stack from `start`.
+    if scratch.over != 0 {
+        conntrack::end::<F, T>(tables, &scratch.key);
+    }
+    if conntrack::start::<F, T>(tables, at, scratch, verdict.state()) {
+        verdict
+    } else {
+        verdict.instead(Reason::TableFull)
+    }
 }
 
 /// Subprograms have stack frames of their own, which are free again when they return; and they return words, as an enum
@@ -601,6 +618,8 @@ where
 struct KnownWord(u32);
 
 impl KnownWord {
+    /// Of [`steady_word`].
+    const ASK: Self = Self(0);
     const PASS: u32 = 1;
     const DROP: u32 = 2;
     const LIVE: u32 = 1 << 16;
@@ -651,11 +670,21 @@ fn known_word(
     at: &At<'_>,
     transport: &Transport,
     standing: Standing,
+    connection: &mut Connection,
 ) -> KnownWord {
     if dry_run {
-        known::<true>(flow, at, transport, standing)
+        known::<true>(flow, at, transport, standing, connection)
     } else {
-        known::<false>(flow, at, transport, standing)
+        known::<false>(flow, at, transport, standing, connection)
+    }
+}
+
+/// [`conntrack::steady`], or [`KnownWord::ASK`].
+#[inline(always)]
+fn steady_word(flow: FlowRef<'_>, at: &At<'_>, transport: &Transport) -> KnownWord {
+    match conntrack::steady(&flow, at, transport) {
+        None => KnownWord::ASK,
+        Some(state) => KnownWord::of(&Known::Pass { state, now_live: false }),
     }
 }
 
@@ -666,8 +695,9 @@ fn known<const DRY_RUN: bool>(
     at: &At<'_>,
     transport: &Transport,
     standing: Standing,
+    connection: &mut Connection,
 ) -> KnownWord {
-    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, standing))
+    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, standing, connection))
 }
 
 /// Whether an ICMP error is about a packet of a flow that is not over (SPEC D13). Errors come from any router on the way,
@@ -682,7 +712,7 @@ where
     P: Packet,
     T: Tables<F>,
 {
-    let Scratch { ip, free, .. } = scratch;
+    let Scratch { ip, free, datagram, .. } = scratch;
     let Some(quoted) = F::read_quoted(packet, ip.transport + 8, Opaque(free)) else { return QUOTES_NOTHING };
     // What lies behind the end of the packet is padding, which anybody may have filled.
     let has_ports = !quoted.piece.is_later()
@@ -696,7 +726,7 @@ where
     // The quoted packet went the other way.
     let direction = opposite(at.direction);
     if quoted.piece.is_later() {
-        let has_passed = fragment::has_passed::<F, T>(tables, at, direction, &quoted);
+        let has_passed = fragment::has_passed::<F, T>(tables, at, direction, &quoted, datagram);
         return if has_passed { QUOTES_A_PIECE } else { QUOTES_NOTHING };
     }
     let Some(ports) = quoted_ports(packet, &quoted, direction) else { return QUOTES_NOTHING };

@@ -17,6 +17,7 @@ use sg_common::family::{Aligned, V4, V6};
 use sg_common::fragment::Range;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::packet::{Ip, Transport};
+use sg_common::tcp::Connection;
 use sg_common::table::Taken;
 use sg_common::verdict::{Reason, Verdict};
 
@@ -248,6 +249,8 @@ macro_rules! tables {
                     account: $account { flow: $blank, dropped: 0 },
                     datagram: Datagram { expires: 0, verdict: 0, place: 0, end: 0, ports: 0, ranges: [0; 8] },
                     joined: Range { start: 0, end: 0 },
+                    piece: $blank_fragment,
+                    oldest: $blank_fragment,
                     free: 0,
                     over: 0,
                     flow: Flow {
@@ -260,6 +263,7 @@ macro_rules! tables {
                         tcp: 0,
                         sequence: [0; 6],
                     },
+                    connection: Connection::NOTHING,
                     verdict: Verdict::of(Reason::Malformed),
                     network: 0,
                 }))
@@ -318,8 +322,8 @@ macro_rules! tables {
                 *begun - 1
             }
 
-            fn datagram(&self, key: &$fragment) -> Option<Datagram> {
-                self.$fragments.find(key)
+            fn datagram(&self, key: &$fragment, to: &mut Datagram) -> bool {
+                self.$fragments.find(key).inspect(|datagram| *to = *datagram).is_some()
             }
 
             fn datagram_place(&self, key: &$fragment) -> Option<u32> {
@@ -347,8 +351,9 @@ macro_rules! tables {
                 *datagrams - 1
             }
 
-            fn take_datagram_place(&self, place: u32, key: &$fragment) -> Option<$fragment> {
-                Some(self.$fragments.ring.borrow_mut().insert(place, *key).unwrap_or($blank_fragment))
+            fn take_datagram_place(&self, place: u32, key: &$fragment, oldest: &mut $fragment) -> bool {
+                *oldest = self.$fragments.ring.borrow_mut().insert(place, *key).unwrap_or($blank_fragment);
+                true
             }
 
             fn add_to_account(&self, _key: &$account, _counted: &Counted) -> bool {
