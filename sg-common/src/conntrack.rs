@@ -14,7 +14,7 @@ use crate::abi::{
 };
 use crate::family::Aligned;
 use crate::judge::{At, Scratch, Tables};
-use crate::packet::{Kind, ReadIp, Transport};
+use crate::packet::{Kind, ReadIp, Transport, load, store};
 use crate::table::Taken;
 use crate::tcp::{self, Connection, Segment, Side, SideRef, Step, turn, turn_fins};
 use crate::verdict::Reason;
@@ -192,16 +192,22 @@ impl FlowRef<'_> {
     /// Stores what has become of `before`, which [`Self::connection`] made. The flags and the state are stored elsewhere.
     #[inline(always)]
     fn set_connection(&self, before: &Connection, after: &Connection, from_origin: bool) {
-        if after.known != before.known {
+        if after.known != load(&before.known) {
             self.set_tcp(if from_origin { after.known } else { turn(after.known) });
         }
-        if after.sender != before.sender {
+        if differs(&before.sender, after.sender) {
             self.set_side(from_origin, after.sender);
         }
-        if after.receiver != before.receiver {
+        if differs(&before.receiver, after.receiver) {
             self.set_side(!from_origin, after.receiver);
         }
     }
+}
+
+/// Compared where it is, as it would take a part of the stack to load it whole.
+#[inline(always)]
+fn differs(before: &Side, after: Side) -> bool {
+    load(&before.end) != after.end || load(&before.ack) != after.ack || load(&before.window) != after.window
 }
 
 const fn sequence_of(origin: Side, reply: Side) -> [u32; 6] {
@@ -234,17 +240,30 @@ impl Standing {
     pub const NO_ROOM: Self = Self(2);
 }
 
+/// Memory to work in: a connection before a packet and after it.
+#[derive(Debug, Clone, Copy)]
+pub struct Change {
+    before: Connection,
+    after: Connection,
+}
+
+impl Change {
+    /// Nothing is written to it yet.
+    pub const NOTHING: Self = Self { before: Connection::NOTHING, after: Connection::NOTHING };
+}
+
 /// Judges a packet by its flow, and refreshes the flow unless `DRY_RUN`. A packet that would make it live where there is none is dropped and
-/// changes nothing. `after`: memory to work in.
+/// changes nothing.
 #[inline(always)]
 pub fn known<const DRY_RUN: bool>(
     flow: &FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
     standing: Standing,
-    after: &mut Connection,
+    Change { before, after }: &mut Change,
 ) -> Known {
-    let At { half, direction, now, .. } = *at;
+    let At { half, now, .. } = *at;
+    let direction = at.direction();
     let expires = flow.expires();
     if expires <= now {
         return Known::Over;
@@ -253,8 +272,16 @@ pub fn known<const DRY_RUN: bool>(
     let flags = flow.flags();
     let from_origin = (flags & FLOW_ORIGIN_OUTBOUND != 0) == matches!(direction, Direction::Outbound);
     let mut flags_after = if from_origin { flags } else { flags | FLOW_REPLIED };
-    let before = flow.connection(state, flags, from_origin);
-    *after = before;
+    *after = flow.connection(state, flags, from_origin);
+    // To memory, and not to the stack.
+    store(&mut before.known, after.known);
+    for (before, after) in
+        [(&mut before.sender, after.sender), (&mut before.receiver, after.receiver)]
+    {
+        store(&mut before.end, after.end);
+        store(&mut before.ack, after.ack);
+        store(&mut before.window, after.window);
+    }
     let next = match transport.kind {
         Kind::Tcp => {
             let seen = &transport.seen;
@@ -285,7 +312,7 @@ pub fn known<const DRY_RUN: bool>(
     }
     if !DRY_RUN {
         if matches!(transport.kind, Kind::Tcp) {
-            flow.set_connection(&before, after, from_origin);
+            flow.set_connection(before, after, from_origin);
         }
         if flags_after != flags {
             flow.set_flags(flags_after);
@@ -305,7 +332,8 @@ pub fn known<const DRY_RUN: bool>(
 /// packets go. `None`: that one has to say.
 #[inline(always)]
 pub fn steady(flow: &FlowRef<'_>, at: &At<'_>, transport: &Transport) -> Option<State> {
-    let At { half, direction, now, .. } = *at;
+    let At { half, now, .. } = *at;
+    let direction = at.direction();
     let (expires, flags) = (flow.expires(), flow.flags());
     let state = State::from_number(flow.state_number())?;
     let from_origin = (flags & FLOW_ORIGIN_OUTBOUND != 0) == matches!(direction, Direction::Outbound);
@@ -382,7 +410,8 @@ pub fn end<F: ReadIp, T: Tables<F>>(tables: &T, key: &Aligned<F::FlowKey>) {
 /// flow that has that place, if it is half-open still, goes. False if there is no room.
 #[inline(never)]
 pub fn start<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>, state: u8) -> bool {
-    let At { interface, half, direction, now, .. } = *at;
+    let At { interface, half, now, .. } = *at;
+    let direction = at.direction();
     let Some(state) = State::from_number(state) else { return false };
     let Scratch { transport, key, flow, .. } = scratch;
     let (limit, base) = F::half_share(interface);

@@ -94,8 +94,8 @@ const fn max(a: u32, b: u32) -> u32 {
 /// Judges a piece that is not the first.
 #[inline(never)]
 pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Reason {
-    let Scratch { ip, datagram, joined, free, piece, oldest, .. } = scratch;
-    let (_, remote) = ip.local_and_remote(at.direction);
+    let Scratch { ip, datagram, joined, free, piece, .. } = &mut *scratch;
+    let (_, remote) = ip.local_and_remote(at.direction());
     // The second 8 bytes of a TCP header are its flags: with an offset of 1 they could be written anew (RFC 3128).
     if ip.protocol == protocol::TCP && ip.piece.offset == 1 {
         return Reason::TinyFragment;
@@ -104,7 +104,7 @@ pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
         Ok(range) => range,
         Err(reason) => return reason,
     };
-    *piece = key_of(at, at.direction, ip);
+    *piece = key_of(at, at.direction(), ip);
     recall::<F, T>(tables, at, piece, datagram, false);
     if datagram.verdict == DATAGRAM_DROP {
         return Reason::FragmentOfDropped;
@@ -122,9 +122,10 @@ pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
         datagram.verdict = DATAGRAM_WHOLE;
     }
     if !T::DRY_RUN {
-        remember::<F, T>(tables, at, piece, oldest, datagram);
+        remember::<F, T>(tables, at, scratch);
     }
-    if datagram.verdict & DATAGRAM_ALLOW != 0 { Reason::Fragment } else { Reason::EarlyFragment }
+    let passes = scratch.datagram.verdict & DATAGRAM_ALLOW != 0;
+    if passes { Reason::Fragment } else { Reason::EarlyFragment }
 }
 
 /// Whether a datagram's first fragment has passed, so that an ICMP error about a later one is about a flow.
@@ -148,8 +149,8 @@ pub fn first<F: ReadIp, T: Tables<F>>(
     scratch: &mut Scratch<F>,
     verdict: Verdict,
 ) -> Verdict {
-    let Scratch { ip, transport, datagram, joined, free, piece, oldest, .. } = scratch;
-    *piece = key_of(at, at.direction, ip);
+    let Scratch { ip, transport, datagram, joined, free, piece, .. } = &mut *scratch;
+    *piece = key_of(at, at.direction(), ip);
     recall::<F, T>(tables, at, piece, datagram, true);
     let mut verdict = verdict;
     if matches!(verdict.action(), Action::Allow) {
@@ -169,7 +170,7 @@ pub fn first<F: ReadIp, T: Tables<F>>(
         datagram.verdict = DATAGRAM_DROP;
     }
     if !T::DRY_RUN {
-        remember::<F, T>(tables, at, piece, oldest, datagram);
+        remember::<F, T>(tables, at, scratch);
     }
     verdict
 }
@@ -202,13 +203,8 @@ fn recall<F: ReadIp, T: Tables<F>>(
 /// Stores what has become of a datagram. A new one takes the next place in its interface's ring; the datagram that has that
 /// place, if it is known still, goes.
 #[inline(never)]
-fn remember<F: ReadIp, T: Tables<F>>(
-    tables: &T,
-    at: &At<'_>,
-    key: &F::FragmentKey,
-    oldest: &mut F::FragmentKey,
-    datagram: &mut Datagram,
-) {
+fn remember<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) {
+    let Scratch { datagram, piece: key, oldest, .. } = scratch;
     if datagram.place != NO_DATAGRAM {
         tables.update_datagram(key, datagram);
         return;

@@ -11,7 +11,7 @@ use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
 use crate::classify::classify;
-use crate::conntrack::{self, FlowRef, Insertion, Known, Standing, State};
+use crate::conntrack::{self, Change, FlowRef, Insertion, Known, Standing, State};
 use crate::family::{Aligned, V4, V6};
 use crate::fragment;
 use crate::packet::{
@@ -19,7 +19,7 @@ use crate::packet::{
     opposite, protocol, quoted_ports, read_transport, store,
 };
 use crate::table::Taken;
-use crate::tcp::{Connection, Segment};
+use crate::tcp::Segment;
 use crate::verdict::{Action, AdmittedBy, FIRST_DROP, Reason, Verdict};
 
 /// What holds for everything that is asked about one packet.
@@ -39,7 +39,7 @@ pub trait Environment {
     fn moment(&self) -> Option<Moment>;
     /// The entry at `index` of [`crate::abi::INTERFACE_SLOTS`]. What is in force does not change while a packet can see it.
     fn interface(&self, index: u32) -> Option<&Interface>;
-    fn member_set(&self, slot: u32, parity: usize) -> u32;
+    fn member_set(&self, slot: u32, parity: u32) -> u32;
     fn pair(&self, key: &PairKey) -> Option<&Row>;
     fn port_table_contains(&self, index: u32, number: u16) -> bool;
     /// Adds to the number of an interface's live flows; returns what it was.
@@ -82,7 +82,7 @@ pub struct Scratch<F: ReadIp> {
     /// The flow that the packet begins.
     pub flow: Flow,
     /// For [`conntrack::known`].
-    pub connection: Connection,
+    pub change: Change,
     pub verdict: Verdict,
     /// Where the IP header begins, if it was read.
     pub network: u32,
@@ -237,10 +237,10 @@ impl Judgement {
         const { assert!(FLAG_AUDIT == 1 << 31) };
         let reason = (verdict & 0xff) as u32;
         let audit = at.half.flags >> 31 & drops(reason);
-        let outcome = Outcome::new(at.interface.row, at.direction, reason + audit * WOULD_DROP)
+        let outcome = Outcome::new(at.interface.row, at.direction(), reason + audit * WOULD_DROP)
             .with(Outcome::AUDIT, audit)
             .with(Outcome::FAMILY, family)
-            .with(Outcome::PARITY, at.parity as u32);
+            .with(Outcome::PARITY, at.parity());
         let kind = outcome.kind();
         // Stored by the daemon while packets pass: a word of it, whenever.
         let word = at.interface.watched.get((kind >> 5) as usize);
@@ -322,14 +322,14 @@ pub(crate) fn place<T: Environment>(tables: &T, ifindex: u32, hook: Hook) -> Opt
     let moment = tables.moment()?;
     let interface = find_interface(tables, ifindex)?;
     // One load of one word decides which generation this packet sees, in everything that follows (SPEC D21).
-    let parity = (moment.generation & 1) as usize;
-    let half = interface.halves.get(parity)?;
+    let parity = (moment.generation & 1) as u32;
+    let half = interface.halves.get(parity as usize)?;
     let host = half.flags & FLAG_ROLE_HOST != 0;
     let direction = match (hook, host) {
         (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Outbound,
         (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Inbound,
     };
-    Some(At { interface, half, parity, direction, now: moment.now })
+    Some(At { interface, half, now: moment.now, way: direction as u32 | parity << 1 })
 }
 
 /// Where a verdict's word has nothing, there is room for the family.
@@ -376,15 +376,27 @@ pub struct At<'a> {
     pub interface: &'a Interface,
     /// The half of it that is in force.
     pub half: &'a InterfaceHalf,
-    pub parity: usize,
-    pub direction: Direction,
     pub now: u64,
+    /// The direction, and above it the generation's parity: see [`Self::direction`] and [`Self::parity`]. In one word, which the
+    /// verifier need not remember: what is taken out of it is a bit.
+    way: u32,
 }
 
 impl At<'_> {
     #[inline(always)]
+    pub const fn direction(&self) -> Direction {
+        if self.way & 1 == 0 { Direction::Inbound } else { Direction::Outbound }
+    }
+
+    /// Which half is in force.
+    #[inline(always)]
+    pub const fn parity(&self) -> u32 {
+        self.way >> 1
+    }
+
+    #[inline(always)]
     const fn guarded(&self) -> Guarded<'_> {
-        Guarded { half: self.half, direction: self.direction }
+        Guarded { half: self.half, direction: self.direction() }
     }
 
     #[inline(always)]
@@ -506,7 +518,7 @@ where
 /// # Errors
 ///
 /// The reason to drop the packet for.
-#[inline(never)]
+#[inline(always)]
 fn read<F: ReadIp, P: Packet>(
     packet: &P,
     at: &At<'_>,
@@ -519,7 +531,7 @@ fn read<F: ReadIp, P: Packet>(
         return Ok(());
     }
     let Scratch { ip, transport, free, .. } = scratch;
-    read_transport(packet, ip, at.direction, transport, Opaque(free))
+    read_transport(packet, ip, at.direction(), transport, Opaque(free))
 }
 
 /// Judges a packet that has its transport header.
@@ -536,11 +548,11 @@ where
         return Verdict::of(reason);
     }
     let Scratch { ip, transport, .. } = &*scratch;
-    let (local, remote) = ip.local_and_remote(at.direction);
+    let (local, remote) = ip.local_and_remote(at.direction());
     let (zone_protocol, ports) = (at.zone_protocol(ip.protocol), transport.ports);
     F::store_flow_key(&mut scratch.key, zone_protocol, local, remote, ports);
     scratch.over = 0;
-    let Scratch { transport, key, free, over, connection, .. } = &mut *scratch;
+    let Scratch { transport, key, free, over, change, .. } = &mut *scratch;
     let (transport, key) = (&*transport, &*key);
     if let Some(flow) = tables.flow(key) {
         let word = if T::DRY_RUN { KnownWord::ASK } else { steady_word(flow, at, transport) };
@@ -556,7 +568,7 @@ where
         } else {
             Standing::LIVE
         };
-        let known = known_word(T::DRY_RUN, flow, at, transport, standing, connection).forgotten(Opaque(free));
+        let known = known_word(T::DRY_RUN, flow, at, transport, standing, change).forgotten(Opaque(free));
         if !known.is_over() {
             if known.is_live_from_now_on()
                 && !T::DRY_RUN
@@ -670,12 +682,12 @@ fn known_word(
     at: &At<'_>,
     transport: &Transport,
     standing: Standing,
-    connection: &mut Connection,
+    change: &mut Change,
 ) -> KnownWord {
     if dry_run {
-        known::<true>(flow, at, transport, standing, connection)
+        known::<true>(flow, at, transport, standing, change)
     } else {
-        known::<false>(flow, at, transport, standing, connection)
+        known::<false>(flow, at, transport, standing, change)
     }
 }
 
@@ -695,9 +707,9 @@ fn known<const DRY_RUN: bool>(
     at: &At<'_>,
     transport: &Transport,
     standing: Standing,
-    connection: &mut Connection,
+    change: &mut Change,
 ) -> KnownWord {
-    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, standing, connection))
+    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, standing, change))
 }
 
 /// Whether an ICMP error is about a packet of a flow that is not over (SPEC D13). Errors come from any router on the way,
@@ -724,7 +736,7 @@ where
         return QUOTES_NOTHING;
     }
     // The quoted packet went the other way.
-    let direction = opposite(at.direction);
+    let direction = opposite(at.direction());
     if quoted.piece.is_later() {
         let has_passed = fragment::has_passed::<F, T>(tables, at, direction, &quoted, datagram);
         return if has_passed { QUOTES_A_PIECE } else { QUOTES_NOTHING };
@@ -750,7 +762,7 @@ fn is_alive<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<
 #[inline(never)]
 fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
     let Scratch { ip, transport, .. } = scratch;
-    let (_, remote) = ip.local_and_remote(at.direction);
+    let (_, remote) = ip.local_and_remote(at.direction());
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
         Ok(start) => start,
         Err(reason) => return Verdict::of(reason),

@@ -53,7 +53,7 @@ impl Environment for OneAt {
         Some(if index == self.0 { &WANTED } else { &FREE })
     }
 
-    fn member_set(&self, _slot: u32, _parity: usize) -> u32 {
+    fn member_set(&self, _slot: u32, _parity: u32) -> u32 {
         0
     }
 

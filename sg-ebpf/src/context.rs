@@ -2,7 +2,6 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -72,8 +71,8 @@ impl Packet for XdpPacket {
 }
 
 /// A socket buffer in a TC program, with the headers in its first buffer.
-pub struct TcPacket<'a> {
-    context: &'a TcContext,
+pub struct TcPacket {
+    skb: *mut __sk_buff,
     linear: Linear,
 }
 
@@ -82,48 +81,49 @@ const USUAL_HEADERS: usize = 14 + 4 + 40 + 20;
 /// What is moved to the first buffer if even the usual headers are not all there.
 const PULL: u32 = 256;
 
-impl<'a> TcPacket<'a> {
+impl TcPacket {
     #[inline(always)]
-    pub fn new(context: &'a TcContext) -> Self {
+    pub fn new(context: &TcContext) -> Self {
+        let skb = context.skb.skb;
         let linear = Linear::new(context.data(), context.data_end());
         // Most packets are in the first buffer as a whole, or all their headers are.
         if linear.start + USUAL_HEADERS <= linear.end || linear.end - linear.start >= context.len() as usize {
-            return Self { context, linear };
+            return Self { skb, linear };
         }
         // Data in page fragments: stacks put headers in front, but nobody has to. A failure leaves the packet as it was,
         // too short for its headers, and it is dropped.
         let _ = context.pull_data(if context.len() < PULL { context.len() } else { PULL });
-        Self { context, linear: Linear::new(context.data(), context.data_end()) }
+        Self { skb, linear: Linear::new(context.data(), context.data_end()) }
     }
 
     /// With what is in the first buffer as it is.
     #[inline(always)]
-    pub fn at_hand(context: &'a TcContext) -> Self {
-        Self { context, linear: Linear::new(context.data(), context.data_end()) }
+    pub fn at_hand(context: &TcContext) -> Self {
+        Self { skb: context.skb.skb, linear: Linear::new(context.data(), context.data_end()) }
     }
 
     #[inline(always)]
     pub fn skb(&self) -> *mut __sk_buff {
-        self.context.as_ptr().cast()
+        self.skb
     }
 
     #[inline(always)]
     pub fn context(&self) -> &__sk_buff {
         // SAFETY: as in `skb`; nobody changes it meanwhile.
-        unsafe { &*self.skb() }
+        unsafe { &*self.skb }
     }
 
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         // SAFETY: the context is the one that the kernel passed.
-        unsafe { (*self.skb()).ifindex }
+        unsafe { (*self.skb).ifindex }
     }
 }
 
-impl Packet for TcPacket<'_> {
+impl Packet for TcPacket {
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.context.len()
+        self.context().len
     }
 
     #[inline(always)]
@@ -134,12 +134,12 @@ impl Packet for TcPacket<'_> {
     #[inline(always)]
     fn has_offloaded_vlan(&self) -> bool {
         // SAFETY: the context is the one that the kernel passed.
-        unsafe { (*self.skb()).vlan_present != 0 }
+        unsafe { (*self.skb).vlan_present != 0 }
     }
 
     #[inline(always)]
     fn pending_checksum(&self) -> Option<u32> {
-        let place = pending_checksum(self.skb());
+        let place = pending_checksum(self.skb);
         if place == NOT_PENDING { None } else { Some(place as u32) }
     }
 }

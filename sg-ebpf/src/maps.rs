@@ -200,7 +200,7 @@ impl<const DRY_RUN: bool> Environment for Kernel<DRY_RUN> {
     }
 
     #[inline(always)]
-    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+    fn member_set(&self, slot: u32, parity: u32) -> u32 {
         let Some(sets) = MEMBER_SETS.get_ptr(slot) else { return 0 };
         // SAFETY: a look-up's pointer is valid until the program ends. The daemon stores to the other half only.
         unsafe {

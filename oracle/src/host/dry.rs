@@ -24,7 +24,7 @@ impl Environment for Dry<'_> {
         self.0.interface(index)
     }
 
-    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+    fn member_set(&self, slot: u32, parity: u32) -> u32 {
         self.0.member_set(slot, parity)
     }
 

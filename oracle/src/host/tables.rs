@@ -12,12 +12,11 @@ use sg_common::abi::{
     MemberKeyV6, OwnKeyV4, OwnKeyV6, PairKey, PolicyDirection, Row, interface_slot,
 };
 use sg_common::account::Counted;
-use sg_common::conntrack::{FlowRef, Insertion};
+use sg_common::conntrack::{Change, FlowRef, Insertion};
 use sg_common::family::{Aligned, V4, V6};
 use sg_common::fragment::Range;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
 use sg_common::packet::{Ip, Transport};
-use sg_common::tcp::Connection;
 use sg_common::table::Taken;
 use sg_common::verdict::{Reason, Verdict};
 
@@ -168,7 +167,7 @@ impl Environment for Host {
         Some(here.next().unwrap_or(&FREE))
     }
 
-    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+    fn member_set(&self, slot: u32, parity: u32) -> u32 {
         if parity as u64 == self.generation % 2 { slot + 1 } else { 0 }
     }
 
@@ -263,7 +262,7 @@ macro_rules! tables {
                         tcp: 0,
                         sequence: [0; 6],
                     },
-                    connection: Connection::NOTHING,
+                    change: Change::NOTHING,
                     verdict: Verdict::of(Reason::Malformed),
                     network: 0,
                 }))
