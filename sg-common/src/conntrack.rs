@@ -438,3 +438,7 @@ pub fn start<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
     // That it exists is as good: another CPU has begun it with a packet of the same flow.
     !matches!(tables.begin(key, flow), Insertion::Full)
 }
+
+#[cfg(test)]
+#[path = "conntrack_tests.rs"]
+mod tests;

@@ -329,7 +329,7 @@ pub(crate) fn place<T: Environment>(tables: &T, ifindex: u32, hook: Hook) -> Opt
         (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Outbound,
         (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Inbound,
     };
-    Some(At { interface, half, now: moment.now, way: direction as u32 | parity << 1 })
+    Some(At::new(interface, half, parity, direction, moment.now))
 }
 
 /// Where a verdict's word has nothing, there is room for the family.
@@ -380,6 +380,19 @@ pub struct At<'a> {
     /// The direction, and above it the generation's parity: see [`Self::direction`] and [`Self::parity`]. In one word, which the
     /// verifier need not remember: what is taken out of it is a bit.
     way: u32,
+}
+
+impl<'a> At<'a> {
+    #[inline(always)]
+    pub(crate) const fn new(
+        interface: &'a Interface,
+        half: &'a InterfaceHalf,
+        parity: u32,
+        direction: Direction,
+        now: u64,
+    ) -> Self {
+        Self { interface, half, now, way: direction as u32 | parity << 1 }
+    }
 }
 
 impl At<'_> {
@@ -799,4 +812,4 @@ fn start_state(transport: &Transport, strict_tcp: bool) -> Result<Option<State>,
 
 #[cfg(test)]
 #[path = "judge_tests.rs"]
-mod tests;
+pub(crate) mod tests;
