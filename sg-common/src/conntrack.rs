@@ -240,16 +240,20 @@ impl Standing {
     pub const NO_ROOM: Self = Self(2);
 }
 
-/// Memory to work in: a connection before a packet and after it.
+/// What a packet changes: memory to work in, as the stack has no room for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Change {
+    /// Said before [`known`] is asked.
+    pub standing: Standing,
+    /// The connection.
     before: Connection,
     after: Connection,
 }
 
 impl Change {
     /// Nothing is written to it yet.
-    pub const NOTHING: Self = Self { before: Connection::NOTHING, after: Connection::NOTHING };
+    pub const NOTHING: Self =
+        Self { standing: Standing::LIVE, before: Connection::NOTHING, after: Connection::NOTHING };
 }
 
 /// Judges a packet by its flow, and refreshes the flow unless `DRY_RUN`. A packet that would make it live where there is none is dropped and
@@ -259,13 +263,10 @@ pub fn known<const DRY_RUN: bool>(
     flow: &FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
-    standing: Standing,
-    Change { before, after }: &mut Change,
+    Change { standing, before, after }: &mut Change,
 ) -> Known {
-    let At { half, now, .. } = *at;
     let direction = at.direction();
-    let expires = flow.expires();
-    if expires <= now {
+    if flow.expires() <= at.now {
         return Known::Over;
     }
     let Some(state) = State::from_number(flow.state_number()) else { return Known::Over };
@@ -306,6 +307,7 @@ pub fn known<const DRY_RUN: bool>(
     };
     let answered = flags_after & FLOW_REPLIED != 0
         && !matches!(next, State::TcpSynSent | State::TcpSynReceived | State::TcpClose);
+    let standing = load(standing);
     let now_live = answered && standing.0 != Standing::LIVE.0;
     if now_live && standing.0 == Standing::NO_ROOM.0 {
         return Known::Drop(Reason::TableFull);
@@ -317,11 +319,13 @@ pub fn known<const DRY_RUN: bool>(
         if flags_after != flags {
             flow.set_flags(flags_after);
         }
-        let until = now + u64::from(timeout(half, next));
+        // Loaded again, which takes no room.
+        let half = load(&at.half);
+        let until = load(&at.now) + u64::from(timeout(half, next));
         if next as u8 != state as u8 {
             flow.set_state_number(next as u8);
             flow.set_expires(until);
-        } else if until > expires + u64::from(half.granularity) {
+        } else if until > flow.expires() + u64::from(half.granularity) {
             flow.set_expires(until);
         }
     }

@@ -97,7 +97,8 @@ type Both = ((Option<State>, [u64; 6]), (Known, [u64; 6]));
 fn both(flow: &Flow, direction: Direction, transport: &Transport) -> Both {
     let short = judged(flow, direction, |flow, at| steady(flow, at, transport));
     let long = judged(flow, direction, |flow, at| {
-        known::<false>(flow, at, transport, Standing::LIVE, &mut Change::NOTHING)
+        let mut change = Change::NOTHING;
+        known::<false>(flow, at, transport, &mut change)
     });
     (short, long)
 }

@@ -574,14 +574,12 @@ where
         }
         let standing = if flow.is_half_open() {
             let room = tables.add_live(at.interface.row, 0) < u64::from(at.interface.live_limit);
-            let standing = if room { Standing::ROOM } else { Standing::NO_ROOM };
-            let mut memory = Opaque(free);
-            memory.set(standing.0);
-            Standing(memory.get())
+            if room { Standing::ROOM } else { Standing::NO_ROOM }
         } else {
             Standing::LIVE
         };
-        let known = known_word(T::DRY_RUN, flow, at, transport, standing, change).forgotten(Opaque(free));
+        store(&mut change.standing, standing);
+        let known = known_word(T::DRY_RUN, flow, at, transport, change).forgotten(Opaque(free));
         if !known.is_over() {
             if known.is_live_from_now_on()
                 && !T::DRY_RUN
@@ -694,13 +692,12 @@ fn known_word(
     flow: FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
-    standing: Standing,
     change: &mut Change,
 ) -> KnownWord {
     if dry_run {
-        known::<true>(flow, at, transport, standing, change)
+        known::<true>(flow, at, transport, change)
     } else {
-        known::<false>(flow, at, transport, standing, change)
+        known::<false>(flow, at, transport, change)
     }
 }
 
@@ -719,10 +716,9 @@ fn known<const DRY_RUN: bool>(
     flow: FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
-    standing: Standing,
     change: &mut Change,
 ) -> KnownWord {
-    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, standing, change))
+    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, change))
 }
 
 /// Whether an ICMP error is about a packet of a flow that is not over (SPEC D13). Errors come from any router on the way,
@@ -772,8 +768,19 @@ fn is_alive<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<
 }
 
 /// A packet of no known flow: the rules decide, and with the verdict [`Reason::NewFlow`] it starts one.
-#[inline(never)]
+#[inline(always)]
 fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
+    // Where the keys are long, the stack has no room for them.
+    if F::BIT == 0 { judge_new_here(tables, at, scratch) } else { judge_new_apart(tables, at, scratch) }
+}
+
+#[inline(never)]
+fn judge_new_apart<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
+    judge_new_here(tables, at, scratch)
+}
+
+#[inline(always)]
+fn judge_new_here<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
     let Scratch { ip, transport, .. } = scratch;
     let (_, remote) = ip.local_and_remote(at.direction());
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
