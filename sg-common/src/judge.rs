@@ -84,6 +84,8 @@ pub struct Scratch<F: ReadIp> {
     /// For [`conntrack::known`].
     pub change: Change,
     pub verdict: Verdict,
+    /// What has come of reading the headers.
+    pub read: Result<(), Reason>,
     /// Where the IP header begins, if it was read.
     pub network: u32,
 }
@@ -478,7 +480,9 @@ where
     // Of another packet; only pieces look it up anew.
     scratch.datagram.ports = 0;
     scratch.transport.forget();
-    let verdict = match read::<F, P>(packet, at, network, scratch) {
+    let read = read::<F, P>(packet, at, network, scratch);
+    let (read, scratch) = forgotten_read(read, scratch);
+    let verdict = match read {
         Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
         Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
@@ -502,6 +506,25 @@ where
     load(&scratch.verdict)
 }
 
+/// The same, of which the verifier does not know for which reason.
+#[inline(always)]
+fn is_so(so: bool, mut memory: Opaque<'_>) -> bool {
+    memory.set(u32::from(so));
+    memory.get() != 0
+}
+
+/// What [`read`] has said and read, of which neither the compiler nor the verifier knows anything any more: else the verifier would
+/// follow each kind of header separately through all that comes.
+#[inline(always)]
+fn forgotten_read<F: ReadIp>(
+    read: Result<(), Reason>,
+    scratch: &mut Scratch<F>,
+) -> (Result<(), Reason>, &mut Scratch<F>) {
+    store(&mut scratch.read, read);
+    let scratch = black_box(scratch);
+    (load(&scratch.read), scratch)
+}
+
 /// Judges a packet whose headers have been read.
 #[inline(always)]
 fn judge_read<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Verdict
@@ -510,8 +533,8 @@ where
     P: Packet,
     T: Tables<F>,
 {
-    let ip = &scratch.ip;
-    if checksum::spoils(packet, ip) {
+    let Scratch { ip, free, .. } = &mut *scratch;
+    if is_so(checksum::spoils(packet, ip), Opaque(free)) {
         return Verdict::of(Reason::ChecksumPlace);
     }
     if let Err(reason) = at.guarded().route(ip) {
@@ -555,7 +578,8 @@ where
     P: Packet,
     T: Tables<F>,
 {
-    if !at.guarded().lets_pass(&scratch.ip, &scratch.transport)
+    let Scratch { ip, transport, free, .. } = &mut *scratch;
+    if !is_so(at.guarded().lets_pass(ip, transport), Opaque(free))
         && let Some(reason) = guard::<F, P, T>(packet, tables, at, scratch)
     {
         return Verdict::of(reason);
