@@ -537,6 +537,8 @@ where
     if is_so(checksum::spoils(packet, ip), Opaque(free)) {
         return Verdict::of(Reason::ChecksumPlace);
     }
+    let scratch = black_box(scratch);
+    let ip = &scratch.ip;
     if let Err(reason) = at.guarded().route(ip) {
         return Verdict::of(reason);
     }
@@ -792,19 +794,8 @@ fn is_alive<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<
 }
 
 /// A packet of no known flow: the rules decide, and with the verdict [`Reason::NewFlow`] it starts one.
-#[inline(always)]
-fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
-    // Where the keys are long, the stack has no room for them.
-    if F::BIT == 0 { judge_new_here(tables, at, scratch) } else { judge_new_apart(tables, at, scratch) }
-}
-
 #[inline(never)]
-fn judge_new_apart<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
-    judge_new_here(tables, at, scratch)
-}
-
-#[inline(always)]
-fn judge_new_here<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
+fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
     let Scratch { ip, transport, .. } = scratch;
     let (_, remote) = ip.local_and_remote(at.direction());
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
