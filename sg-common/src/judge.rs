@@ -331,7 +331,12 @@ pub(crate) fn place<T: Environment>(tables: &T, ifindex: u32, hook: Hook) -> Opt
         (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Outbound,
         (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Inbound,
     };
-    Some(At::new(interface, half, parity, direction, moment.now))
+    let mut at = At::new(interface, half, parity, direction, moment.now);
+    if T::DRY_RUN {
+        // Here the hook is a question, and the verifier would follow both answers to the end.
+        at.way = forgotten(u64::from(at.way), moment.generation as u32) as u32;
+    }
+    Some(at)
 }
 
 /// Where a verdict's word has nothing, there is room for the family.
@@ -798,8 +803,19 @@ fn is_alive<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<
 }
 
 /// A packet of no known flow: the rules decide, and with the verdict [`Reason::NewFlow`] it starts one.
-#[inline(never)]
+#[inline(always)]
 fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
+    // Where the keys are long, the stack has no room for them.
+    if F::BIT == 0 { judge_new_here(tables, at, scratch) } else { judge_new_apart(tables, at, scratch) }
+}
+
+#[inline(never)]
+fn judge_new_apart<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
+    judge_new_here(tables, at, scratch)
+}
+
+#[inline(always)]
+fn judge_new_here<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
     let Scratch { ip, transport, .. } = scratch;
     let (_, remote) = ip.local_and_remote(at.direction());
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
