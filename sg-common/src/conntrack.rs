@@ -276,9 +276,7 @@ pub fn known<const DRY_RUN: bool>(
     *after = flow.connection(state, flags, from_origin);
     // To memory, and not to the stack.
     store(&mut before.known, after.known);
-    for (before, after) in
-        [(&mut before.sender, after.sender), (&mut before.receiver, after.receiver)]
-    {
+    for (before, after) in [(&mut before.sender, after.sender), (&mut before.receiver, after.receiver)] {
         store(&mut before.end, after.end);
         store(&mut before.ack, after.ack);
         store(&mut before.window, after.window);

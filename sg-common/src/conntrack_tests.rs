@@ -25,7 +25,8 @@ fn flow() -> impl Strategy<Value = Flow> {
     let numbers = [numbers.clone(), numbers].concat();
     // Mostly as a connection is that both sides know all about.
     let known = prop_oneof![3 => (0..0x400u16).prop_map(|scales| 0x3c00 | scales), 1 => 0..0x8000u16];
-    let state = prop_oneof![4 => Just(State::TcpEstablished as u8), 2 => Just(State::UdpStream as u8), 1 => 0..14u8];
+    let state =
+        prop_oneof![4 => Just(State::TcpEstablished as u8), 2 => Just(State::UdpStream as u8), 1 => 0..14u8];
     let flags = prop_oneof![
         3 => prop_oneof![Just(FLOW_REPLIED), Just(FLOW_REPLIED | FLOW_ORIGIN_OUTBOUND)],
         1 => 0..16u8
@@ -33,15 +34,17 @@ fn flow() -> impl Strategy<Value = Flow> {
     let expires = NOW + u64::from(TIMEOUT);
     let expires = prop_oneof![4 => expires - 20..expires + 2, 1 => NOW - 1..NOW + 2];
     let place = prop_oneof![8 => Just(FLOW_LIVE), 1 => Just(0)];
-    (numbers, known, state, flags, expires, place).prop_map(|(numbers, tcp, state, flags, expires, place)| Flow {
-        expires,
-        created: 0,
-        place,
-        policy: 0,
-        state,
-        flags,
-        tcp,
-        sequence: numbers.try_into().unwrap(),
+    (numbers, known, state, flags, expires, place).prop_map(|(numbers, tcp, state, flags, expires, place)| {
+        Flow {
+            expires,
+            created: 0,
+            place,
+            policy: 0,
+            state,
+            flags,
+            tcp,
+            sequence: numbers.try_into().unwrap(),
+        }
     })
 }
 
@@ -54,7 +57,8 @@ fn transport() -> impl Strategy<Value = Transport> {
         1 => Just(Kind::IcmpOther),
         1 => Just(Kind::Other),
     ];
-    let flags = prop_oneof![4 => Just(ACK), 1 => any::<u8>(), 1 => Just(ACK | FIN), 1 => Just(RST), 1 => Just(SYN)];
+    let flags =
+        prop_oneof![4 => Just(ACK), 1 => any::<u8>(), 1 => Just(ACK | FIN), 1 => Just(RST), 1 => Just(SYN)];
     let payload = prop_oneof![Just(0u32), Just(1), Just(1000)];
     let partial = proptest::bool::weighted(0.1);
     let scale = prop_oneof![Just(NO_SCALE), 0..15u8];

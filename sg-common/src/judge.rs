@@ -331,7 +331,12 @@ pub(crate) fn place<T: Environment>(tables: &T, ifindex: u32, hook: Hook) -> Opt
         (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Outbound,
         (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Inbound,
     };
-    Some(At::new(interface, half, parity, direction, moment.now))
+    let mut at = At::new(interface, half, parity, direction, moment.now);
+    if T::DRY_RUN {
+        // Here the hook is a question, and the verifier would follow both answers to the end.
+        at.way = forgotten(u64::from(at.way), moment.generation as u32) as u32;
+    }
+    Some(at)
 }
 
 /// Where a verdict's word has nothing, there is room for the family.
@@ -379,8 +384,8 @@ pub struct At<'a> {
     /// The half of it that is in force.
     pub half: &'a InterfaceHalf,
     pub now: u64,
-    /// The direction, and above it the generation's parity: see [`Self::direction`] and [`Self::parity`]. In one word, which the
-    /// verifier need not remember: what is taken out of it is a bit.
+    /// The direction, and above it the generation's parity: see [`Self::direction`] and [`Self::parity`]. In one word of memory, of
+    /// which neither the verifier nor the compiler know anything: what is taken out of it is a bit, each time.
     way: u32,
 }
 
@@ -399,18 +404,18 @@ impl<'a> At<'a> {
 
 impl At<'_> {
     #[inline(always)]
-    pub const fn direction(&self) -> Direction {
-        if self.way & 1 == 0 { Direction::Inbound } else { Direction::Outbound }
+    pub fn direction(&self) -> Direction {
+        if load(&self.way) & 1 == 0 { Direction::Inbound } else { Direction::Outbound }
     }
 
     /// Which half is in force.
     #[inline(always)]
-    pub const fn parity(&self) -> u32 {
-        self.way >> 1
+    pub fn parity(&self) -> u32 {
+        load(&self.way) >> 1
     }
 
     #[inline(always)]
-    const fn guarded(&self) -> Guarded<'_> {
+    fn guarded(&self) -> Guarded<'_> {
         Guarded { half: self.half, direction: self.direction() }
     }
 
@@ -477,6 +482,10 @@ where
 {
     let Some(scratch) = tables.scratch() else { return Verdict::of(Reason::Malformed) };
     scratch.network = 0;
+    // Forgotten, or the verifier would follow what lies behind a tag apart from the rest.
+    let mut memory = Opaque(&mut scratch.free);
+    memory.set(network);
+    let network = memory.get();
     // Of another packet; only pieces look it up anew.
     scratch.datagram.ports = 0;
     scratch.transport.forget();
@@ -537,6 +546,8 @@ where
     if is_so(checksum::spoils(packet, ip), Opaque(free)) {
         return Verdict::of(Reason::ChecksumPlace);
     }
+    let scratch = black_box(scratch);
+    let ip = &scratch.ip;
     if let Err(reason) = at.guarded().route(ip) {
         return Verdict::of(reason);
     }

@@ -87,7 +87,10 @@ impl TcPacket {
         let skb = context.skb.skb;
         let linear = Linear::new(context.data(), context.data_end());
         // Most packets are in the first buffer as a whole, or all their headers are.
-        if linear.start + USUAL_HEADERS <= linear.end || linear.end - linear.start >= context.len() as usize {
+        // The number of bytes, and not a comparison of the two, from which the verifier would learn something in one case and not in the
+        // other, and follow both through all that comes.
+        let at_hand = linear.end.wrapping_sub(linear.start);
+        if at_hand >= USUAL_HEADERS || at_hand >= context.len() as usize {
             return Self { skb, linear };
         }
         // Data in page fragments: stacks put headers in front, but nobody has to. A failure leaves the packet as it was,

@@ -23,11 +23,13 @@ struct Budget {
 /// If so, set the number to a tenth above what the failure shows, in the change that needs it, and say why there. If a
 /// program has become much smaller, lower its budget: a budget that is never met protects nothing.
 const BUDGETS: [Budget; 6] = [
-    Budget { name: program::XDP_INGRESS, instructions: 14_350, verified: 281_000 },
+    Budget { name: program::XDP_INGRESS, instructions: 14_350, verified: 251_000 },
     Budget { name: program::TC_CHECKSUM, instructions: 1_640, verified: 33_800 },
     Budget { name: program::TC_INGRESS, instructions: 14_500, verified: 225_000 },
     Budget { name: program::TC_EGRESS, instructions: 14_500, verified: 225_000 },
-    Budget { name: program::EXPLAIN, instructions: 8_980, verified: 63_000 },
+    // Headers are read where they are needed, not in a subprogram, which every packet would pay for: so what is read in more
+    // ways here than in the programs that are attached is followed further.
+    Budget { name: program::EXPLAIN, instructions: 8_980, verified: 92_000 },
     // The table of flows is a program's own work, where the kernel's hash was a call.
     Budget { name: program::COLLECT, instructions: 2_660, verified: 39_200 },
 ];

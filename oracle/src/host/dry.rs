@@ -117,12 +117,7 @@ where
         Tables::<F>::next_datagram(self.0, row)
     }
 
-    fn take_datagram_place(
-        &self,
-        place: u32,
-        key: &F::FragmentKey,
-        oldest: &mut F::FragmentKey,
-    ) -> bool {
+    fn take_datagram_place(&self, place: u32, key: &F::FragmentKey, oldest: &mut F::FragmentKey) -> bool {
         Tables::<F>::take_datagram_place(self.0, place, key, oldest)
     }
 
