@@ -7,7 +7,7 @@ use sg_common::abi::{COUNTED_TWICE, Counter, Direction, HANDED_ON, REASON_SLOTS,
 use sg_common::verdict::{Action, Reason};
 
 use super::flow_memory::FlowFds;
-use super::flows::look_up;
+use super::batch::look_up;
 use super::{Kernel, KernelError, Slot};
 
 /// One counter of an interface that is not zero.

@@ -406,7 +406,7 @@ async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
             Some(flow_log) => flow_log.collect(&shared),
             None => shared.enforcer().kernel().collect(),
         };
-        shared.enforcer().settle();
+        shared.settle();
         match outcome {
             Ok(0) => {}
             Ok(flows) => tracing::debug!(flows, "collected"),

@@ -195,10 +195,10 @@ impl Steward {
         outcome
     }
 
-    /// Deletes what the policy before has left in the kernel, without anybody waiting for it.
+    /// Finishes the change in the kernel, without anybody waiting for it.
     fn settle_soon(&self) {
         let shared = self.shared.clone();
-        drop(spawn_blocking(move || shared.enforcer().settle()));
+        drop(spawn_blocking(move || shared.settle()));
     }
 
     async fn carried_out(&mut self, order: Order) -> Answer {
