@@ -208,3 +208,82 @@ fn write(
     let done = if attr.count as usize == count { 0 } else { attr.count as usize };
     Err(Partly { done, error })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd};
+
+    use super::*;
+
+    /// `BPF_MAP_CREATE`, and the first of its members.
+    fn map(kind: u32, key_size: u32, entries: u32, flags: u32) -> OwnedFd {
+        let attr = [kind, key_size, 4, entries, flags];
+        // SAFETY: the attribute is as long as is said; the descriptor is new and ours.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_bpf, 0, attr.as_ptr(), size_of_val(&attr));
+            assert!(fd >= 0, "{}", io::Error::last_os_error());
+            OwnedFd::from_raw_fd(fd as i32)
+        }
+    }
+
+    const ARRAY: u32 = 2;
+    /// Of both kinds that entries stand in, with room for three.
+    fn maps() -> [(&'static str, OwnedFd, i32); 2] {
+        let (hash, trie, no_preallocation) = (1, 11, 1);
+        [
+            ("hash", map(hash, 8, 3, no_preallocation), libc::E2BIG),
+            ("trie", map(trie, 8, 3, no_preallocation), libc::ENOSPC),
+        ]
+    }
+
+    fn numbered(numbers: &[u32]) -> Elements {
+        let mut elements = Elements::default();
+        for number in numbers {
+            // A prefix of 32 bits to the trie, a number to the hash map.
+            elements.push(&[&32u32.to_ne_bytes(), &number.to_be_bytes()], &number.to_ne_bytes());
+        }
+        elements
+    }
+
+    /// What is in a map, asked for element by element.
+    fn holds(map: &OwnedFd, number: u32) -> bool {
+        let (key, mut value) = (numbered(&[number]).keys, [0u8; 4]);
+        let attr = [map.as_raw_fd() as u64, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0];
+        // SAFETY: `BPF_MAP_LOOKUP_ELEM` takes a map, a key of eight bytes and room for a value of four.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, 1, attr.as_ptr(), size_of_val(&attr)) };
+        result == 0 && u32::from_ne_bytes(value) == number
+    }
+
+    #[test]
+    fn a_batch_that_finds_no_room_says_how_many_it_has_written_and_those_are_the_first() {
+        for (what, map, full) in maps() {
+            let error = update(map.as_fd(), &numbered(&[1, 2, 3, 4, 5])).unwrap_err();
+            assert_eq!((error.done, error.error.raw_os_error()), (3, Some(full)), "{what}");
+            assert_eq!([1, 2, 3, 4, 5].map(|number| holds(&map, number)), [true, true, true, false, false]);
+        }
+        // As does one that is refused before its first element, and one that leaves its array.
+        let array = map(ARRAY, 4, 2, 0);
+        let elements = |indexes: [u32; 3]| {
+            let mut elements = Elements::default();
+            indexes.iter().for_each(|index| elements.push(&[&index.to_ne_bytes()], &7u32.to_ne_bytes()));
+            elements
+        };
+        assert_eq!(update(array.as_fd(), &elements([0, 1, 2])).unwrap_err().done, 2);
+        assert_eq!(update(array.as_fd(), &elements([2, 0, 1])).unwrap_err().done, 0);
+        let no_map = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(update(no_map.as_fd(), &elements([0, 1, 0])).unwrap_err().done, 0);
+    }
+
+    #[test]
+    fn what_is_not_there_is_passed_over_when_the_rest_is_deleted() {
+        for (what, map, _) in maps() {
+            update(map.as_fd(), &numbered(&[1, 2, 3])).unwrap();
+            delete(map.as_fd(), &numbered(&[7, 1, 8, 9, 3, 10])).unwrap();
+            assert_eq!([1, 2, 3].map(|number| holds(&map, number)), [false, true, false], "{what}");
+            delete(map.as_fd(), &numbered(&[2])).unwrap();
+            delete(map.as_fd(), &numbered(&[2])).unwrap();
+            delete(map.as_fd(), &numbered(&[])).unwrap();
+            assert!(!holds(&map, 2), "{what}");
+        }
+    }
+}

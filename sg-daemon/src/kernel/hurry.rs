@@ -14,7 +14,7 @@ use super::Kernel;
 use super::pins::Pins;
 
 /// Documentation/admin-guide/kernel-parameters.txt, `rcupdate.rcu_expedited`.
-const SWITCH: &str = "/sys/kernel/rcu_expedited";
+pub(super) const SWITCH: &str = "/sys/kernel/rcu_expedited";
 
 /// So few are not worth it.
 const FEW: usize = 4;
@@ -52,10 +52,10 @@ impl Hurry {
     }
 
     /// After a daemon that has died with the switch on.
-    pub(super) fn end_of_another(pins: &Pins) {
+    pub(super) fn end_of_another(switch: &Path, pins: &Pins) {
         let marker = pins.hurry();
         if marker.exists() {
-            drop(Self { switch: SWITCH.into(), marker });
+            drop(Self { switch: switch.to_owned(), marker });
         }
     }
 }
@@ -66,5 +66,35 @@ impl Drop for Hurry {
             tracing::debug!(%error, "{} stays as it is", self.switch.display());
         }
         let _ = fs::remove_dir(&self.marker);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_switch_is_on_while_many_devices_are_attached_to_and_then_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (switch, pins) = (dir.path().join("switch"), Pins::at(dir.path()));
+        fs::create_dir_all(pins.maps()).unwrap();
+        let says = || fs::read_to_string(&switch).unwrap().trim().to_owned();
+        assert!(Hurry::by(&switch, &pins, 500).is_none(), "there is no switch");
+        fs::write(&switch, "0\n").unwrap();
+        assert!(Hurry::by(&switch, &pins, FEW).is_none());
+        let hurry = Hurry::by(&switch, &pins, FEW + 1).unwrap();
+        assert_eq!(says(), "1");
+        assert!(Hurry::by(&switch, &pins, 500).is_none(), "it is on already");
+        drop(hurry);
+        assert_eq!((says().as_str(), pins.hurry().exists()), ("0", false));
+
+        // The next daemon finds what one that died has left, and leaves alone what somebody else has switched on.
+        std::mem::forget(Hurry::by(&switch, &pins, 500));
+        assert_eq!(says(), "1");
+        Hurry::end_of_another(&switch, &pins);
+        assert_eq!((says().as_str(), pins.hurry().exists()), ("0", false));
+        fs::write(&switch, "1").unwrap();
+        Hurry::end_of_another(&switch, &pins);
+        assert_eq!(says(), "1");
     }
 }

@@ -190,7 +190,7 @@ impl Kernel {
     pub fn open(pin_dir: &Path, tc_mode: TcMode, sizes: TableSizes) -> Result<Self, KernelError> {
         probe::refuse_too_old()?;
         let pins = Pins::open(pin_dir)?;
-        Hurry::end_of_another(&pins);
+        Hurry::end_of_another(Path::new(hurry::SWITCH), &pins);
         let pinned = pins::check_maps(&pins)?;
         let mut loader = EbpfLoader::new();
         for name in pins::map_names() {
