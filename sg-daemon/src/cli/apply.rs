@@ -69,7 +69,9 @@ impl Apply {
         };
         let asked = ask(socket, "/v1/policy/apply", &candidate);
         // Faults are told best where the person is.
-        if asked.is_err() && let Some(code) = candidate::faults(&candidate, NO) {
+        if asked.is_err()
+            && let Some(code) = candidate::faults(&candidate, NO)
+        {
             return Ok(code);
         }
         done(refused(asked)?, self.json, "in force")

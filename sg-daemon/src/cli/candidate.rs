@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use super::output::{color, complain, print};
 use super::progress::during;
 use crate::api::candidate::{Candidate, CandidateFile};
-use crate::policy::{self, LoadError, Texts};
 use crate::policy::render::render;
+use crate::policy::{self, LoadError, Texts};
 
 /// Reads the files and directories, as the daemon would; none: the daemon reads its own. After telling what is wrong with
 /// them, the exit code: `faulty` if they can be read.

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use sg_common::abi::{CREATED_UNIT, Datagram, Flow, FlowPorts, FragmentKeyV4, FragmentKeyV6, map};
 
-use super::flow_memory::FlowFds;
 use super::batch;
+use super::flow_memory::FlowFds;
 use super::flows::{FlowKey, entry};
 use super::tables::{v4_of, v6_of};
 use super::traffic::{Accounts, Traffic};

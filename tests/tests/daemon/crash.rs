@@ -191,7 +191,11 @@ impl Site<'_> {
         expect(&whole(self.world, new));
         let place = &self.daemon;
         assert_eq!(entries(place), self.clean[usize::from(new)], "{at}: entries of the tables");
-        assert_eq!(files(&self.own), documents(self.world, self.connections, new), "{at}: the operator's files");
+        assert_eq!(
+            files(&self.own),
+            documents(self.world, self.connections, new),
+            "{at}: the operator's files"
+        );
         let state = fs::read_dir(place.state_dir()).unwrap().map(|file| file.unwrap().file_name());
         assert_eq!(state.collect::<Vec<_>>(), ["last-good"], "{at}: the state directory");
         let copies = files(&place.state_dir().join("last-good")).into_iter().map(|(_, text)| text);
