@@ -145,6 +145,8 @@ async fn enforce(
     let by_device = started.inspect_err(|_| replacement.give_up(&shared))?;
     replacement.finish(&shared).await?;
     begin_to_count(&shared)?;
+    // Who waits for a start finds nothing of the policy before.
+    on_enforcer(&shared, Enforcer::settle).await?;
     let retry = Retry::new(by_device);
     let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
     let mut server = tokio::spawn(serve(listener, shared.clone(), access));
