@@ -46,13 +46,14 @@ points! {
     Staged = "staged",
     /// The new policy is in force.
     Flipped = "flipped",
-    MembersStagedAgain = "members-staged-again",
-    StagedAgain = "staged-again",
     /// One of the hooks of a device that leaves the policy is free.
     OneHookDetached = "one-hook-detached",
     /// No program is attached to a device that leaves the policy; its entry is there.
     DeviceDetached = "device-detached",
     DevicesDetached = "devices-detached",
+    /// From here on nobody waits, unless connections are cut.
+    MembersStagedAgain = "members-staged-again",
+    StagedAgain = "staged-again",
     FirstEntryDeleted = "first-entry-deleted",
     EntriesDeleted = "entries-deleted",
     /// Of several connections that no rule allows one is cut.

@@ -73,6 +73,17 @@ impl Shared {
         self.enforcer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Finishes the last change of the policy, if it is not finished. The enforcer is free while packets are waited for.
+    pub fn settle(&self) {
+        let Some((generation, graces)) = self.enforcer().unsettled() else { return };
+        graces.wait(generation);
+        let mut enforcer = self.enforcer();
+        // Another change meanwhile has finished this one, and is not waited for with the enforcer in hand.
+        if enforcer.kernel().generation() == generation {
+            enforcer.settle();
+        }
+    }
+
     pub fn flow_log(&self) -> MutexGuard<'_, Option<FlowLog>> {
         self.flow_log.lock().unwrap_or_else(PoisonError::into_inner)
     }

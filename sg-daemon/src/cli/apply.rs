@@ -12,7 +12,7 @@ use super::progress::during;
 use super::times::seconds_within_a_day;
 use super::{NO, Outcome, candidate, refused};
 use crate::api::candidate::{ApplyAnswer, Candidate};
-use crate::api::client::call_within;
+use crate::api::client::{ClientError, call_within};
 
 /// A large policy on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -63,11 +63,18 @@ pub struct Rollback {
 
 impl Apply {
     pub(super) fn run(self, socket: &Path) -> Outcome {
-        let candidate = match candidate::read(&self.paths, NO) {
+        let candidate = match candidate::read_only(&self.paths, NO) {
             Ok(candidate) => Candidate { confirm_seconds: self.confirm, ..candidate },
             Err(code) => return Ok(code),
         };
-        order(socket, "/v1/policy/apply", &candidate, self.json, "in force")
+        let asked = ask(socket, "/v1/policy/apply", &candidate);
+        // Faults are told best where the person is.
+        if asked.is_err()
+            && let Some(code) = candidate::faults(&candidate, NO)
+        {
+            return Ok(code);
+        }
+        done(refused(asked)?, self.json, "in force")
     }
 }
 
@@ -83,10 +90,18 @@ impl Rollback {
     }
 }
 
-fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, done: &str) -> Outcome {
-    let answer: ApplyAnswer = match refused(during("sgd changes the policy in force", || {
+fn order<B: serde::Serialize>(socket: &Path, path: &str, body: &B, json: bool, what: &str) -> Outcome {
+    done(refused(ask(socket, path, body))?, json, what)
+}
+
+fn ask<B: serde::Serialize>(socket: &Path, path: &str, body: &B) -> Result<ApplyAnswer, ClientError> {
+    during("sgd changes the policy in force", || {
         call_within(PATIENCE, socket, Method::POST, path, Some(body))
-    }))? {
+    })
+}
+
+fn done(answer: Result<ApplyAnswer, ExitCode>, json: bool, done: &str) -> Outcome {
+    let answer = match answer {
         Ok(answer) => answer,
         Err(code) => return Ok(code),
     };

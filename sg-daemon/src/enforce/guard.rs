@@ -35,8 +35,8 @@ impl Enforcer {
             .into_iter()
             .partition(|(_, device)| gone.contains(&device.ifindex));
         self.devices = kept;
-        for (name, device) in over {
-            self.kernel.release(device.slot);
+        self.kernel.release(&over.values().map(|device| device.slot).collect::<Vec<_>>());
+        for name in over.keys() {
             tracing::info!(interface = name, "gone");
         }
     }

@@ -3,9 +3,9 @@
 //! 1. *Write* the new policy beside the old one.
 //! 2. *Attach* to devices that are not filtered yet, closed.
 //! 3. *Stage* the halves that are not in force.
-//! 4. *Flip* one word.
-//! 5. When no packet sees the old policy any more, stage the other halves too, detach from devices that are not the
-//!    policy's any more, and *delete* what is left of the old policy.
+//! 4. *Flip* one word. Detach from devices that are not the policy's any more.
+//! 5. *Settle*, when no packet sees the old policy any more: stage the other halves too, and delete what is left of the old
+//!    policy. Nobody waits for this, but for who comes with the next change before it is done.
 //!
 //! If anything fails before the fourth step, what was done is undone and nothing has changed (SPEC D21).
 
@@ -17,6 +17,7 @@ pub mod links;
 mod patching;
 mod preview;
 mod revoke;
+mod settle;
 mod targets;
 mod view;
 
@@ -32,13 +33,14 @@ use self::gate::Gate;
 pub use self::guard::Failure;
 pub use self::preview::{Becomes, Preview};
 pub use self::revoke::FlowFilter;
+use self::settle::Rest;
 use self::targets::{Target, names, targets};
 pub use self::view::{View, Views};
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::compile::{compile, compile_next};
 use crate::crash::{self, Point};
 use crate::fast_path::{FastPath, Wanted, Way};
-use crate::kernel::{Attached, FlowEntry, Kernel, KernelError, Slot, TableSizes, TcMode};
+use crate::kernel::{Attached, FlowEntry, Graces, Kernel, KernelError, Slot, TableSizes, TcMode};
 use crate::plan::{Plan, PlanError, Resident, patch, plan};
 use crate::policy::model::{HookChoice, Model, OnRuleChange, Timeouts};
 
@@ -100,6 +102,9 @@ pub struct Enforcer {
     unfilterable: BTreeSet<String>,
     failures: BTreeMap<String, Failure>,
     active: Option<Active>,
+    /// What the last swap has left to be done.
+    rest: Option<Rest>,
+    graces: Arc<Graces>,
     gate: Arc<Gate>,
     /// Policies put in force, since the daemon was started.
     swaps: u64,
@@ -130,6 +135,8 @@ impl Enforcer {
             unfilterable: BTreeSet::new(),
             failures: BTreeMap::new(),
             active: None,
+            rest: None,
+            graces: Arc::default(),
             gate: Arc::default(),
             swaps: 0,
             writes_before: 0,
@@ -145,15 +152,17 @@ impl Enforcer {
     fn find_devices(&mut self) -> Result<(), ApplyError> {
         let present = links::present().map_err(ApplyError::Devices)?;
         let names: BTreeMap<u32, String> = present.into_iter().map(|(name, index)| (index, name)).collect();
+        let mut gone = Vec::new();
         for (ifindex, slot) in self.kernel.devices() {
             match names.get(&ifindex) {
                 Some(name) => {
                     let device = Device { ifindex, slot, attached: None, hook: HookChoice::Auto };
                     self.devices.insert(name.clone(), device);
                 }
-                None => self.kernel.release(slot),
+                None => gone.push(slot),
             }
         }
+        self.kernel.release(&gone);
         Ok(())
     }
 
@@ -272,32 +281,19 @@ impl Enforcer {
         }
         let halves = self.halves(targets, &image, &plan);
         crash::at(Point::DevicesAttached);
-        self.stage(&plan, &halves, Point::MembersStaged);
+        self.stage(&plan.stage_members, Point::MembersStaged);
+        for (number, &(slot, half)) in halves.iter().enumerate() {
+            if number == 1 {
+                crash::at(Point::FirstInterfaceStaged);
+            }
+            self.kernel.stage_interface(slot, half);
+        }
         crash::at(Point::Staged);
         // Before any packet is judged by it.
         let image = Arc::new(image);
         self.views.add(self.view(self.kernel.generation() + 1, &model, &image));
         let generation = self.kernel.flip();
         self.swaps += 1;
-        crash::at(Point::Flipped);
-        self.stage(&plan, &halves, Point::MembersStagedAgain);
-        crash::at(Point::StagedAgain);
-
-        self.note_unfilterable(unfilterable);
-        // Before anything is detached: what appears now is the new policy's.
-        self.guard(&model, targets);
-        self.detach_all_but(targets);
-        crash::at(Point::DevicesDetached);
-        for (number, entry) in plan.delete.iter().enumerate() {
-            if number == 1 {
-                crash::at(Point::FirstEntryDeleted);
-            }
-            // An entry that stays takes room and nothing else: no packet asks for it any more.
-            if let Err(error) = self.kernel.delete(entry) {
-                tracing::warn!(%error, "an entry of the old policy stays");
-            }
-        }
-        crash::at(Point::EntriesDeleted);
         let revoke = image.on_rule_change == OnRuleChange::Revoke;
         let mut applied = Applied {
             generation,
@@ -306,14 +302,26 @@ impl Enforcer {
             deleted: plan.delete.len(),
             revoked: 0,
         };
+        self.rest = Some(Rest {
+            members: plan.stage_members,
+            interfaces: halves.into_iter().map(|(slot, _)| slot).collect(),
+            delete: plan.delete,
+        });
         self.resident = plan.resident;
         self.active = Some(Active {
-            model,
+            model: Arc::clone(&model),
             image,
             policy_ids: plan.policy_ids,
             vpc_ids: plan.vpc_ids,
             guard_ids: plan.guard_ids,
         });
+        crash::at(Point::Flipped);
+
+        self.note_unfilterable(unfilterable);
+        // Before anything is detached: what appears now is the new policy's.
+        self.guard(&model, targets);
+        self.detach_all_but(targets);
+        crash::at(Point::DevicesDetached);
         if revoke {
             // The policy is in force, whatever becomes of the flows of the old one.
             match self.revoke(&FlowFilter::refused(), false) {
@@ -345,6 +353,7 @@ impl Enforcer {
         let differ = self.devices_differ(&targets);
         if differ {
             self.detach_all_but(&targets);
+            let _hurry = self.kernel.hurry(self.to_attach(&targets));
             for target in &targets {
                 let half = self.half_in_force(target);
                 if let Err(error) = self.attach(target, half, &mut Undo::default()) {
@@ -438,7 +447,7 @@ impl Enforcer {
                 // The device that had this name is gone.
                 Entry::Occupied(taken) => {
                     self.kernel.detach(taken.key(), device.ifindex);
-                    self.kernel.release(device.slot);
+                    self.kernel.release(&[device.slot]);
                 }
             }
         }
@@ -446,14 +455,18 @@ impl Enforcer {
     }
 
     fn devices_differ(&self, targets: &[Target]) -> bool {
-        targets.len() != self.devices.len()
-            || targets.iter().any(|target| {
-                self.devices.get(&target.name).is_none_or(|device| {
-                    device.ifindex != target.ifindex
-                        || device.attached.is_none()
-                        || device.hook != target.hook
-                })
-            })
+        targets.len() != self.devices.len() || self.to_attach(targets) > 0
+    }
+
+    /// How many devices are not filtered yet, by the hook that they are to be filtered by.
+    fn to_attach(&self, targets: &[Target]) -> usize {
+        targets.iter().filter(|target| !self.is_filtered(target)).count()
+    }
+
+    fn is_filtered(&self, target: &Target) -> bool {
+        self.devices.get(&target.name).is_some_and(|device| {
+            device.ifindex == target.ifindex && device.hook == target.hook && device.attached.is_some()
+        })
     }
 
     /// Steps 1 and 2.
@@ -465,14 +478,13 @@ impl Enforcer {
         failures: Failures,
         undo: &mut Undo,
     ) -> Result<(), ApplyError> {
-        for entry in &plan.write {
-            self.kernel.write(entry)?;
-            undo.written += 1;
-            if undo.written == 1 {
-                crash::at(Point::FirstEntryWritten);
-            }
-        }
+        // One by itself, so that a test can let the daemon die behind it.
+        let (first, others) = plan.write.split_at(plan.write.len().min(1));
+        self.kernel.write(first, &mut undo.written)?;
+        crash::at(Point::FirstEntryWritten);
+        self.kernel.write(others, &mut undo.written)?;
         crash::at(Point::EntriesWritten);
+        let _hurry = self.kernel.hurry(self.to_attach(targets));
         for target in targets {
             // A device that is filtered already keeps its half until the swap.
             let mut closed = self.closed(target.role, &Timeouts::default());
@@ -490,6 +502,8 @@ impl Enforcer {
     }
 
     fn undo(&mut self, plan: &Plan, undo: Undo) {
+        let _hurry = self.kernel.hurry(undo.attached.len());
+        let mut free = Vec::new();
         for (name, before) in undo.attached.into_iter().rev() {
             match before {
                 Some(device) => {
@@ -501,28 +515,21 @@ impl Enforcer {
                 None => {
                     if let Some(device) = self.devices.remove(&name) {
                         self.kernel.detach(&name, device.ifindex);
-                        self.kernel.release(device.slot);
+                        free.push(device.slot);
                     }
                 }
             }
         }
-        for entry in plan.write.iter().take(undo.written).rev() {
-            if let Err(error) = self.kernel.delete(entry) {
-                tracing::warn!(%error, "an entry of the refused policy stays");
-            }
-        }
+        self.kernel.release(&free);
+        self.unwrite(&plan.write, undo.written);
     }
 
     /// Filters a device; a new one starts with `half`.
     fn attach(&mut self, target: &Target, half: InterfaceHalf, undo: &mut Undo) -> Result<(), ApplyError> {
-        let before = self.devices.get(&target.name).copied();
-        if let Some(device) = before
-            && device.ifindex == target.ifindex
-            && device.hook == target.hook
-            && device.attached.is_some()
-        {
+        if self.is_filtered(target) {
             return Ok(());
         }
+        let before = self.devices.get(&target.name).copied();
         if !links::is_ethernet(&target.name).map_err(ApplyError::Devices)? {
             return Err(ApplyError::NotEthernet { name: target.name.clone() });
         }
@@ -537,7 +544,7 @@ impl Enforcer {
                     && old.ifindex != target.ifindex
                 {
                     self.kernel.detach(&target.name, old.ifindex);
-                    self.kernel.release(old.slot);
+                    self.kernel.release(&[old.slot]);
                 }
                 if let Some(zone) = self.kernel.zone(slot) {
                     self.zones_seen.insert(zone, target.name.clone());
@@ -556,7 +563,7 @@ impl Enforcer {
             }
             Err(error) => {
                 if before.is_none() {
-                    self.kernel.release(slot);
+                    self.kernel.release(&[slot]);
                 }
                 Err(error.into())
             }
@@ -572,27 +579,22 @@ impl Enforcer {
             })
             .map(|(name, device)| (name.clone(), *device))
             .collect();
-        for (name, device) in gone {
-            self.kernel.detach(&name, device.ifindex);
+        let _hurry = self.kernel.hurry(gone.len());
+        for (name, device) in &gone {
+            self.kernel.detach(name, device.ifindex);
             crash::at(Point::DeviceDetached);
-            self.kernel.release(device.slot);
-            self.devices.remove(&name);
+            self.devices.remove(name);
             tracing::info!(interface = name, "not filtered any more");
         }
+        self.kernel.release(&gone.iter().map(|(_, device)| device.slot).collect::<Vec<_>>());
     }
 
-    /// Sets the halves that are not in force.
-    fn stage(&mut self, plan: &Plan, halves: &[(Slot, InterfaceHalf)], members: Point) {
-        for &(slot, set) in &plan.stage_members {
+    /// Sets the halves of members that are not in force.
+    fn stage(&mut self, members: &[(u32, u32)], done: Point) {
+        for &(slot, set) in members {
             self.kernel.stage_member(slot, set);
         }
-        crash::at(members);
-        for (number, &(slot, half)) in halves.iter().enumerate() {
-            if number == 1 {
-                crash::at(Point::FirstInterfaceStaged);
-            }
-            self.kernel.stage_interface(slot, half);
-        }
+        crash::at(done);
     }
 
     /// Stops filtering and leaves nothing behind.
@@ -603,10 +605,12 @@ impl Enforcer {
     pub fn detach_everything(&mut self) -> io::Result<()> {
         self.fast_path = None;
         self.gate.open();
-        for (name, device) in std::mem::take(&mut self.devices) {
-            self.kernel.detach(&name, device.ifindex);
-            self.kernel.release(device.slot);
+        let devices = std::mem::take(&mut self.devices);
+        let _hurry = self.kernel.hurry(devices.len());
+        for (name, device) in &devices {
+            self.kernel.detach(name, device.ifindex);
         }
+        self.kernel.release(&devices.values().map(|device| device.slot).collect::<Vec<_>>());
         self.kernel.pins().remove()
     }
 }

@@ -52,6 +52,10 @@ impl Enforcer {
         filter: &FlowFilter,
         dry_run: bool,
     ) -> Result<Vec<(String, FlowEntry)>, ApplyError> {
+        if !dry_run {
+            // A packet that the policy before admits now would begin a connection behind the back of this.
+            self.settle();
+        }
         let zones = self.zones();
         let Some(active) = &self.active else { return Ok(Vec::new()) };
         let mut revoked: Vec<(String, FlowEntry)> = Vec::new();

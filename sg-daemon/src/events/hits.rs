@@ -5,7 +5,7 @@
 //! minute and when the daemon ends, carries them over a restart. What is lost (more than 20,000 new connections a second on
 //! a CPU; a crash: the last minute) is at least counted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,13 +127,13 @@ const REMEMBERED: u64 = 90 * 24 * 60 * 60;
 #[derive(Debug)]
 pub struct Hits {
     path: PathBuf,
-    counts: BTreeMap<Arc<RuleKey>, Count>,
-    /// The rules that stand in the policy in force.
-    written: BTreeSet<Arc<RuleKey>>,
+    counts: HashMap<Arc<RuleKey>, Count>,
+    /// The rules that stand in the policy in force, each once.
+    written: Vec<Arc<RuleKey>>,
     /// Of this daemon's life. A group keeps its place as long as it is in the policy, so no number ever falls.
     groups: BTreeMap<Arc<GroupKey>, u64>,
     /// The groups of rules in force that have a place.
-    of_rules: BTreeMap<Arc<RuleKey>, Arc<GroupKey>>,
+    of_rules: HashMap<Arc<RuleKey>, Arc<GroupKey>>,
     others: [u64; 2],
     unattributed: u64,
     /// What of the kernel's losses is in `unattributed` already.
@@ -147,10 +147,10 @@ impl Hits {
         let path = state_dir.join("rule-hits.json");
         let mut hits = Self {
             path,
-            counts: BTreeMap::new(),
-            written: BTreeSet::new(),
+            counts: HashMap::new(),
+            written: Vec::new(),
             groups: BTreeMap::new(),
-            of_rules: BTreeMap::new(),
+            of_rules: HashMap::new(),
             others: [0; 2],
             unattributed: 0,
             lost: 0,
@@ -198,7 +198,10 @@ impl Hits {
     }
 
     fn write(&self) -> std::io::Result<()> {
-        let rules = self.counts.iter().map(|(key, count)| SavedRule { key: (**key).clone(), count: *count });
+        // In order, so that equal counts are equal files.
+        let mut counts: Vec<_> = self.counts.iter().collect();
+        counts.sort_unstable_by_key(|(key, _)| *key);
+        let rules = counts.into_iter().map(|(key, count)| SavedRule { key: (**key).clone(), count: *count });
         let saved = Saved {
             version: VERSION,
             unattributed: self.unattributed,
@@ -271,7 +274,7 @@ impl Hits {
             .map(|(_, known)| Arc::clone(&known.key))
             .collect();
         self.follow_groups(rules.iter().map(|(_, known)| &known.key));
-        let in_force: BTreeSet<_> = rules.iter().map(|(_, known)| &known.key).collect();
+        let in_force: HashSet<_> = rules.iter().map(|(_, known)| &known.key).collect();
         self.counts.retain(|key, count| {
             in_force.contains(key) || now.saturating_sub(count.last_hit.unwrap_or(count.since)) < REMEMBERED
         });

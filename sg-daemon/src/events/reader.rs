@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::decode::{Clocks, Told, read, verdict};
 use super::filter::Filter;
-use super::rules::RulesOf;
+use super::rules::{RulesOf, same};
 use super::{Events, Lost, Message, Place};
 use crate::enforce::View;
 use crate::kernel::EventMaps;
@@ -170,7 +170,10 @@ impl Reader {
             }
         }
         drop(enforcer);
-        self.events.hits().follow(&view);
+        // A candidate that has become the policy comes once more, by the names of its own files.
+        if !self.view.as_ref().is_some_and(|known| same(&known.model, &view.model)) {
+            self.events.hits().follow(&view);
+        }
         self.view = Some(view);
     }
 }

@@ -1,6 +1,6 @@
 //! Which rules have allowed a packet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,8 @@ use crate::compile::fit::{Fit, Policy, Tuple};
 use crate::compile::rules::{self, Effective, Origin};
 use crate::enforce::View;
 use crate::explain::{rule_text, words};
-use crate::policy::model::{Interface, Model};
+use crate::policy::model::{Group, Interface, Model, Role};
+use crate::policy::same::{same_names, same_rules};
 
 /// A rule over reloads and edits of others: whose it is, and what it says. Two rules of a group that say the same are one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -112,10 +113,23 @@ fn tuple_of(direction: Direction, seen: &Seen) -> Option<Tuple> {
     })
 }
 
+/// Whether [`every`] says the same of two policies, but for places and descriptions.
+pub fn same(one: &Model, other: &Model) -> bool {
+    let has_host = |model: &Model| model.interfaces.iter().any(|interface| interface.role == Role::Host);
+    let same_group = |(one, other): (&Group, &Group)| {
+        same_rules(&one.inbound, &other.inbound) && same_rules(&one.outbound, &other.outbound)
+    };
+    one.settings == other.settings
+        && one.vpcs == other.vpcs
+        && has_host(one) == has_host(other)
+        && same_names(one, other)
+        && one.groups.iter().zip(&other.groups).all(same_group)
+}
+
 /// Every rule of the policy, attached to an interface or not, in the order of the files.
 pub fn every(model: &Model) -> Vec<(Direction, Known)> {
     let mut every: Vec<(Direction, Known)> = Vec::new();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = HashSet::new();
     for direction in [Direction::Inbound, Direction::Outbound] {
         for rule in rules::of_model(model, direction) {
             let known = Known::new(model, rule, direction);

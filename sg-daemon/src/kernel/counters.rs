@@ -6,8 +6,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use sg_common::abi::{COUNTED_TWICE, Counter, Direction, HANDED_ON, REASON_SLOTS, WOULD_DROP, map};
 use sg_common::verdict::{Action, Reason};
 
+use super::batch::look_up;
 use super::flow_memory::FlowFds;
-use super::flows::look_up;
 use super::{Kernel, KernelError, Slot};
 
 /// One counter of an interface that is not zero.

@@ -8,6 +8,7 @@ use std::path::Path;
 use aya::maps::MapData;
 use sg_common::abi::{ABI_VERSION, Interface, map};
 
+use super::hurry::Hurry;
 use super::mapped::Mapped;
 use super::pins::{Pins, check_maps};
 use super::{KernelError, attach, other_layouts};
@@ -33,6 +34,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>, KernelError> {
         .filter_map(|link| link.file_name().to_str()?.split_once('_')?.0.parse().ok())
         .filter_map(|index: u32| Some((*names.get(&index)?, index)))
         .collect();
+    let _hurry = Hurry::begin(&pins, filtered.len());
     let asked: Vec<u32> = if others.is_empty() { of_map(&pins)? } else { names.keys().copied().collect() };
     for index in asked {
         if let Some(&name) = names.get(&index)

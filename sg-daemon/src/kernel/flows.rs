@@ -1,11 +1,8 @@
-//! The connection table; and other tables, read in batches.
+//! The connection table.
 
-use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use aya::Pod;
 use sg_common::abi::{
     CREATED_UNIT, Direction, FLOW_ORIGIN_OUTBOUND, FLOW_REPLIED, Flow, FlowKeyV4, FlowKeyV6,
 };
@@ -126,117 +123,4 @@ pub(super) fn entry(key: FlowKey, flow: &Flow, now: u64, hz: u64) -> Option<Flow
         age: (now.saturating_sub(u64::from(flow.created) * CREATED_UNIT)) / hz,
         policy: flow.policy,
     })
-}
-
-/// `struct { … } batch` of `union bpf_attr`, include/uapi/linux/bpf.h.
-#[repr(C)]
-struct BatchAttr {
-    in_batch: u64,
-    out_batch: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map_fd: u32,
-    elem_flags: u64,
-    flags: u64,
-}
-
-/// `BPF_MAP_LOOKUP_BATCH`.
-const LOOKUP_BATCH: libc::c_int = 24;
-
-/// So many elements of a per-CPU array, from one index on: for each the values of all CPUs (kernel/bpf/arraymap.c; 5.13).
-pub(super) fn look_up<V: Pod>(
-    map: BorrowedFd<'_>,
-    first: u32,
-    count: usize,
-    cpus: usize,
-) -> io::Result<Vec<V>> {
-    // Every CPU's value takes a multiple of eight bytes.
-    if !size_of::<V>().is_multiple_of(8) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut keys: Vec<u32> = Vec::with_capacity(count);
-    let mut values: Vec<V> = Vec::with_capacity(count * cpus);
-    let before = first.wrapping_sub(1);
-    let mut next = 0u32;
-    let mut attr = BatchAttr {
-        in_batch: if first > 0 { &raw const before as u64 } else { 0 },
-        out_batch: &raw mut next as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: count as u32,
-        map_fd: map.as_raw_fd() as u32,
-        elem_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: the attribute's pointers are to live buffers with room for `count` elements of `cpus` values.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
-    if result != 0 {
-        let error = io::Error::last_os_error();
-        // The end of the array; what was found is valid.
-        if error.raw_os_error() != Some(libc::ENOENT) {
-            return Err(error);
-        }
-    }
-    // SAFETY: the kernel has written `attr.count` elements of `cpus` values each, and not more than there is room for.
-    unsafe { values.set_len((attr.count as usize).min(count) * cpus) };
-    Ok(values)
-}
-
-/// Hands every element of a hash map to `each`. The kernel goes bucket by bucket, so an element that stays is seen once
-/// (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`; 5.6).
-pub(super) fn batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, V)) -> io::Result<()> {
-    let mut room = 4096usize;
-    let mut keys: Vec<K> = Vec::with_capacity(room);
-    let mut values: Vec<V> = Vec::with_capacity(room);
-    let mut position = 0u32;
-    let mut started = false;
-    loop {
-        keys.clear();
-        values.clear();
-        let mut next = 0u32;
-        let mut attr = BatchAttr {
-            in_batch: if started { &raw const position as u64 } else { 0 },
-            out_batch: &raw mut next as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: room as u32,
-            map_fd: map.as_raw_fd() as u32,
-            elem_flags: 0,
-            flags: 0,
-        };
-        // SAFETY: the attribute's pointers are to live buffers with room for `count` elements.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
-        let error = if result == 0 { None } else { Some(io::Error::last_os_error()) };
-        let end = match error {
-            None => false,
-            Some(error) => match error.raw_os_error() {
-                // The last batch; what it found is valid.
-                Some(libc::ENOENT) => true,
-                // A bucket has more elements than there is room for.
-                Some(libc::ENOSPC) if room < 1 << 20 => {
-                    room *= 2;
-                    keys.reserve(room);
-                    values.reserve(room);
-                    continue;
-                }
-                Some(libc::EINTR) => continue,
-                _ => return Err(error),
-            },
-        };
-        let count = (attr.count as usize).min(room);
-        // SAFETY: the kernel has written `count` elements to both buffers.
-        unsafe {
-            keys.set_len(count);
-            values.set_len(count);
-        }
-        for (key, value) in keys.iter().zip(&values) {
-            each(*key, *value);
-        }
-        if end {
-            return Ok(());
-        }
-        (position, started) = (next, true);
-    }
 }

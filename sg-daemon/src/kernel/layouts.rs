@@ -87,6 +87,7 @@ impl Kernel {
     /// attempt goes on from there.
     pub fn replace(&mut self, layouts: &[Layout]) -> Result<(), KernelError> {
         let Some(Deferred(devices)) = self.deferred.take() else { return Ok(()) };
+        let _hurry = self.hurry(devices.len());
         for layout in layouts {
             self.inherit_xdp_links(&layout.root.join("links"))?;
         }

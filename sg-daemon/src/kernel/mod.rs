@@ -2,6 +2,7 @@
 
 mod accounts;
 mod attach;
+mod batch;
 mod btf;
 mod counters;
 mod detach;
@@ -9,6 +10,8 @@ mod events;
 mod explain;
 mod flow_memory;
 mod flows;
+mod grace;
+mod hurry;
 mod layouts;
 mod mapped;
 mod pins;
@@ -28,7 +31,7 @@ use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use aya::programs::ProgramError;
@@ -48,6 +51,9 @@ pub use self::events::{EventMaps, EventRing, WatchCounts};
 pub use self::explain::{Answer, RunHook};
 pub use self::flow_memory::{FlowMemory, Inserted};
 pub use self::flows::{FlowEntry, FlowKey};
+pub use self::grace::Graces;
+use self::grace::grace;
+pub use self::hurry::Hurry;
 use self::layouts::Deferred;
 pub use self::layouts::{Layout, other_layouts};
 use self::mapped::Mapped;
@@ -184,6 +190,7 @@ impl Kernel {
     pub fn open(pin_dir: &Path, tc_mode: TcMode, sizes: TableSizes) -> Result<Self, KernelError> {
         probe::refuse_too_old()?;
         let pins = Pins::open(pin_dir)?;
+        Hurry::end_of_another(Path::new(hurry::SWITCH), &pins);
         let pinned = pins::check_maps(&pins)?;
         let mut loader = EbpfLoader::new();
         for name in pins::map_names() {
@@ -249,9 +256,7 @@ impl Kernel {
             }
         }
         for (_, slot) in self.devices() {
-            if let Some(half) = self.half(slot) {
-                self.store_half(slot, parity ^ 1, half);
-            }
+            self.even_out(slot);
         }
         // 0 is no zone, no policy, no set and no VPC.
         let control = self.control();
@@ -364,18 +369,19 @@ impl Kernel {
         }
     }
 
-    /// Adds an entry. Nothing in force refers to it yet.
+    /// Adds entries in their order. Nothing in force refers to them yet. `done` counts them, also where not all can be written.
     ///
     /// # Errors
     ///
-    /// If the map is full or the kernel refuses.
-    pub fn write(&mut self, entry: &Entry) -> Result<(), KernelError> {
-        if let Entry::Member { slot, .. } = entry {
-            // The slot may have belonged to another address.
-            self.set_member(*slot, 0);
+    /// If a map is full or the kernel refuses.
+    pub fn write(&mut self, entries: &[Entry], done: &mut usize) -> Result<(), KernelError> {
+        for entry in entries {
+            if let Entry::Member { slot, .. } = entry {
+                // The slot may have belonged to another address.
+                self.set_member(*slot, 0);
+            }
         }
-        self.writes.updated(entry);
-        self.tables.write(entry)
+        self.put(entries, done)
     }
 
     /// Adds a member that packets see at once, with the set that it is in.
@@ -387,8 +393,14 @@ impl Kernel {
         if let Entry::Member { slot, .. } = entry {
             self.set_member(*slot, set);
         }
-        self.writes.updated(entry);
-        self.tables.write(entry)
+        self.put(std::slice::from_ref(entry), &mut 0)
+    }
+
+    fn put(&mut self, entries: &[Entry], done: &mut usize) -> Result<(), KernelError> {
+        let before = *done;
+        let outcome = self.tables.write(entries, done);
+        self.writes.updated(entries.iter().take(*done - before));
+        outcome
     }
 
     /// Both halves of a slot that no entry refers to.
@@ -397,14 +409,14 @@ impl Kernel {
         self.writes.member_stores += 1;
     }
 
-    /// Deletes an entry. Nothing in force refers to it any more.
+    /// Deletes entries. Nothing in force refers to them any more.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses; an entry that is not there is no error.
-    pub fn delete(&mut self, entry: &Entry) -> Result<(), KernelError> {
-        self.writes.deleted(entry);
-        self.tables.delete(entry)
+    /// If the kernel refuses to delete one; the others are deleted. An entry that is not there is no error.
+    pub fn delete(&mut self, entries: &[Entry]) -> Result<(), KernelError> {
+        self.writes.deleted(entries);
+        self.tables.delete(entries)
     }
 
     /// Sets the half of a member's sets that is not in force.
@@ -424,22 +436,22 @@ impl Kernel {
         self.store_half(slot, parity, half);
     }
 
+    /// Makes the half of an interface that is not in force equal to the one that is.
+    pub fn even_out(&mut self, slot: Slot) {
+        if let Some(half) = self.half(slot) {
+            self.stage_interface(slot, half);
+        }
+    }
+
     fn store_half(&mut self, slot: Slot, parity: usize, half: InterfaceHalf) {
         let offset = offset_of!(Interface, halves) + parity * size_of::<InterfaceHalf>();
         self.interfaces.store(slot.0, offset, half);
         self.writes.interface_stores += 1;
     }
 
-    /// Puts everything staged in force, on all interfaces at once, and waits until no packet sees the old state.
+    /// Puts everything staged in force, on all interfaces at once, for packets that come from now on. If nothing is staged,
+    /// both sides are the same and no packet sees a difference.
     pub fn flip(&mut self) -> u64 {
-        let generation = self.count_generation();
-        grace();
-        generation
-    }
-
-    /// The next generation's number. Puts everything staged in force; if nothing is, both sides are the same and no packet
-    /// sees a difference.
-    pub fn count_generation(&mut self) -> u64 {
         let generation = self.generation() + 1;
         self.control.store(0, offset_of!(Control, generation), generation);
         self.writes.control_stores += 1;
@@ -539,15 +551,22 @@ impl Kernel {
         }
     }
 
-    /// Frees the entry of a device that no program is attached to any more, and its flows. Its zone is never used again.
-    pub fn release(&mut self, slot: Slot) {
-        let (zone, row) =
-            self.interfaces.get(slot.0).map_or((0, 0), |interface| (interface.zone, interface.row));
-        self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
+    /// Frees the entries of devices that no program is attached to any more, and their flows. Their zones are never used again.
+    pub fn release(&mut self, slots: &[Slot]) {
+        if slots.is_empty() {
+            return;
+        }
+        for slot in slots {
+            self.interfaces.store(slot.0, offset_of!(Interface, ifindex), 0u32);
+        }
         grace();
-        self.retire(zone, row);
-        if let Err(error) = self.purge(zone) {
-            tracing::warn!(%error, "flows of a device that is gone stay until they are over");
+        for slot in slots {
+            let (zone, row) =
+                self.interfaces.get(slot.0).map_or((0, 0), |interface| (interface.zone, interface.row));
+            self.retire(zone, row);
+            if let Err(error) = self.purge(zone) {
+                tracing::warn!(%error, "flows of a device that is gone stay until they are over");
+            }
         }
     }
 
@@ -675,17 +694,6 @@ fn make_flow_tables(
         control.store(0, offset_of!(Control, live_flows), sizes.live);
     }
     Ok(sizes)
-}
-
-/// Waits until every program that runs now has ended: they run with preemption disabled, which `synchronize_rcu` waits
-/// for, and that is what this membarrier command does (kernel/sched/membarrier.c).
-fn grace() {
-    // SAFETY: the call takes three integers and touches no memory.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result != 0 {
-        // Kernels with `nohz_full` refuse. No packet is under way in a program for as long as this.
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// All elements of an array map, as memory.

@@ -77,6 +77,11 @@ impl Pins {
         self.root.join("programs")
     }
 
+    /// There while many devices are attached to.
+    pub(super) fn hurry(&self) -> PathBuf {
+        self.root.join("hurry")
+    }
+
     /// Removes everything of this version, links first.
     ///
     /// # Errors

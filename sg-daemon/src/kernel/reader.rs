@@ -6,8 +6,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use sg_common::abi::{CREATED_UNIT, Datagram, Flow, FlowPorts, FragmentKeyV4, FragmentKeyV6, map};
 
+use super::batch;
 use super::flow_memory::FlowFds;
-use super::flows::{FlowKey, batch, entry};
+use super::flows::{FlowKey, entry};
 use super::tables::{v4_of, v6_of};
 use super::traffic::{Accounts, Traffic};
 use super::{FlowEntry, Kernel, KernelError};
@@ -87,9 +88,9 @@ impl FlowTables {
     pub fn fragments(&self) -> Result<(u64, u64), KernelError> {
         let [v4, v6] = &self.fragments;
         let (mut of_v4, mut of_v6) = (0, 0);
-        batch(v4.as_fd(), |_: FragmentKeyV4, _: Datagram| of_v4 += 1)
+        batch::each(v4.as_fd(), |_: FragmentKeyV4, _: Datagram| of_v4 += 1)
             .map_err(|source| KernelError::Io { name: map::FRAGMENTS_V4, source })?;
-        batch(v6.as_fd(), |_: FragmentKeyV6, _: Datagram| of_v6 += 1)
+        batch::each(v6.as_fd(), |_: FragmentKeyV6, _: Datagram| of_v6 += 1)
             .map_err(|source| KernelError::Io { name: map::FRAGMENTS_V6, source })?;
         Ok((of_v4, of_v6))
     }

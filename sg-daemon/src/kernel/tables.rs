@@ -1,18 +1,22 @@
 //! The maps that are written entry by entry.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
     Be32, ClassKeyV4, ClassKeyV6, Control, Counter, Direction, MemberKeyV4, MemberKeyV6, OwnKeyV4, OwnKeyV6,
     PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, counter_index, map,
 };
+use zerocopy::IntoBytes as _;
 
+use super::batch::{self, Elements, Partly};
 use super::flow_memory::FlowFds;
 use super::{KernelError, TableSizes, map_data, max_entries};
 use crate::compile::ranges::Table as PortRow;
@@ -25,6 +29,18 @@ struct PortTable([u64; PORT_SET_BYTES / 8]);
 // SAFETY: plain integers.
 unsafe impl Pod for PortTable {}
 
+/// The maps of entries, in the order of `plan::Table`.
+const MAPS: [&str; Table::COUNT] = [
+    map::PORT_SETS,
+    map::CLASSES_V4,
+    map::CLASSES_V6,
+    map::PAIRS,
+    map::MEMBERS_V4,
+    map::MEMBERS_V6,
+    map::OWN_V4,
+    map::OWN_V6,
+];
+
 pub struct TableMaps {
     classes_v4: LpmTrie<MapData, ClassKeyV4, Row>,
     classes_v6: LpmTrie<MapData, ClassKeyV6, Row>,
@@ -34,7 +50,8 @@ pub struct TableMaps {
     own_v4: HashMap<MapData, OwnKeyV4, u32>,
     own_v6: HashMap<MapData, OwnKeyV6, u32>,
     port_sets: Array<MapData, PortTable>,
-    counters: PerCpuArray<MapData, Counter>,
+    /// All of these once more, for batches: each with its name, in the order of `plan::Table`.
+    entry_fds: Vec<(&'static str, OwnedFd)>,
     pub(super) flow_fds: FlowFds,
     /// The tables of datagrams in pieces, of IPv4 and of IPv6, for batches, which aya does not know.
     pub(super) fragment_fds: [OwnedFd; 2],
@@ -64,21 +81,13 @@ impl TableMaps {
         let flow_fds = FlowFds::new(control, |name| Ok((map_fd(ebpf, name)?, max_entries(ebpf, name)?)))?;
         let fragment_fds = [map_fd(ebpf, map::FRAGMENTS_V4)?, map_fd(ebpf, map::FRAGMENTS_V6)?];
         let mut capacity = [0; Table::COUNT];
-        for (table, name) in [
-            (Table::PortSets, map::PORT_SETS),
-            (Table::ClassesV4, map::CLASSES_V4),
-            (Table::ClassesV6, map::CLASSES_V6),
-            (Table::Pairs, map::PAIRS),
-            (Table::MembersV4, map::MEMBERS_V4),
-            (Table::MembersV6, map::MEMBERS_V6),
-            (Table::OwnV4, map::OWN_V4),
-            (Table::OwnV6, map::OWN_V6),
-        ] {
-            if let Some(entries) = capacity.get_mut(table as usize) {
-                *entries = max_entries(ebpf, name)?;
-            }
+        let mut entry_fds = Vec::with_capacity(MAPS.len());
+        for (entries, name) in capacity.iter_mut().zip(MAPS) {
+            *entries = max_entries(ebpf, name)?;
+            entry_fds.push((name, map_fd(ebpf, name)?));
         }
         Ok(Self {
+            entry_fds,
             flow_fds,
             fragment_fds,
             account_fds: [map_fd(ebpf, map::ACCOUNTS_V4)?, map_fd(ebpf, map::ACCOUNTS_V6)?],
@@ -94,7 +103,6 @@ impl TableMaps {
             own_v4: take!(map::OWN_V4),
             own_v6: take!(map::OWN_V6),
             port_sets: take!(map::PORT_SETS),
-            counters: take!(map::COUNTERS),
             cpus: aya::util::nr_cpus()
                 .map_err(|(_, source)| KernelError::Io { name: map::COUNTERS, source })?,
         })
@@ -112,60 +120,41 @@ impl TableMaps {
         }
     }
 
-    pub fn write(&mut self, entry: &Entry) -> Result<(), KernelError> {
+    /// Writes entries in their order. `done` counts them, also where not all can be written.
+    pub fn write(&self, entries: &[Entry], done: &mut usize) -> Result<(), KernelError> {
         // Entries of other policies stay as they are, so a key that is there already is a mistake of ours; writing it
         // again is harmless.
-        match entry {
-            Entry::PortTable { index, ranges } => {
-                let table = PortTable(*ranges.to_table());
-                self.port_sets.set(*index, table, 0).map_err(KernelError::map(map::PORT_SETS))
-            }
-            Entry::Class { policy, net: IpNet::V4(net), row } => {
-                self.classes_v4.insert(&class_v4(*policy, *net), row, 0).map_err(full(map::CLASSES_V4))
-            }
-            Entry::Class { policy, net: IpNet::V6(net), row } => {
-                self.classes_v6.insert(&class_v6(*policy, *net), row, 0).map_err(full(map::CLASSES_V6))
-            }
-            Entry::Pair { key, row } => self.pairs.insert(key, row, 0).map_err(full(map::PAIRS)),
-            Entry::Member { vpc, address: IpAddr::V4(address), slot } => {
-                self.members_v4.insert(member_v4(*vpc, *address), slot, 0).map_err(full(map::MEMBERS_V4))
-            }
-            Entry::Own { guard, address: IpAddr::V4(address) } => {
-                self.own_v4.insert(own_v4(*guard, *address), 1, 0).map_err(full(map::OWN_V4))
-            }
-            Entry::Own { guard, address: IpAddr::V6(address) } => {
-                self.own_v6.insert(own_v6(*guard, *address), 1, 0).map_err(full(map::OWN_V6))
-            }
-            Entry::Member { vpc, address: IpAddr::V6(address), slot } => {
-                self.members_v6.insert(member_v6(*vpc, *address), slot, 0).map_err(full(map::MEMBERS_V6))
-            }
+        for (table, entries) in by_table(entries) {
+            let (name, map) = self.map_of(table)?;
+            let written = batch::update(map, &elements(entries));
+            *done += written.as_ref().map_or_else(|partly| partly.done, |()| entries.len());
+            written.map_err(|Partly { error, .. }| match error.raw_os_error() {
+                // Of a hash map and of a trie.
+                Some(libc::E2BIG | libc::ENOSPC) => KernelError::Full { name },
+                _ => refused(name, "bpf_map_update_batch", error),
+            })?;
         }
+        Ok(())
     }
 
-    pub fn delete(&mut self, entry: &Entry) -> Result<(), KernelError> {
-        match entry {
-            // The next policy that needs it overwrites it.
-            Entry::PortTable { .. } => Ok(()),
-            Entry::Class { policy, net: IpNet::V4(net), .. } => {
-                gone(map::CLASSES_V4, self.classes_v4.remove(&class_v4(*policy, *net)))
-            }
-            Entry::Class { policy, net: IpNet::V6(net), .. } => {
-                gone(map::CLASSES_V6, self.classes_v6.remove(&class_v6(*policy, *net)))
-            }
-            Entry::Pair { key, .. } => gone(map::PAIRS, self.pairs.remove(key)),
-            Entry::Own { guard, address: IpAddr::V4(address) } => {
-                gone(map::OWN_V4, self.own_v4.remove(&own_v4(*guard, *address)))
-            }
-            Entry::Own { guard, address: IpAddr::V6(address) } => {
-                gone(map::OWN_V6, self.own_v6.remove(&own_v6(*guard, *address)))
-            }
-            Entry::Member { vpc, address: IpAddr::V4(address), .. } => {
-                gone(map::MEMBERS_V4, self.members_v4.remove(&member_v4(*vpc, *address)))
-            }
-            Entry::Member { vpc, address: IpAddr::V6(address), .. } => {
-                gone(map::MEMBERS_V6, self.members_v6.remove(&member_v6(*vpc, *address)))
+    /// Deletes entries; that one is not there is fine. What the kernel does not delete stays, and the rest goes.
+    pub fn delete(&self, entries: &[Entry]) -> Result<(), KernelError> {
+        let mut outcome = Ok(());
+        // A set of ports is overwritten by the next one that takes its place.
+        for (table, mut entries) in by_table(entries).filter(|(table, _)| *table != Table::PortSets) {
+            let (name, map) = self.map_of(table)?;
+            while let Err(Partly { done, error }) = batch::delete(map, &elements(entries)) {
+                outcome = Err(refused(name, "bpf_map_delete_batch", error));
+                entries = entries.get(done + 1..).unwrap_or_default();
             }
         }
+        outcome
+    }
+
+    fn map_of(&self, table: Table) -> Result<(&'static str, BorrowedFd<'_>), KernelError> {
+        let (name, fd) =
+            self.entry_fds.get(table as usize).ok_or(KernelError::Missing { name: table.name() })?;
+        Ok((name, fd.as_fd()))
     }
 
     /// Every entry there is, and the port tables they refer to.
@@ -217,19 +206,59 @@ impl TableMaps {
         Ok((entries, tables))
     }
 
-    pub fn clear_counters(&mut self, row: u32) -> Result<(), KernelError> {
-        let zero = vec![Counter { packets: 0, bytes: 0 }; self.cpus];
-        for direction in [Direction::Inbound, Direction::Outbound] {
-            for slot in 0..REASON_SLOTS {
-                let values = PerCpuValues::try_from(zero.clone())
-                    .map_err(|source| KernelError::Io { name: map::COUNTERS, source })?;
-                self.counters
-                    .set(counter_index(row, direction, slot), values, 0)
-                    .map_err(KernelError::map(map::COUNTERS))?;
+    /// Sets all counters of a row to zero.
+    pub fn clear_counters(&self, row: u32) -> Result<(), KernelError> {
+        let first = counter_index(row, Direction::Inbound, 0);
+        let indexes: Vec<u32> = (first..first + 2 * REASON_SLOTS).collect();
+        let zeros = vec![0; indexes.len() * self.cpus * size_of::<Counter>()];
+        let row = Elements { count: indexes.len(), keys: indexes.as_bytes().to_vec(), values: zeros };
+        batch::update(self.counters_fd.as_fd(), &row)
+            .map_err(|Partly { error, .. }| refused(map::COUNTERS, "bpf_map_update_batch", error))
+    }
+}
+
+/// Entries of one table after those of another, as they come.
+fn by_table(entries: &[Entry]) -> impl Iterator<Item = (Table, &[Entry])> {
+    let same = entries.chunk_by(|one, other| one.table() == other.table());
+    same.filter_map(|entries| Some((entries.first()?.table(), entries)))
+}
+
+/// Entries of one table as its map has them.
+fn elements(entries: &[Entry]) -> Elements {
+    let mut elements = Elements::default();
+    for entry in entries {
+        match entry {
+            Entry::PortTable { index, ranges } => {
+                elements.push(&[index.as_bytes()], ranges.to_table().as_bytes());
+            }
+            Entry::Class { policy, net: IpNet::V4(net), row } => {
+                let key = class_v4(*policy, *net);
+                elements.push(&[class_bits(net.prefix_len()).as_bytes(), key.as_bytes()], row.as_bytes());
+            }
+            Entry::Class { policy, net: IpNet::V6(net), row } => {
+                let key = class_v6(*policy, *net);
+                elements.push(&[class_bits(net.prefix_len()).as_bytes(), key.as_bytes()], row.as_bytes());
+            }
+            Entry::Pair { key, row } => elements.push(&[key.as_bytes()], row.as_bytes()),
+            Entry::Member { vpc, address: IpAddr::V4(address), slot } => {
+                elements.push(&[member_v4(*vpc, *address).as_bytes()], slot.as_bytes());
+            }
+            Entry::Member { vpc, address: IpAddr::V6(address), slot } => {
+                elements.push(&[member_v6(*vpc, *address).as_bytes()], slot.as_bytes());
+            }
+            Entry::Own { guard, address: IpAddr::V4(address) } => {
+                elements.push(&[own_v4(*guard, *address).as_bytes()], 1u32.as_bytes());
+            }
+            Entry::Own { guard, address: IpAddr::V6(address) } => {
+                elements.push(&[own_v6(*guard, *address).as_bytes()], 1u32.as_bytes());
             }
         }
-        Ok(())
     }
+    elements
+}
+
+fn refused(name: &'static str, call: &'static str, io_error: io::Error) -> KernelError {
+    KernelError::Map { name, source: MapError::SyscallError(SyscallError { call, io_error }) }
 }
 
 fn map_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
@@ -237,17 +266,20 @@ fn map_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
     fd.map_err(|source| KernelError::Io { name, source })
 }
 
-fn class_v4(policy: PolicyDirection, net: Ipv4Net) -> Key<ClassKeyV4> {
-    let data = ClassKeyV4 {
-        policy_direction: Be32::from_host(policy.0),
-        address: Be32::from_host(net.network().to_bits()),
-    };
-    Key::new(32 + u32::from(net.prefix_len()), data)
+/// How many bits of a class's key count: the policy and the prefix.
+fn class_bits(prefix_len: u8) -> u32 {
+    32 + u32::from(prefix_len)
 }
 
-fn class_v6(policy: PolicyDirection, net: Ipv6Net) -> Key<ClassKeyV6> {
-    let data = ClassKeyV6 { policy_direction: Be32::from_host(policy.0), address: words_of(net.network()) };
-    Key::new(32 + u32::from(net.prefix_len()), data)
+fn class_v4(policy: PolicyDirection, net: Ipv4Net) -> ClassKeyV4 {
+    ClassKeyV4 {
+        policy_direction: Be32::from_host(policy.0),
+        address: Be32::from_host(net.network().to_bits()),
+    }
+}
+
+fn class_v6(policy: PolicyDirection, net: Ipv6Net) -> ClassKeyV6 {
+    ClassKeyV6 { policy_direction: Be32::from_host(policy.0), address: words_of(net.network()) }
 }
 
 fn member_v4(vpc: u32, address: Ipv4Addr) -> MemberKeyV4 {

@@ -4,7 +4,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use sg_common::abi::{Account, AccountKeyV4, AccountKeyV6, map};
 
-use super::flows::{FlowKey, batch};
+use super::batch;
+use super::flows::FlowKey;
 use super::{Kernel, KernelError};
 
 /// What has passed under one key since it is counted.
@@ -60,13 +61,13 @@ impl Accounts {
     /// If the tables cannot be read.
     pub fn read(&self, mut each: impl FnMut(FlowKey, Traffic)) -> Result<(), KernelError> {
         let [v4, v6] = &self.0;
-        batch(v4.as_fd(), |key: AccountKeyV4, account: Account| {
+        batch::each(v4.as_fd(), |key: AccountKeyV4, account: Account| {
             if key.dropped == 0 {
                 each(FlowKey::V4(key.flow), Traffic::from(&account));
             }
         })
         .map_err(|source| KernelError::Io { name: map::ACCOUNTS_V4, source })?;
-        batch(v6.as_fd(), |key: AccountKeyV6, account: Account| {
+        batch::each(v6.as_fd(), |key: AccountKeyV6, account: Account| {
             if key.dropped == 0 {
                 each(FlowKey::V6(key.flow), Traffic::from(&account));
             }

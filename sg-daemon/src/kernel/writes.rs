@@ -26,15 +26,14 @@ pub struct Written {
 }
 
 impl MapWrites {
-    pub(super) fn updated(&mut self, entry: &Entry) {
-        count(&mut self.updates, entry);
+    pub(super) fn updated<'e>(&mut self, entries: impl IntoIterator<Item = &'e Entry>) {
+        count(&mut self.updates, entries);
     }
 
-    pub(super) fn deleted(&mut self, entry: &Entry) {
+    pub(super) fn deleted(&mut self, entries: &[Entry]) {
         // A set of ports is forgotten, not deleted: the next one overwrites it.
-        if !matches!(entry, Entry::PortTable { .. }) {
-            count(&mut self.deletions, entry);
-        }
+        let gone = entries.iter().filter(|entry| !matches!(entry, Entry::PortTable { .. }));
+        count(&mut self.deletions, gone);
     }
 
     /// By map.
@@ -59,8 +58,10 @@ impl MapWrites {
     }
 }
 
-fn count(counts: &mut [u64; Table::COUNT], entry: &Entry) {
-    if let Some(count) = counts.get_mut(entry.table() as usize) {
-        *count += 1;
+fn count<'e>(counts: &mut [u64; Table::COUNT], entries: impl IntoIterator<Item = &'e Entry>) {
+    for entry in entries {
+        if let Some(count) = counts.get_mut(entry.table() as usize) {
+            *count += 1;
+        }
     }
 }

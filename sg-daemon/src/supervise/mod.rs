@@ -148,6 +148,8 @@ async fn enforce(
     let by_device = started.inspect_err(|_| replacement.give_up(&shared))?;
     replacement.finish(&shared).await?;
     begin_to_count(&shared)?;
+    // Who waits for a start finds nothing of the policy before.
+    on_enforcer(&shared, Enforcer::settle).await?;
     let retry = Retry::new(by_device);
     let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
     let mut server = tokio::spawn(serve(listener, shared.clone(), access));
@@ -457,7 +459,7 @@ async fn collect_flows(shared: &Shared) -> anyhow::Result<()> {
             Some(flow_log) => flow_log.collect(&shared),
             None => shared.enforcer().kernel().collect(),
         };
-        shared.enforcer().settle();
+        shared.settle();
         match outcome {
             Ok(0) => {}
             Ok(flows) => tracing::debug!(flows, "collected"),

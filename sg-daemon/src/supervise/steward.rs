@@ -196,16 +196,13 @@ impl Steward {
         outcome
     }
 
-    /// Deletes what the policy before has left in the kernel, and sees to it that what was edited is on the disk, without anybody
-    /// waiting for it.
+    /// Finishes the change in the kernel, frees what the policy before has left, and sees to it that what was edited is on the disk,
+    /// without anybody waiting for it.
     fn settle_soon(&self) {
         let shared = self.shared.clone();
         drop(spawn_blocking(move || {
-            let views = {
-                let mut enforcer = shared.enforcer();
-                enforcer.settle();
-                enforcer.views()
-            };
+            shared.settle();
+            let views = shared.enforcer().views();
             views.tidy();
             shared.memo.tidy();
             if let Err(error) = shared.kept.settle() {

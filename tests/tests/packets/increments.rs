@@ -31,6 +31,8 @@ fn delta(before: &MapWrites, after: &MapWrites) -> Delta {
 
 /// What the kernel was told to get to a policy, with what is deleted when no packet sees the old one any more.
 fn cost(bench: &mut Bench, file: &Value) -> Delta {
+    // What the change before has left to be done is not this one's.
+    bench.enforcer().settle();
     let before = bench.enforcer().kernel().writes();
     bench.apply(std::slice::from_ref(file));
     bench.enforcer().settle();

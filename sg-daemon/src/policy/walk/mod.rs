@@ -15,7 +15,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::ops::RangeInclusive;
 
-use jsonc_parser::ast::{Object, Value};
+use jsonc_parser::ast::{Object, ObjectProp, Value};
 use jsonc_parser::common::{Range, Ranged};
 
 pub(crate) use document::{Part, document, part};
@@ -117,18 +117,17 @@ impl Walk<'_, '_> {
             self.wrong_type(value, path, "an object");
             return None;
         };
-        let mut first = HashMap::new();
-        for property in &object.properties {
+        let mut first = FirstPlaces::of(object);
+        for (index, property) in object.properties.iter().enumerate() {
             let name = property.name.as_str();
             let at = property.name.range();
-            if let Some(&before) = first.get(name) {
+            if let Some(before) = first.before(index, name, at) {
                 let before = self.span(before);
                 let fault = Fault::error(format!("field {} is written twice in one object", quote(name)))
                     .related(before, "first written here");
                 self.report(at, &path.field(name), fault);
                 continue;
             }
-            first.insert(name, at);
             if !known.contains(&name) && !handled.contains(&name) {
                 let fault = unknown_field(name, known);
                 self.report(at, &path.field(name), fault);
@@ -266,6 +265,41 @@ impl Walk<'_, '_> {
             self.report(value.range(), &path, fault);
         }
         found.map(|&(_, found)| self.spanned(found, value))
+    }
+}
+
+/// Where each name of an object stands first.
+enum FirstPlaces<'v, 't> {
+    /// There are many objects of few names, for which there is nothing to keep.
+    Few(&'v [ObjectProp<'t>]),
+    Many(HashMap<&'v str, Range>),
+}
+
+/// No object of the format has more fields.
+const FEW_FIELDS: usize = 24;
+
+impl<'v, 't> FirstPlaces<'v, 't> {
+    fn of(object: &'v Object<'t>) -> Self {
+        if object.properties.len() <= FEW_FIELDS {
+            Self::Few(&object.properties)
+        } else {
+            Self::Many(HashMap::new())
+        }
+    }
+
+    /// Where a name stands before, of the property of that index, which stands at `at`.
+    fn before(&mut self, index: usize, name: &'v str, at: Range) -> Option<Range> {
+        match self {
+            Self::Few(properties) => {
+                let mut before = properties.iter().take(index);
+                before.find(|other| other.name.as_str() == name).map(|other| other.name.range())
+            }
+            Self::Many(first) => {
+                let before = first.get(name).copied();
+                first.entry(name).or_insert(at);
+                before
+            }
+        }
     }
 }
 
