@@ -2,8 +2,8 @@
 
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::cell::{Cell, UnsafeCell};
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::{HashMap, HashSet};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
@@ -216,6 +216,85 @@ fn spec_d16_a_table_takes_as_many_flows_as_are_promised() {
         }
         assert_eq!(table.all().len() as u64, flows);
     }
+}
+
+/// Which slots and lines of tags are asked for.
+struct Watched<'t> {
+    table: &'t Table<WORDS_V4>,
+    slots: RefCell<Vec<u32>>,
+    tags: RefCell<Vec<u32>>,
+}
+
+impl<'t> Watched<'t> {
+    fn new(table: &'t Table<WORDS_V4>) -> Self {
+        Self { table, slots: RefCell::default(), tags: RefCell::default() }
+    }
+
+    /// How many slots and lines of tags a look-up has touched, each once.
+    fn touched(&self) -> (usize, usize) {
+        let count = |numbers: &RefCell<Vec<u32>>| numbers.take().into_iter().collect::<HashSet<_>>().len();
+        (count(&self.slots), count(&self.tags))
+    }
+}
+
+impl Memory<WORDS_V4> for Watched<'_> {
+    const SIDE: u32 = 0;
+
+    fn shape(&self) -> Option<Shape<'_>> {
+        self.table.shape()
+    }
+
+    fn tags(&self, bucket: u32) -> Option<NonNull<FlowTags>> {
+        let there = self.table.tags(bucket);
+        self.tags.borrow_mut().extend(there.map(|_| bucket));
+        there
+    }
+
+    fn slot(&self, slot: u32) -> Option<NonNull<u64>> {
+        let there = self.table.slot(slot);
+        self.slots.borrow_mut().extend(there.map(|_| slot));
+        there
+    }
+
+    unsafe fn exchange(&self, tag: NonNull<u32>, old: u32, new: u32) -> u32 {
+        // SAFETY: as promised.
+        unsafe { self.table.exchange(tag, old, new) }
+    }
+}
+
+#[test]
+fn spec_d10_a_look_up_touches_few_lines_of_memory() {
+    let buckets = 1024;
+    let table = Table::<WORDS_V4>::new(buckets, 3);
+    let flows = u64::from(buckets * BUCKET / 4 * 3);
+    for number in 0..flows {
+        assert!(table::insert(&table, &key(number), &flow(0, 0)) < EXISTS);
+    }
+    let watched = Watched::new(&table);
+    let (mut own, mut first, mut second) = (0, 0, 0);
+    for number in 0..flows {
+        assert!(table::find(&watched, &key(number)).is_some());
+        match watched.touched() {
+            (1, 1) => own += 1,
+            (2, 1) => first += 1,
+            (2, 2) => second += 1,
+            more => panic!("{number} touches {more:?} slots and lines of tags"),
+        }
+    }
+    assert_eq!(own + first + second, flows);
+    assert!(own * 100 > flows * 60, "{own} of {flows} flows are in their own slots");
+    assert!(second * 100 < flows * 25, "{second} of {flows} flows are in their second bucket");
+    for number in flows..2 * flows {
+        assert!(table::find(&watched, &key(number)).is_none());
+        // Of a few keys both buckets are one.
+        let touched = watched.touched();
+        assert!(touched == (1, 2) || touched == (1, 1), "{number}, which is nowhere, touches {touched:?}");
+    }
+    // Looking ahead is at what pushing out takes, and at nothing if there is no such slot.
+    table::look_ahead(&watched, 37);
+    assert_eq!((watched.slots.take(), watched.tags.take()), (vec![37], vec![2]));
+    table::look_ahead(&watched, NOWHERE);
+    assert_eq!(watched.touched(), (0, 0));
 }
 
 /// What threads have counted.
