@@ -2,8 +2,8 @@
 
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::cell::{Cell, UnsafeCell};
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::{HashMap, HashSet};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
@@ -34,6 +34,11 @@ impl<const WORDS: usize> Table<WORDS> {
             slots: (0..buckets * BUCKET).map(|_| UnsafeCell::new([0; 12])).collect(),
             secret: [(); SECRETS].map(|()| random.next()),
         }
+    }
+
+    /// One with a secret for which all keys of these tests have the same hash: they are put into the same bucket, with the same print.
+    fn of_one_hash(buckets: u32) -> Self {
+        Self { secret: [0; SECRETS], ..Self::new(buckets, 0) }
     }
 
     /// Key, flow and tag of every slot that is not free.
@@ -131,14 +136,14 @@ fn place_of(key: u64) -> u32 {
     (key % 3) as u32
 }
 
-fn agrees<const WORDS: usize>(buckets: u32, seed: u64, steps: &[Step]) {
-    let table = Table::<WORDS>::new(buckets, seed);
+fn agrees<const WORDS: usize>(table: &Table<WORDS>, steps: &[Step]) {
+    let buckets = table.tags.len() as u32;
     let mut model: HashMap<u64, Flow> = HashMap::new();
     for (policy, step) in (0..).zip(steps) {
         match *step {
             Step::Insert { key: number, live } => {
                 let flow = flow(if live { FLOW_LIVE | ROW } else { place_of(number) }, policy);
-                let slot = table::insert(&table, &key(number), &flow);
+                let slot = table::insert(table, &key(number), &flow);
                 assert_eq!(slot == EXISTS, model.contains_key(&number));
                 if slot < EXISTS {
                     model.insert(number, flow);
@@ -148,11 +153,11 @@ fn agrees<const WORDS: usize>(buckets: u32, seed: u64, steps: &[Step]) {
             }
             Step::MakeLive(number) => {
                 let there = model.get_mut(&number).filter(|flow| flow.is_half_open());
-                assert_eq!(table::make_live(&table, &key(number), ROW), there.is_some());
+                assert_eq!(table::make_live(table, &key(number), ROW), there.is_some());
                 there.into_iter().for_each(|flow| flow.place = FLOW_LIVE | ROW);
             }
             Step::Remove(number) => {
-                let taken = table::remove(&table, &key(number));
+                let taken = table::remove(table, &key(number));
                 let there = model.remove(&number);
                 assert_eq!(taken.map(|taken| taken.place), there.map(|flow| flow.place));
                 let row = there.filter(|flow| !flow.is_half_open()).map(|_| ROW);
@@ -161,7 +166,7 @@ fn agrees<const WORDS: usize>(buckets: u32, seed: u64, steps: &[Step]) {
             }
             Step::RemoveHalfOpen(number) => {
                 let there = model.get(&number).is_some_and(Flow::is_half_open);
-                assert_eq!(table::remove_half_open(&table, &key(number)).is_some(), there);
+                assert_eq!(table::remove_half_open(table, &key(number)).is_some(), there);
                 there.then(|| model.remove(&number));
             }
             Step::PushOut { key: number, place } => {
@@ -170,14 +175,14 @@ fn agrees<const WORDS: usize>(buckets: u32, seed: u64, steps: &[Step]) {
                     // SAFETY: a slot begins with a key.
                     (0..WORDS).all(|word| unsafe { slot.add(word).read() } == key::<WORDS>(number)[word])
                 });
-                table::push_out(&table, slot.unwrap_or(NOWHERE), place);
+                table::push_out(table, slot.unwrap_or(NOWHERE), place);
                 if model.get(&number).is_some_and(|flow| flow.place == place) {
                     model.remove(&number);
                 }
             }
         }
         for number in 0..60 {
-            let found = table::find(&table, &key(number)).map(|flow| flow.copy());
+            let found = table::find(table, &key(number)).map(|flow| flow.copy());
             assert_eq!(found, model.get(&number).copied(), "{number} after {step:?}");
         }
     }
@@ -193,8 +198,14 @@ proptest! {
 
     #[test]
     fn spec_d10_a_table_is_a_map_of_keys(seed: u64, buckets in 1..5u32, steps in vec(step(), 1..120)) {
-        agrees::<WORDS_V4>(buckets, seed, &steps);
-        agrees::<WORDS_V6>(buckets, seed, &steps);
+        agrees(&Table::<WORDS_V4>::new(buckets, seed), &steps);
+        agrees(&Table::<WORDS_V6>::new(buckets, seed), &steps);
+    }
+
+    #[test]
+    fn spec_d10_keys_of_one_hash_are_told_apart(buckets in 1..3u32, steps in vec(step(), 1..120)) {
+        agrees(&Table::<WORDS_V4>::of_one_hash(buckets), &steps);
+        agrees(&Table::<WORDS_V6>::of_one_hash(buckets), &steps);
     }
 }
 
@@ -216,6 +227,86 @@ fn spec_d16_a_table_takes_as_many_flows_as_are_promised() {
         }
         assert_eq!(table.all().len() as u64, flows);
     }
+}
+
+/// Which slots and lines of tags are asked for.
+struct Watched<'t> {
+    table: &'t Table<WORDS_V4>,
+    slots: RefCell<Vec<u32>>,
+    tags: RefCell<Vec<u32>>,
+}
+
+impl<'t> Watched<'t> {
+    fn new(table: &'t Table<WORDS_V4>) -> Self {
+        Self { table, slots: RefCell::default(), tags: RefCell::default() }
+    }
+
+    /// How many slots and lines of tags a look-up has touched, each once.
+    fn touched(&self) -> (usize, usize) {
+        let count = |numbers: &RefCell<Vec<u32>>| numbers.take().into_iter().collect::<HashSet<_>>().len();
+        (count(&self.slots), count(&self.tags))
+    }
+}
+
+impl Memory<WORDS_V4> for Watched<'_> {
+    const SIDE: u32 = 0;
+
+    fn shape(&self) -> Option<Shape<'_>> {
+        self.table.shape()
+    }
+
+    fn tags(&self, bucket: u32) -> Option<NonNull<FlowTags>> {
+        let there = self.table.tags(bucket);
+        self.tags.borrow_mut().extend(there.map(|_| bucket));
+        there
+    }
+
+    fn slot(&self, slot: u32) -> Option<NonNull<u64>> {
+        let there = self.table.slot(slot);
+        self.slots.borrow_mut().extend(there.map(|_| slot));
+        there
+    }
+
+    unsafe fn exchange(&self, tag: NonNull<u32>, old: u32, new: u32) -> u32 {
+        // SAFETY: as promised.
+        unsafe { self.table.exchange(tag, old, new) }
+    }
+}
+
+#[test]
+fn spec_d10_a_look_up_touches_few_lines_of_memory() {
+    let buckets = 1024;
+    let table = Table::<WORDS_V4>::new(buckets, 3);
+    let flows = u64::from(buckets * BUCKET / 4 * 3);
+    for number in 0..flows {
+        assert!(table::insert(&table, &key(number), &flow(0, 0)) < EXISTS);
+    }
+    let watched = Watched::new(&table);
+    let (mut own, mut first, mut second) = (0, 0, 0);
+    for number in 0..flows {
+        assert!(table::find(&watched, &key(number)).is_some());
+        let once = watched.tags.borrow().len() == 1;
+        match watched.touched() {
+            (1, 1) if once => own += 1,
+            (2, 1) => first += 1,
+            (2, 2) => second += 1,
+            more => panic!("{number} touches {more:?} slots and lines of tags"),
+        }
+    }
+    assert_eq!(own + first + second, flows);
+    assert!(own * 100 > flows * 60, "{own} of {flows} flows are in their own slots");
+    assert!(second * 100 < flows * 25, "{second} of {flows} flows are in their second bucket");
+    for number in flows..2 * flows {
+        assert!(table::find(&watched, &key(number)).is_none());
+        // Of a few keys both buckets are one.
+        let touched = watched.touched();
+        assert!(touched == (1, 2) || touched == (1, 1), "{number}, which is nowhere, touches {touched:?}");
+    }
+    // Looking ahead is at what pushing out takes, and at nothing if there is no such slot.
+    table::look_ahead(&watched, 37);
+    assert_eq!((watched.slots.take(), watched.tags.take()), (vec![37], vec![2]));
+    table::look_ahead(&watched, NOWHERE);
+    assert_eq!(watched.touched(), (0, 0));
 }
 
 /// What threads have counted.
@@ -315,6 +406,10 @@ fn spec_d16_what_a_daemon_leaves_half_done_is_cleaned_up() {
     };
     set(slot_of(3), GOING | DAEMON);
     set(slot_of(FLOW_LIVE | ROW), GOING | DAEMON);
+    assert!(
+        !table::make_live(&table, &key(1), ROW) && table::remove(&table, &key(1)).is_none(),
+        "it is going"
+    );
     let gone: Vec<_> = (0..16).filter_map(|slot| table::abandoned(&table, slot)).collect();
     assert_eq!(gone.len(), 1, "a live one, which is counted: {gone:?}");
     assert_eq!(gone[0].row(), Some(ROW));
@@ -322,6 +417,10 @@ fn spec_d16_what_a_daemon_leaves_half_done_is_cleaned_up() {
     assert_eq!((all.len(), all[0].0), (1, key(3)), "what is whole stays");
     // One that was being filled was never counted.
     set(slot_of(4), BUSY | DAEMON);
+    assert!(
+        !table::make_live(&table, &key(3), ROW) && table::remove(&table, &key(3)).is_none(),
+        "it is coming"
+    );
     assert_eq!((0..16).find_map(|slot| table::abandoned(&table, slot)), None);
     assert_eq!(table.all().len(), 0);
 }
@@ -394,4 +493,67 @@ fn spec_d16_what_becomes_live_while_it_is_taken_out_is_one_or_the_other() {
         assert!(!table::make_live(&memory, &key, ROW), "it is gone");
         assert_eq!(table.all().len(), 0);
     }
+}
+
+#[test]
+fn spec_d16_a_slot_that_is_anothers_by_now_is_left_alone() {
+    // The same slot, print and state: only the key says that it is another flow.
+    let table = Table::<WORDS_V4>::of_one_hash(2);
+    let (one, other) = (key(1), key(2));
+    assert!(table::insert(&table, &one, &flow(3, 0)) < EXISTS);
+    let what = || {
+        assert!(table::remove(&table, &one).is_some());
+        assert!(table::insert(&table, &other, &flow(3, 0)) < EXISTS);
+    };
+    let memory = Meanwhile { table: &table, steps: Cell::new(1), what };
+    assert_eq!(table::remove(&memory, &one), None, "it was gone already");
+    assert!(table::find(&table, &other).is_some());
+    // And one whose tag says live already, but not yet its place, which says where it is counted.
+    // SAFETY: no thread is at it.
+    unsafe { (*table.tags[0].get()).tags[0] &= !HALF };
+    assert_eq!(table::remove(&table, &other), None);
+    let all = table.all();
+    assert_eq!((all.len(), all[0].2 & (HALF | GOING)), (1, 0), "what was taken is given back");
+}
+
+#[test]
+fn spec_d10_of_two_that_fill_slots_for_a_key_the_lower_stays() {
+    let tag = |table: &Table<WORDS_V4>, slot: usize| {
+        // SAFETY: no thread is at it.
+        unsafe { (*table.tags[0].get()).tags[slot] }
+    };
+    // Every print is this one.
+    const PRINT: u32 = 1;
+    for (other, stays) in [(0, false), (5, true)] {
+        let table = Table::<WORDS_V4>::of_one_hash(1);
+        // SAFETY: as above.
+        unsafe { (*table.tags[0].get()).tags[other] = PRINT | BUSY };
+        let slot = table::insert(&table, &key(1), &flow(3, 0));
+        assert_eq!(slot, if stays { 0 } else { EXISTS });
+        assert_eq!(tag(&table, other), if stays { PRINT | BUSY | GOING } else { PRINT | BUSY });
+        assert_eq!(tag(&table, 1 - other.min(1)), if stays { PRINT | HALF } else { 0 });
+    }
+}
+
+#[test]
+fn spec_d10_every_word_of_a_key_counts() {
+    fn told_apart<const WORDS: usize>() {
+        let table = Table::<WORDS>::of_one_hash(1);
+        let one = key::<WORDS>(5);
+        assert!(table::insert(&table, &one, &flow(0, 0)) < EXISTS);
+        for word in 0..WORDS {
+            let mut other = one;
+            other[word] ^= 2;
+            assert!(table::find(&table, &other).is_none(), "{word} of {WORDS}");
+            // Nor do two differences make up for each other.
+            for another in word + 1..WORDS {
+                let mut other = other;
+                other[another] ^= 2;
+                assert!(table::find(&table, &other).is_none(), "{word} and {another} of {WORDS}");
+            }
+        }
+        assert!(table::find(&table, &one).is_some());
+    }
+    told_apart::<WORDS_V4>();
+    told_apart::<WORDS_V6>();
 }

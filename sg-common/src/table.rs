@@ -2,10 +2,10 @@
 //!
 //! **Layout.** A *slot* holds a flow's key and the flow; 16 slots make a *bucket*, and beside each bucket there is a line of
 //! *tags*, a word for each slot. A key has two buckets, and in the first of them a slot of its own. A flow is put into that
-//! slot if it is free and the bucket has a few others, otherwise into the emptier bucket. So most look-ups touch one line of
-//! memory, the slot; the others, and those that find nothing, touch the two lines of tags as well. With three quarters of the
-//! slots in use and flows that come and go, 7 of 100 million insertions found both buckets full, which is as if the table
-//! were full: nothing is pushed out for it.
+//! slot if it is free and the bucket has a few others, otherwise into the emptier bucket. So most look-ups touch two lines of
+//! memory, neither of which has to be waited for before the other: the tags of the first bucket, and the slot. The others wait for the
+//! tags, and then for another slot or the second bucket's tags. With three quarters of the slots in use and flows that come and go, 7 of
+//! 100 million insertions found both buckets full, which is as if the table were full: nothing is pushed out for it.
 //!
 //! Which slots a key has depends on a secret, and by the universal hash below no two keys meet more often than by chance
 //! (Black, Halevi, Krawczyk, Krovetz, Rogaway, "UMAC", CRYPTO 1999): who does not know it cannot aim at a bucket.
@@ -30,7 +30,8 @@
 //! the other itself, or is told so by [`GOING`], and then its last compare-and-swap fails. As each takes a slot before it looks,
 //! with a full barrier between the two, one of them sees the other.
 //!
-//! **Readers** take no part in this: they compare keys. A slot is emptied by its key's first word becoming 0, and filled with
+//! **Readers** take no part in this: they compare keys. A tag only tells them which: the print is in it before the slot has the key, and
+//! goes after it. A slot is emptied by its key's first word becoming 0, and filled with
 //! that word last; it is read before and after the others. As in the kernel's own hash (kernel/bpf/hashtab.c), what was found may
 //! be taken out at any time, and its slot be given to another flow; what is then stored is a time, a state or flags that a flow of
 //! the table may have, and all of them were admitted. On processors that reorder loads, a flow that appears this very moment
@@ -253,8 +254,13 @@ pub fn find<'m, const WORDS: usize, M: Memory<WORDS>>(
 ) -> Option<FlowRef<'m>> {
     let shape = memory.shape()?;
     let hash = Hash::of(key, shape.secret);
-    let own = memory.slot(hash.first(shape.buckets) * BUCKET + hash.position())?;
-    if holds(own, key) {
+    let (bucket, position) = (hash.first(shape.buckets), hash.position());
+    let own = memory.slot(bucket * BUCKET + position)?;
+    let tags = memory.tags(bucket)?;
+    // The slot is on its way while the tag says whether to wait for it: sixteen tags are in a line, so they are mostly nearer. And
+    // if the key is nowhere, its flow is mostly put into this slot next.
+    zone_protocol(own);
+    if load(tag_at(tags, position)) & PRINT == hash.print() && holds(own, key) {
         return Some(flow::<WORDS>(own));
     }
     Some(flow::<WORDS>(memory.slot(hash.veiled(memory.elsewhere(key, hash.0)))?))
@@ -528,6 +534,17 @@ pub fn remove_half_open<const WORDS: usize, M: Memory<WORDS>>(
 #[inline(always)]
 pub fn push_out<const WORDS: usize, M: Memory<WORDS>>(memory: &M, number: u32, place: u32) {
     let _ = take_out(memory, number, |slot| flow::<WORDS>(slot).place() == place);
+}
+
+/// Begins to load what [`push_out`] will look at. Of a number that no slot has, nothing.
+#[inline(always)]
+pub fn look_ahead<const WORDS: usize, M: Memory<WORDS>>(memory: &M, number: u32) {
+    if let Some(tags) = memory.tags(number / BUCKET) {
+        load(tag_at(tags, number));
+    }
+    if let Some(slot) = memory.slot(number) {
+        zone_protocol(slot);
+    }
 }
 
 /// Empties a slot if the daemon has left it half filled or half emptied, and there is no daemon now.

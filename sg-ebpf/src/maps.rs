@@ -527,9 +527,7 @@ macro_rules! tables {
                 // Of a place that was never used, nothing is found.
                 // SAFETY: as above.
                 let oldest = unsafe { ring.read_volatile() } as u32;
-                if let Some(slot) = $flows.slot(oldest.wrapping_sub(1)) {
-                    table::zone_protocol(slot);
-                }
+                table::look_ahead(&$flows, oldest.wrapping_sub(1));
             }
 
             #[inline(always)]

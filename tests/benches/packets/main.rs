@@ -29,29 +29,29 @@ use self::session::{Hook, Session, What, plug};
 /// How much of everything.
 struct Effort {
     rounds: usize,
-    /// Packets of a figure in each round.
+    /// Packets of a figure in each round; more if not every flow would come by.
     repeat: u32,
     sizes: Vec<Size>,
-    /// Flows, by the session they are in: the last is one with a table for all of them.
-    many: u32,
-    members: usize,
+    /// Where very many flows come by, and whether they are of IPv6.
+    many: Vec<(Hook, bool)>,
 }
+
+/// Very many flows.
+const MANY: u32 = 1 << 20;
 
 fn main() -> Result<()> {
     // `cargo bench` adds `--bench`.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let quick = words.iter().any(|word| word == "quick");
+    let few = |rules| Size { rules, members: 0 };
+    let members = Size { rules: 10, members: 100_000 };
     let effort = if quick {
-        Effort {
-            rounds: 3,
-            repeat: 50_000,
-            sizes: vec![Size { rules: 10, members: 0 }, Size { rules: 10_000, members: 0 }],
-            many: 1 << 20,
-            members: 0,
-        }
+        let many = vec![(Hook::TcIngress, false), (Hook::TcEgress, false)];
+        Effort { rounds: 3, repeat: 50_000, sizes: vec![few(10), few(10_000), members], many }
     } else {
-        let sizes = [10, 100, 1000, 10_000].map(|rules| Size { rules, members: 0 });
-        Effort { rounds: 7, repeat: 200_000, sizes: sizes.to_vec(), many: 1 << 20, members: 100_000 }
+        let sizes = vec![few(10), few(100), few(1000), few(10_000), members];
+        let many = Hook::ALL.into_iter().flat_map(|hook| [(hook, false), (hook, true)]).collect();
+        Effort { rounds: 7, repeat: 200_000, sizes, many }
     };
     // The cache of one CPU.
     let mut cpus = CpuSet::new();
@@ -59,12 +59,8 @@ fn main() -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &cpus)?;
     let lab = Lab::new()?;
     let netns = lab.netns("bench")?;
-    let mut sizes = effort.sizes.clone();
-    if effort.members > 0 {
-        sizes.push(Size { rules: 10, members: effort.members });
-    }
-    let devices = (0..=sizes.len()).map(|number| plug(&netns, number)).collect::<Result<Vec<_>>>()?;
-    netns.run(|| run(&effort, &sizes, devices))?
+    let devices = (0..=effort.sizes.len()).map(|number| plug(&netns, number)).collect::<Result<Vec<_>>>()?;
+    netns.run(|| run(&effort, devices))?
 }
 
 /// One figure.
@@ -81,27 +77,36 @@ struct Case {
     values: Vec<f64>,
 }
 
+impl Case {
+    /// Of each round. Every flow comes at least once, and of new flows each is another one anyway.
+    fn packets(&self, effort: &Effort) -> u32 {
+        match self.flows {
+            Some(flows) if self.what != What::New => effort.repeat.max(flows),
+            _ => effort.repeat,
+        }
+    }
+}
+
 /// Connections in random order, in tables as large as they are by default.
 const SOME: [u32; 2] = [1 << 10, 1 << 16];
 
-fn run(effort: &Effort, sizes: &[Size], mut devices: Vec<[String; 2]>) -> Result<()> {
+fn run(effort: &Effort, mut devices: Vec<[String; 2]>) -> Result<()> {
     let mut figures = Figures::open()?;
     let large = devices.pop().unwrap();
     let mut sessions = Vec::new();
-    for (size, devices) in sizes.iter().zip(devices) {
+    for (size, devices) in effort.sizes.iter().zip(devices) {
         sessions.push(Session::open(devices, *size, TableSizes::default())?);
     }
-    let room = TableSizes::new(effort.many + effort.many / 8, TableSizes::HALF_OPEN);
-    sessions.push(Session::open(large, sizes[0], room)?);
+    sessions.push(Session::open(large, effort.sizes[0], room(effort))?);
     let mut cases = Vec::new();
     for (number, session) in sessions.iter_mut().enumerate() {
-        let last = number == sizes.len();
+        let last = number == effort.sizes.len();
         for hook in Hook::ALL {
             for v6 in [false, true] {
-                if last {
-                    many(&mut cases, session, (number, hook, v6), effort.many)?;
-                } else {
+                if !last {
                     few(&mut cases, session, (number, hook, v6))?;
+                } else if effort.many.contains(&(hook, v6)) {
+                    many(&mut cases, session, (number, hook, v6))?;
                 }
             }
         }
@@ -132,17 +137,17 @@ fn run(effort: &Effort, sizes: &[Size], mut devices: Vec<[String; 2]>) -> Result
         for case in &mut cases {
             let session = &mut sessions[case.session];
             let (hook, v6, what) = (case.hook, case.v6, case.what);
+            let packets = case.packets(effort);
             let value = match (&case.drivers, case.flows) {
                 (Some([real, nothing]), Some(flows)) => {
-                    let with =
-                        f64::from(session.mixed(real, (hook, v6, what), flows, effort.repeat, true)?);
+                    let with = f64::from(session.mixed(real, (hook, v6, what), flows, packets)?);
                     let without =
-                        f64::from(session.mixed(nothing, (hook, v6, what), flows, effort.repeat, false)?);
+                        f64::from(session.unfiltered(nothing, (hook, v6, what), flows, effort.repeat)?);
                     let kind = hook.kind() as usize;
                     overheads[kind].push(without - floor[kind]);
                     with - without + floor[kind]
                 }
-                _ => f64::from(session.same(hook, v6, what, effort.repeat)?),
+                _ => f64::from(session.same(hook, v6, what, packets)?),
             };
             case.values.push(value);
         }
@@ -183,29 +188,19 @@ fn what_passes(hook: Hook) -> What {
     if hook == Hook::TcEgress { What::Reply } else { What::Established }
 }
 
-/// A table that is nearly full of IPv4, on TC.
-fn many(
-    cases: &mut Vec<Case>,
-    session: &mut Session,
-    (number, hook, v6): (usize, Hook, bool),
-    flows: u32,
-) -> Result<()> {
-    if v6 || hook == Hook::XdpIngress {
-        return Ok(());
+/// A table that very many connections nearly fill.
+fn room(effort: &Effort) -> TableSizes {
+    // Each device's guest has connections of its own.
+    let devices = if effort.many.iter().any(|(hook, _)| *hook == Hook::XdpIngress) { 2 } else { 1 };
+    TableSizes::new(devices * (MANY + MANY / 8), TableSizes::HALF_OPEN)
+}
+
+fn many(cases: &mut Vec<Case>, session: &mut Session, (number, hook, v6): (usize, Hook, bool)) -> Result<()> {
+    if hook != Hook::TcEgress {
+        session.open_flows(hook, v6, MANY)?;
     }
-    if hook == Hook::TcIngress {
-        session.open_flows(hook, v6, flows)?;
-    }
-    let what = what_passes(hook);
-    cases.push(Case {
-        session: number,
-        hook,
-        v6,
-        what,
-        flows: Some(flows),
-        drivers: None,
-        values: Vec::new(),
-    });
+    let (what, flows) = (what_passes(hook), Some(MANY));
+    cases.push(Case { session: number, hook, v6, what, flows, drivers: None, values: Vec::new() });
     Ok(())
 }
 
@@ -218,7 +213,7 @@ fn report(
     overheads: &[Vec<f64>; 2],
 ) -> Result<()> {
     println!(
-        "nanoseconds a packet, {} rounds of {} packets, interleaved: median (least … most)",
+        "nanoseconds a packet, {} rounds of {} packets, or of each flow's if there are more, interleaved: median (least … most)",
         effort.rounds, effort.repeat
     );
     println!("what stands before the program to make other flows of the packet is taken off again\n");

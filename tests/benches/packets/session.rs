@@ -239,30 +239,46 @@ impl Session {
         Driver::new(hook.kind(), places(hook, v6, what != What::Reply), target)
     }
 
-    /// Packets of as many flows, in an order that is not theirs. Of new flows, none comes twice.
+    /// Packets of as many flows, in an order that is not theirs. Of new flows, none comes twice. Of others, each has come by once
+    /// before it counts: so a flow is where as many others have left it in the caches, and not where another figure has.
     pub fn mixed(
         &mut self,
         driver: &Driver,
         (hook, v6, what): (Hook, bool, What),
         flows: u32,
         repeat: u32,
-        counted: bool,
     ) -> Result<u32> {
         let frame = self.packet(hook, v6, what).frame();
         let ifindex = self.ifindex(hook)?;
-        let order = match what {
-            What::New => self.new,
-            _ => Order::shuffled(1, flows, REMOTES_V4.0),
-        };
+        let order = self.order(what, flows);
         let before = self.counted(hook, what)?;
-        let run = driver.run(ifindex, &frame, order, repeat)?;
-        if counted {
+        if what == What::New {
+            let run = driver.run(ifindex, &frame, order, repeat)?;
             self.check(hook, what, before, repeat)?;
-            if what == What::New {
-                self.new = order.after(repeat);
-            }
+            self.new = order.after(repeat);
+            return Ok(run.nanoseconds);
         }
+        driver.run(ifindex, &frame, order, flows)?;
+        let run = driver.run(ifindex, &frame, order, repeat)?;
+        self.check(hook, what, before, flows + repeat)?;
         Ok(run.nanoseconds)
+    }
+
+    /// The same packets, in front of a program that does nothing.
+    pub fn unfiltered(
+        &self,
+        driver: &Driver,
+        (hook, v6, what): (Hook, bool, What),
+        flows: u32,
+        repeat: u32,
+    ) -> Result<u32> {
+        let frame = self.packet(hook, v6, what).frame();
+        let run = driver.run(self.ifindex(hook)?, &frame, self.order(what, flows), repeat)?;
+        Ok(run.nanoseconds)
+    }
+
+    fn order(&self, what: What, flows: u32) -> Order {
+        if what == What::New { self.new } else { Order::shuffled(1, flows, REMOTES_V4.0) }
     }
 
     fn counted(&mut self, hook: Hook, what: What) -> Result<u64> {
