@@ -20,7 +20,8 @@ use clap::{Args, Subcommand};
 
 use crate::{cargo, progress, setup};
 
-/// Measure what the filter costs: everything, side by side with other filters, with a report; or one part
+/// Measure what the filter costs: everything, side by side with other filters, with a report, which takes some twenty minutes on two
+/// CPUs; or one part
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
