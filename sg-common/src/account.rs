@@ -73,12 +73,12 @@ fn add<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, verdict: Verdict) {
         let known = scratch.datagram.ports;
         ports = FlowPorts { local: (known >> 16) as u16, remote: known as u16 };
     }
-    let (local, remote) = scratch.ip.local_and_remote(at.direction);
+    let (local, remote) = scratch.ip.local_and_remote(at.direction());
     let flow = F::flow_key(at.zone_protocol(scratch.ip.protocol), local, remote, ports);
     let dropped = dropped(at, verdict);
     scratch.account = F::account_key(flow, dropped);
     let counted = Counted {
-        direction: at.direction,
+        direction: at.direction(),
         bytes: scratch.ip.end.wrapping_sub(scratch.network),
         now: at.now,
         tcp_flags: scratch.transport.seen.flags,
@@ -89,7 +89,7 @@ fn add<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, verdict: Verdict) {
     // Of a flow that was there before anybody counted. Here, as the stack of `open` has no room for a look-up.
     let is_known = verdict.reason_number() == Reason::Established as u32;
     let known = if is_known { tables.flow(&scratch.key) } else { None };
-    let outbound = matches!(at.direction, Direction::Outbound);
+    let outbound = matches!(at.direction(), Direction::Outbound);
     let from_guest = known.map_or(outbound, |flow| flow.flags() & FLOW_ORIGIN_OUTBOUND != 0);
     open::<F, T>(tables, at, scratch, verdict, if from_guest { ACCOUNT_ORIGIN_OUTBOUND } else { 0 });
 }
@@ -122,9 +122,9 @@ fn open<F: ReadIp, T: Tables<F>>(
     } else {
         before >> 32 < u64::from(limit / 4)
     };
-    let outbound = matches!(at.direction, Direction::Outbound);
+    let outbound = matches!(at.direction(), Direction::Outbound);
     let counted = Counted {
-        direction: at.direction,
+        direction: at.direction(),
         bytes: scratch.ip.end.wrapping_sub(scratch.network),
         now: at.now,
         tcp_flags: scratch.transport.seen.flags,

@@ -2,7 +2,7 @@
 //! (SPEC section 6). Each guard has a flag, which settings clear, and a reason of its own.
 
 use crate::abi::{
-    Be32, Direction, FLAG_ANY_LINK_LOCAL, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6,
+    Be32, Direction, FLAG_ANY_LINK_LOCAL, FlowPorts, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6,
     FLAG_ROLE_HOST, GUARD_ARP, GUARD_DHCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_IPV4, GUARD_IPV6,
     GUARD_MAC, GUARD_ND, GUARD_REDIRECT, GUARD_ROUTER, GUARD_ROUTER_ADVERTISEMENT, GUARD_ROUTERS,
     GUARD_SOURCE_ROUTE, InterfaceHalf,
@@ -93,6 +93,18 @@ impl Guarded<'_> {
         Ok(Reason::Arp)
     }
 
+    /// Whether [`Self::ip`] has nothing to say about a packet, as of nearly all: at one glance. False: ask it.
+    #[inline(always)]
+    pub fn lets_pass<F: GuardFamily>(&self, ip: &Ip<F>, transport: &Transport) -> bool {
+        let FlowPorts { local, remote } = transport.ports;
+        let ordinary = match transport.kind {
+            Kind::Tcp | Kind::IcmpRequest | Kind::IcmpReply | Kind::Other => true,
+            Kind::Udp => local != F::DHCP_CLIENT && remote != F::DHCP_CLIENT,
+            Kind::IcmpOther => false,
+        };
+        ordinary && (!self.guards_sender(F::GUARD) || is_first_own::<F>(self.half, ip.source))
+    }
+
     /// IP packets that pass whatever the rules say (`Some`), or that a guest may not send or see.
     ///
     /// # Errors
@@ -119,7 +131,7 @@ impl Guarded<'_> {
         if matches!(transport.kind, Kind::IcmpOther) && kind == F::REDIRECT && self.has(GUARD_REDIRECT) {
             return Err(Reason::Redirect);
         }
-        let (client, server) = if F::BIT == 0 { (68, 67) } else { (546, 547) };
+        let (client, server) = (F::DHCP_CLIENT, if F::BIT == 0 { 67 } else { 547 });
         let ports = transport.ports;
         // RFC 2131, section 4.1; RFC 8415, section 7.2. The instance is the client.
         if matches!(transport.kind, Kind::Udp) {
@@ -183,9 +195,13 @@ impl Guarded<'_> {
 }
 
 #[inline(always)]
+fn is_first_own<F: ReadIp>(half: &InterfaceHalf, address: F::Address) -> bool {
+    address == F::first_own(half) && !F::is_unspecified(address)
+}
+
+#[inline(always)]
 fn owns<F: ReadIp, T: Tables<F>>(tables: &T, half: &InterfaceHalf, address: F::Address) -> bool {
-    (address == F::first_own(half) && !F::is_unspecified(address))
-        || tables.owns(&F::own_key(half.guard, address))
+    is_first_own::<F>(half, address) || tables.owns(&F::own_key(half.guard, address))
 }
 
 /// Whether a guest may use an address, because it is listed or follows from its hardware address. A router's never does.
@@ -200,6 +216,8 @@ pub trait GuardFamily: ReadIp {
     /// The flag that ties a guest to its addresses.
     const GUARD: u32;
 
+    /// A DHCP client's port: RFC 2131, section 4.1; RFC 8415, section 7.2.
+    const DHCP_CLIENT: u16;
     /// Whom a DHCP client asks that knows no server: RFC 2131, section 4.1; RFC 8415, section 7.1.
     const DHCP_SERVERS: Self::Address;
     /// The flag that says that servers are configured.
@@ -225,6 +243,7 @@ pub trait GuardFamily: ReadIp {
 
 impl GuardFamily for V4 {
     const GUARD: u32 = GUARD_IPV4;
+    const DHCP_CLIENT: u16 = 68;
     const DHCP_SERVERS: Be32 = Be32(u32::MAX);
     const DHCP_CONFIGURED: u32 = FLAG_DHCP_SERVERS_V4;
 
@@ -248,6 +267,7 @@ impl GuardFamily for V4 {
 
 impl GuardFamily for V6 {
     const GUARD: u32 = GUARD_IPV6;
+    const DHCP_CLIENT: u16 = 546;
     const DHCP_SERVERS: [Be32; 4] =
         [Be32::from_host(0xff02_0000), Be32(0), Be32(0), Be32::from_host(0x0001_0002)];
     const DHCP_CONFIGURED: u32 = FLAG_DHCP_SERVERS_V6;

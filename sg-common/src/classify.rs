@@ -21,8 +21,8 @@ pub fn classify<F: ReadIp, T: Tables<F>>(
     protocol: u8,
     number: u16,
 ) -> AdmittedBy {
-    let At { half, parity, .. } = *at;
-    let policy = PolicyDirection::new(half.policy, at.direction);
+    let (half, parity) = (at.half, at.parity());
+    let policy = PolicyDirection::new(half.policy, at.direction());
     if let Some(row) = tables.class(&F::class_key(policy, remote))
         && admits::<F, T>(tables, row, protocol, number)
     {
@@ -83,7 +83,7 @@ fn says_anything<F: Family>(row: &Row, protocol: u8) -> bool {
 /// it is asked about pieces of datagrams whose ports are not known yet.
 #[inline(always)]
 pub fn touches<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, remote: F::Address, protocol: u8) -> bool {
-    let At { half, parity, .. } = *at;
+    let (half, parity) = (at.half, at.parity());
     let set =
         tables.member(&F::member_key(half.vpc, remote)).map_or(0, |slot| tables.member_set(slot, parity));
     let mut number = 0;

@@ -14,9 +14,9 @@ use crate::abi::{
 };
 use crate::family::Aligned;
 use crate::judge::{At, Scratch, Tables};
-use crate::packet::{Kind, ReadIp, Transport};
+use crate::packet::{Kind, ReadIp, Transport, load, store};
 use crate::table::Taken;
-use crate::tcp::{Connection, Segment, Side, Step, turn, turn_fins};
+use crate::tcp::{self, Connection, Segment, Side, SideRef, Step, turn, turn_fins};
 use crate::verdict::Reason;
 
 /// What a flow is in; the timeout depends on it (SPEC D11). 0 is no state, so that an entry of zeros is not one.
@@ -164,6 +164,12 @@ impl FlowRef<'_> {
     }
 
     #[inline(always)]
+    fn side_ref(&self, from_origin: bool) -> SideRef<'_> {
+        // SAFETY: `new` promised a flow that stays readable and writable, and `sequence` holds two sides.
+        unsafe { SideRef::new(NonNull::new_unchecked(self.side_at(from_origin))) }
+    }
+
+    #[inline(always)]
     fn side_at(&self, from_origin: bool) -> *mut Side {
         const _: () = assert!(size_of::<[Side; 2]>() == size_of::<[u32; 6]>());
         // SAFETY: `new` promised a flow; nothing is read.
@@ -186,16 +192,22 @@ impl FlowRef<'_> {
     /// Stores what has become of `before`, which [`Self::connection`] made. The flags and the state are stored elsewhere.
     #[inline(always)]
     fn set_connection(&self, before: &Connection, after: &Connection, from_origin: bool) {
-        if after.known != before.known {
+        if after.known != load(&before.known) {
             self.set_tcp(if from_origin { after.known } else { turn(after.known) });
         }
-        if after.sender != before.sender {
+        if differs(&before.sender, after.sender) {
             self.set_side(from_origin, after.sender);
         }
-        if after.receiver != before.receiver {
+        if differs(&before.receiver, after.receiver) {
             self.set_side(!from_origin, after.receiver);
         }
     }
+}
+
+/// Compared where it is, as it would take a part of the stack to load it whole.
+#[inline(always)]
+fn differs(before: &Side, after: Side) -> bool {
+    load(&before.end) != after.end || load(&before.ack) != after.ack || load(&before.window) != after.window
 }
 
 const fn sequence_of(origin: Side, reply: Side) -> [u32; 6] {
@@ -228,25 +240,49 @@ impl Standing {
     pub const NO_ROOM: Self = Self(2);
 }
 
-/// Judges a packet by its flow, and refreshes the flow unless `DRY_RUN`. A packet that would make it live where there is none is dropped and changes nothing.
+/// What a packet changes: memory to work in, as the stack has no room for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Change {
+    /// Said before [`known`] is asked.
+    pub standing: Standing,
+    /// The connection.
+    before: Connection,
+    after: Connection,
+}
+
+impl Change {
+    /// Nothing is written to it yet.
+    pub const NOTHING: Self =
+        Self { standing: Standing::LIVE, before: Connection::NOTHING, after: Connection::NOTHING };
+}
+
+/// Judges a packet by its flow, and refreshes the flow unless `DRY_RUN`. A packet that would make it live where there is none is dropped and
+/// changes nothing.
 #[inline(always)]
 pub fn known<const DRY_RUN: bool>(
     flow: &FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
-    standing: Standing,
+    Change { standing, before, after }: &mut Change,
 ) -> Known {
-    let At { half, direction, now, .. } = *at;
-    let expires = flow.expires();
-    if expires <= now {
+    let direction = at.direction();
+    if flow.expires() <= at.now {
         return Known::Over;
     }
     let Some(state) = State::from_number(flow.state_number()) else { return Known::Over };
     let flags = flow.flags();
     let from_origin = (flags & FLOW_ORIGIN_OUTBOUND != 0) == matches!(direction, Direction::Outbound);
     let mut flags_after = if from_origin { flags } else { flags | FLOW_REPLIED };
-    let before = flow.connection(state, flags, from_origin);
-    let mut after = before;
+    *after = flow.connection(state, flags, from_origin);
+    // To memory, and not to the stack.
+    store(&mut before.known, after.known);
+    for (before, after) in
+        [(&mut before.sender, after.sender), (&mut before.receiver, after.receiver)]
+    {
+        store(&mut before.end, after.end);
+        store(&mut before.ack, after.ack);
+        store(&mut before.window, after.window);
+    }
     let next = match transport.kind {
         Kind::Tcp => {
             let seen = &transport.seen;
@@ -271,26 +307,59 @@ pub fn known<const DRY_RUN: bool>(
     };
     let answered = flags_after & FLOW_REPLIED != 0
         && !matches!(next, State::TcpSynSent | State::TcpSynReceived | State::TcpClose);
+    let standing = load(standing);
     let now_live = answered && standing.0 != Standing::LIVE.0;
     if now_live && standing.0 == Standing::NO_ROOM.0 {
         return Known::Drop(Reason::TableFull);
     }
     if !DRY_RUN {
         if matches!(transport.kind, Kind::Tcp) {
-            flow.set_connection(&before, &after, from_origin);
+            flow.set_connection(before, after, from_origin);
         }
         if flags_after != flags {
             flow.set_flags(flags_after);
         }
-        let until = now + u64::from(timeout(half, next));
+        // Loaded again, which takes no room.
+        let half = load(&at.half);
+        let until = load(&at.now) + u64::from(timeout(half, next));
         if next as u8 != state as u8 {
             flow.set_state_number(next as u8);
             flow.set_expires(until);
-        } else if until > expires + u64::from(half.granularity) {
+        } else if until > flow.expires() + u64::from(half.granularity) {
             flow.set_expires(until);
         }
     }
     Known::Pass { state: next, now_live }
+}
+
+/// What [`known`] says and does where a live flow goes on as it was, and only numbers and the time move: by a shorter way, which nearly all
+/// packets go. `None`: that one has to say.
+#[inline(always)]
+pub fn steady(flow: &FlowRef<'_>, at: &At<'_>, transport: &Transport) -> Option<State> {
+    let At { half, now, .. } = *at;
+    let direction = at.direction();
+    let (expires, flags) = (flow.expires(), flow.flags());
+    let state = State::from_number(flow.state_number())?;
+    let from_origin = (flags & FLOW_ORIGIN_OUTBOUND != 0) == matches!(direction, Direction::Outbound);
+    if expires <= now || flags & FLOW_REPLIED == 0 || flow.is_half_open() {
+        return None;
+    }
+    match transport.kind {
+        Kind::Tcp if matches!(state, State::TcpEstablished) => {
+            let (sender, receiver) = (flow.side_ref(from_origin), flow.side_ref(!from_origin));
+            if !tcp::steady(flow.tcp(), sender, receiver, &transport.seen, from_origin) {
+                return None;
+            }
+        }
+        Kind::Udp if matches!(state, State::UdpStream) || !from_origin => {}
+        Kind::IcmpRequest | Kind::IcmpReply | Kind::Other => {}
+        Kind::Tcp | Kind::Udp | Kind::IcmpOther => return None,
+    }
+    let until = now + u64::from(timeout(half, state));
+    if until > expires + u64::from(half.granularity) {
+        flow.set_expires(until);
+    }
+    Some(state)
 }
 
 /// Makes a half-open flow a live one, if the interface's share has room: the count is exact, also when several CPUs found the
@@ -332,19 +401,23 @@ pub fn timeout(half: &InterfaceHalf, state: State) -> u32 {
     half.timeouts.get(index).copied().unwrap_or(0)
 }
 
+/// Takes the flow of a key out of the table, which is over.
+#[inline(always)]
+pub fn end<F: ReadIp, T: Tables<F>>(tables: &T, key: &Aligned<F::FlowKey>) {
+    // Whoever takes a live flow out counts it, also if that is the collector at this very moment.
+    if let Some(row) = tables.remove(key).and_then(Taken::row) {
+        tables.add_live(row, -1);
+    }
+}
+
 /// Adds the half-open flow that starts with a packet in `direction`. It takes the next place in its interface's ring; the
 /// flow that has that place, if it is half-open still, goes. False if there is no room.
 #[inline(never)]
 pub fn start<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>, state: u8) -> bool {
-    let At { interface, half, direction, now, .. } = *at;
+    let At { interface, half, now, .. } = *at;
+    let direction = at.direction();
     let Some(state) = State::from_number(state) else { return false };
-    let Scratch { transport, key, over, flow, .. } = scratch;
-    // Whoever takes a live flow out counts it, also if that is the collector at this very moment.
-    if *over != 0
-        && let Some(row) = tables.remove(key).and_then(Taken::row)
-    {
-        tables.add_live(row, -1);
-    }
+    let Scratch { transport, key, flow, .. } = scratch;
     let (limit, base) = F::half_share(interface);
     if limit == 0 {
         return false;
@@ -369,3 +442,7 @@ pub fn start<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
     // That it exists is as good: another CPU has begun it with a packet of the same flow.
     !matches!(tables.begin(key, flow), Insertion::Full)
 }
+
+#[cfg(test)]
+#[path = "conntrack_tests.rs"]
+mod tests;

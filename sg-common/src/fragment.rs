@@ -94,8 +94,8 @@ const fn max(a: u32, b: u32) -> u32 {
 /// Judges a piece that is not the first.
 #[inline(never)]
 pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Reason {
-    let Scratch { ip, datagram, joined, free, .. } = scratch;
-    let (_, remote) = ip.local_and_remote(at.direction);
+    let Scratch { ip, datagram, joined, free, piece, .. } = &mut *scratch;
+    let (_, remote) = ip.local_and_remote(at.direction());
     // The second 8 bytes of a TCP header are its flags: with an offset of 1 they could be written anew (RFC 3128).
     if ip.protocol == protocol::TCP && ip.piece.offset == 1 {
         return Reason::TinyFragment;
@@ -104,8 +104,8 @@ pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
         Ok(range) => range,
         Err(reason) => return reason,
     };
-    let key = key_of(at, at.direction, ip);
-    recall::<F, T>(tables, at, &key, datagram, false);
+    *piece = key_of(at, at.direction(), ip);
+    recall::<F, T>(tables, at, piece, datagram, false);
     if datagram.verdict == DATAGRAM_DROP {
         return Reason::FragmentOfDropped;
     }
@@ -122,9 +122,10 @@ pub fn later<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
         datagram.verdict = DATAGRAM_WHOLE;
     }
     if !T::DRY_RUN {
-        remember::<F, T>(tables, at, &key, datagram);
+        remember::<F, T>(tables, at, scratch);
     }
-    if datagram.verdict & DATAGRAM_ALLOW != 0 { Reason::Fragment } else { Reason::EarlyFragment }
+    let passes = scratch.datagram.verdict & DATAGRAM_ALLOW != 0;
+    if passes { Reason::Fragment } else { Reason::EarlyFragment }
 }
 
 /// Whether a datagram's first fragment has passed, so that an ICMP error about a later one is about a flow.
@@ -134,9 +135,10 @@ pub fn has_passed<F: ReadIp, T: Tables<F>>(
     at: &At<'_>,
     direction: Direction,
     ip: &Ip<F>,
+    datagram: &mut Datagram,
 ) -> bool {
-    let known = tables.datagram(&key_of(at, direction, ip)).filter(|datagram| datagram.expires > at.now);
-    known.is_some_and(|datagram| datagram.verdict & DATAGRAM_ALLOW != 0)
+    let known = tables.datagram(&key_of(at, direction, ip), datagram) && datagram.expires > at.now;
+    known && datagram.verdict & DATAGRAM_ALLOW != 0
 }
 
 /// Remembers what became of a first fragment. An overlap with what came earlier drops it.
@@ -147,9 +149,9 @@ pub fn first<F: ReadIp, T: Tables<F>>(
     scratch: &mut Scratch<F>,
     verdict: Verdict,
 ) -> Verdict {
-    let Scratch { ip, transport, datagram, joined, free, .. } = scratch;
-    let key = key_of(at, at.direction, ip);
-    recall::<F, T>(tables, at, &key, datagram, true);
+    let Scratch { ip, transport, datagram, joined, free, piece, .. } = &mut *scratch;
+    *piece = key_of(at, at.direction(), ip);
+    recall::<F, T>(tables, at, piece, datagram, true);
     let mut verdict = verdict;
     if matches!(verdict.action(), Action::Allow) {
         datagram.ports = u32::from(transport.ports.local) << 16 | u32::from(transport.ports.remote);
@@ -168,7 +170,7 @@ pub fn first<F: ReadIp, T: Tables<F>>(
         datagram.verdict = DATAGRAM_DROP;
     }
     if !T::DRY_RUN {
-        remember::<F, T>(tables, at, &key, datagram);
+        remember::<F, T>(tables, at, scratch);
     }
     verdict
 }
@@ -185,23 +187,24 @@ fn recall<F: ReadIp, T: Tables<F>>(
     datagram: &mut Datagram,
     first: bool,
 ) {
-    *datagram = match tables.datagram(key) {
-        Some(known) if known.expires > at.now && !(first && known.verdict == DATAGRAM_WHOLE) => known,
-        _ => Datagram {
+    let known = tables.datagram(key, datagram) && datagram.expires > at.now;
+    if !known || (first && datagram.verdict == DATAGRAM_WHOLE) {
+        *datagram = Datagram {
             expires: at.now + u64::from(F::patience(at.half)),
             verdict: DATAGRAM_EARLY,
             place: NO_DATAGRAM,
             end: 0,
             ports: 0,
             ranges: [0; 8],
-        },
-    };
+        };
+    }
 }
 
 /// Stores what has become of a datagram. A new one takes the next place in its interface's ring; the datagram that has that
 /// place, if it is known still, goes.
 #[inline(never)]
-fn remember<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FragmentKey, datagram: &mut Datagram) {
+fn remember<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) {
+    let Scratch { datagram, piece: key, oldest, .. } = scratch;
     if datagram.place != NO_DATAGRAM {
         tables.update_datagram(key, datagram);
         return;
@@ -211,9 +214,11 @@ fn remember<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, key: &F::FragmentK
         return;
     }
     datagram.place = base + (tables.next_datagram(at.interface.row) % u64::from(limit)) as u32;
-    let Some(oldest) = tables.take_datagram_place(datagram.place, key) else { return };
-    if tables.datagram_place(&oldest) == Some(datagram.place) {
-        tables.remove_datagram(&oldest);
+    if !tables.take_datagram_place(datagram.place, key, oldest) {
+        return;
+    }
+    if tables.datagram_place(oldest) == Some(datagram.place) {
+        tables.remove_datagram(oldest);
     }
     tables.insert_datagram(key, datagram);
 }

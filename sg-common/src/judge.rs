@@ -11,7 +11,7 @@ use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
 use crate::classify::classify;
-use crate::conntrack::{self, FlowRef, Insertion, Known, Standing, State};
+use crate::conntrack::{self, Change, FlowRef, Insertion, Known, Standing, State};
 use crate::family::{Aligned, V4, V6};
 use crate::fragment;
 use crate::packet::{
@@ -39,7 +39,7 @@ pub trait Environment {
     fn moment(&self) -> Option<Moment>;
     /// The entry at `index` of [`crate::abi::INTERFACE_SLOTS`]. What is in force does not change while a packet can see it.
     fn interface(&self, index: u32) -> Option<&Interface>;
-    fn member_set(&self, slot: u32, parity: usize) -> u32;
+    fn member_set(&self, slot: u32, parity: u32) -> u32;
     fn pair(&self, key: &PairKey) -> Option<&Row>;
     fn port_table_contains(&self, index: u32, number: u16) -> bool;
     /// Adds to the number of an interface's live flows; returns what it was.
@@ -72,13 +72,20 @@ pub struct Scratch<F: ReadIp> {
     /// For [`crate::fragment`].
     pub datagram: Datagram,
     pub joined: fragment::Range,
+    /// The datagram's key, and that of the one whose place it takes.
+    pub piece: F::FragmentKey,
+    pub oldest: F::FragmentKey,
     /// For [`crate::fragment`], and for loops over options.
     pub free: u32,
     /// The packet's flow was found, and is over: 1, else 0.
     pub over: u32,
     /// The flow that the packet begins.
     pub flow: Flow,
+    /// For [`conntrack::known`].
+    pub change: Change,
     pub verdict: Verdict,
+    /// What has come of reading the headers.
+    pub read: Result<(), Reason>,
     /// Where the IP header begins, if it was read.
     pub network: u32,
 }
@@ -113,7 +120,8 @@ pub trait Tables<F: ReadIp>: Environment {
     /// How many half-open flows of the interface there were before this one.
     fn next_half_open(&self, row: u32) -> u64;
 
-    fn datagram(&self, key: &F::FragmentKey) -> Option<Datagram>;
+    /// Copies what is known of a datagram; false if there is nothing.
+    fn datagram(&self, key: &F::FragmentKey, to: &mut Datagram) -> bool;
     /// [`Datagram::place`].
     fn datagram_place(&self, key: &F::FragmentKey) -> Option<u32>;
     /// Adds or replaces a datagram; if the table is full, it is not remembered.
@@ -123,8 +131,8 @@ pub trait Tables<F: ReadIp>: Environment {
     fn remove_datagram(&self, key: &F::FragmentKey);
     /// How many datagrams of the interface there were before this one.
     fn next_datagram(&self, row: u32) -> u64;
-    /// Puts a key in a place of the ring and returns the one that was there.
-    fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey>;
+    /// Puts a key in a place of the ring and tells the one that was there; false if there is no such place.
+    fn take_datagram_place(&self, place: u32, key: &F::FragmentKey, oldest: &mut F::FragmentKey) -> bool;
 
     /// Adds a packet to its account; false if there is none.
     fn add_to_account(&self, key: &F::AccountKey, counted: &Counted) -> bool;
@@ -225,16 +233,16 @@ impl Outcome {
 }
 
 impl Judgement {
-    /// `family`: see [`Outcome::family`]. A subprogram: here all verdicts meet.
-    #[inline(never)]
+    /// `family`: see [`Outcome::family`].
+    #[inline(always)]
     fn outcome(verdict: u64, at: &At<'_>, family: u32) -> u64 {
         const { assert!(FLAG_AUDIT == 1 << 31) };
         let reason = (verdict & 0xff) as u32;
         let audit = at.half.flags >> 31 & drops(reason);
-        let outcome = Outcome::new(at.interface.row, at.direction, reason + audit * WOULD_DROP)
+        let outcome = Outcome::new(at.interface.row, at.direction(), reason + audit * WOULD_DROP)
             .with(Outcome::AUDIT, audit)
             .with(Outcome::FAMILY, family)
-            .with(Outcome::PARITY, at.parity as u32);
+            .with(Outcome::PARITY, at.parity());
         let kind = outcome.kind();
         // Stored by the daemon while packets pass: a word of it, whenever.
         let word = at.interface.watched.get((kind >> 5) as usize);
@@ -316,14 +324,14 @@ pub(crate) fn place<T: Environment>(tables: &T, ifindex: u32, hook: Hook) -> Opt
     let moment = tables.moment()?;
     let interface = find_interface(tables, ifindex)?;
     // One load of one word decides which generation this packet sees, in everything that follows (SPEC D21).
-    let parity = (moment.generation & 1) as usize;
-    let half = interface.halves.get(parity)?;
+    let parity = (moment.generation & 1) as u32;
+    let half = interface.halves.get(parity as usize)?;
     let host = half.flags & FLAG_ROLE_HOST != 0;
     let direction = match (hook, host) {
         (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Outbound,
         (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Inbound,
     };
-    Some(At { interface, half, parity, direction, now: moment.now })
+    Some(At::new(interface, half, parity, direction, moment.now))
 }
 
 /// Where a verdict's word has nothing, there is room for the family.
@@ -370,15 +378,40 @@ pub struct At<'a> {
     pub interface: &'a Interface,
     /// The half of it that is in force.
     pub half: &'a InterfaceHalf,
-    pub parity: usize,
-    pub direction: Direction,
     pub now: u64,
+    /// The direction, and above it the generation's parity: see [`Self::direction`] and [`Self::parity`]. In one word, which the
+    /// verifier need not remember: what is taken out of it is a bit.
+    way: u32,
+}
+
+impl<'a> At<'a> {
+    #[inline(always)]
+    pub(crate) const fn new(
+        interface: &'a Interface,
+        half: &'a InterfaceHalf,
+        parity: u32,
+        direction: Direction,
+        now: u64,
+    ) -> Self {
+        Self { interface, half, now, way: direction as u32 | parity << 1 }
+    }
 }
 
 impl At<'_> {
     #[inline(always)]
+    pub const fn direction(&self) -> Direction {
+        if self.way & 1 == 0 { Direction::Inbound } else { Direction::Outbound }
+    }
+
+    /// Which half is in force.
+    #[inline(always)]
+    pub const fn parity(&self) -> u32 {
+        self.way >> 1
+    }
+
+    #[inline(always)]
     const fn guarded(&self) -> Guarded<'_> {
-        Guarded { half: self.half, direction: self.direction }
+        Guarded { half: self.half, direction: self.direction() }
     }
 
     #[inline(always)]
@@ -446,8 +479,10 @@ where
     scratch.network = 0;
     // Of another packet; only pieces look it up anew.
     scratch.datagram.ports = 0;
-    scratch.transport = Transport::NOTHING;
-    let verdict = match read::<F, P>(packet, at, network, scratch) {
+    scratch.transport.forget();
+    let read = read::<F, P>(packet, at, network, scratch);
+    let (read, scratch) = forgotten_read(read, scratch);
+    let verdict = match read {
         Ok(()) => judge_read::<F, P, T>(packet, tables, at, scratch),
         // The other pieces are to know that their first one was dropped (SPEC D14).
         Err(Reason::TinyFragment) => Verdict::of(Reason::TinyFragment),
@@ -471,6 +506,25 @@ where
     load(&scratch.verdict)
 }
 
+/// The same, of which the verifier does not know for which reason.
+#[inline(always)]
+fn is_so(so: bool, mut memory: Opaque<'_>) -> bool {
+    memory.set(u32::from(so));
+    memory.get() != 0
+}
+
+/// What [`read`] has said and read, of which neither the compiler nor the verifier knows anything any more: else the verifier would
+/// follow each kind of header separately through all that comes.
+#[inline(always)]
+fn forgotten_read<F: ReadIp>(
+    read: Result<(), Reason>,
+    scratch: &mut Scratch<F>,
+) -> (Result<(), Reason>, &mut Scratch<F>) {
+    store(&mut scratch.read, read);
+    let scratch = black_box(scratch);
+    (load(&scratch.read), scratch)
+}
+
 /// Judges a packet whose headers have been read.
 #[inline(always)]
 fn judge_read<F, P, T>(packet: &P, tables: &T, at: &At<'_>, scratch: &mut Scratch<F>) -> Verdict
@@ -479,10 +533,12 @@ where
     P: Packet,
     T: Tables<F>,
 {
-    let ip = &scratch.ip;
-    if checksum::spoils(packet, ip) {
+    let Scratch { ip, free, .. } = &mut *scratch;
+    if is_so(checksum::spoils(packet, ip), Opaque(free)) {
         return Verdict::of(Reason::ChecksumPlace);
     }
+    let scratch = black_box(scratch);
+    let ip = &scratch.ip;
     if let Err(reason) = at.guarded().route(ip) {
         return Verdict::of(reason);
     }
@@ -500,7 +556,7 @@ where
 /// # Errors
 ///
 /// The reason to drop the packet for.
-#[inline(never)]
+#[inline(always)]
 fn read<F: ReadIp, P: Packet>(
     packet: &P,
     at: &At<'_>,
@@ -513,7 +569,7 @@ fn read<F: ReadIp, P: Packet>(
         return Ok(());
     }
     let Scratch { ip, transport, free, .. } = scratch;
-    read_transport(packet, ip, at.direction, transport, Opaque(free))
+    read_transport(packet, ip, at.direction(), transport, Opaque(free))
 }
 
 /// Judges a packet that has its transport header.
@@ -524,27 +580,32 @@ where
     P: Packet,
     T: Tables<F>,
 {
-    if let Some(reason) = guard::<F, P, T>(packet, tables, at, scratch) {
+    let Scratch { ip, transport, free, .. } = &mut *scratch;
+    if !is_so(at.guarded().lets_pass(ip, transport), Opaque(free))
+        && let Some(reason) = guard::<F, P, T>(packet, tables, at, scratch)
+    {
         return Verdict::of(reason);
     }
     let Scratch { ip, transport, .. } = &*scratch;
-    let (local, remote) = ip.local_and_remote(at.direction);
+    let (local, remote) = ip.local_and_remote(at.direction());
     let (zone_protocol, ports) = (at.zone_protocol(ip.protocol), transport.ports);
     F::store_flow_key(&mut scratch.key, zone_protocol, local, remote, ports);
     scratch.over = 0;
-    let Scratch { transport, key, free, over, .. } = &mut *scratch;
+    let Scratch { transport, key, free, over, change, .. } = &mut *scratch;
     let (transport, key) = (&*transport, &*key);
     if let Some(flow) = tables.flow(key) {
+        let word = if T::DRY_RUN { KnownWord::ASK } else { steady_word(flow, at, transport) };
+        if !word.is_over() {
+            return word.verdict(&flow);
+        }
         let standing = if flow.is_half_open() {
             let room = tables.add_live(at.interface.row, 0) < u64::from(at.interface.live_limit);
-            let standing = if room { Standing::ROOM } else { Standing::NO_ROOM };
-            let mut memory = Opaque(free);
-            memory.set(standing.0);
-            Standing(memory.get())
+            if room { Standing::ROOM } else { Standing::NO_ROOM }
         } else {
             Standing::LIVE
         };
-        let known = known_word(T::DRY_RUN, flow, at, transport, standing).forgotten(Opaque(free));
+        store(&mut change.standing, standing);
+        let known = known_word(T::DRY_RUN, flow, at, transport, change).forgotten(Opaque(free));
         if !known.is_over() {
             if known.is_live_from_now_on()
                 && !T::DRY_RUN
@@ -571,13 +632,18 @@ where
     // For the verifier, as at the end of `judge_ip`.
     store(&mut scratch.verdict, verdict);
     let verdict = load(&scratch.verdict);
-    if !T::DRY_RUN
-        && verdict.reason_number() == Reason::NewFlow as u32
-        && !conntrack::start::<F, T>(tables, at, scratch, verdict.state())
-    {
-        return verdict.instead(Reason::TableFull);
+    if T::DRY_RUN || verdict.reason_number() != Reason::NewFlow as u32 {
+        return verdict;
     }
-    verdict
+    // From here, as it would go too deep for the stack from `start`.
+    if scratch.over != 0 {
+        conntrack::end::<F, T>(tables, &scratch.key);
+    }
+    if conntrack::start::<F, T>(tables, at, scratch, verdict.state()) {
+        verdict
+    } else {
+        verdict.instead(Reason::TableFull)
+    }
 }
 
 /// Subprograms have stack frames of their own, which are free again when they return; and they return words, as an enum
@@ -601,6 +667,8 @@ where
 struct KnownWord(u32);
 
 impl KnownWord {
+    /// Of [`steady_word`].
+    const ASK: Self = Self(0);
     const PASS: u32 = 1;
     const DROP: u32 = 2;
     const LIVE: u32 = 1 << 16;
@@ -650,12 +718,21 @@ fn known_word(
     flow: FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
-    standing: Standing,
+    change: &mut Change,
 ) -> KnownWord {
     if dry_run {
-        known::<true>(flow, at, transport, standing)
+        known::<true>(flow, at, transport, change)
     } else {
-        known::<false>(flow, at, transport, standing)
+        known::<false>(flow, at, transport, change)
+    }
+}
+
+/// [`conntrack::steady`], or [`KnownWord::ASK`].
+#[inline(always)]
+fn steady_word(flow: FlowRef<'_>, at: &At<'_>, transport: &Transport) -> KnownWord {
+    match conntrack::steady(&flow, at, transport) {
+        None => KnownWord::ASK,
+        Some(state) => KnownWord::of(&Known::Pass { state, now_live: false }),
     }
 }
 
@@ -665,9 +742,9 @@ fn known<const DRY_RUN: bool>(
     flow: FlowRef<'_>,
     at: &At<'_>,
     transport: &Transport,
-    standing: Standing,
+    change: &mut Change,
 ) -> KnownWord {
-    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, standing))
+    KnownWord::of(&conntrack::known::<DRY_RUN>(&flow, at, transport, change))
 }
 
 /// Whether an ICMP error is about a packet of a flow that is not over (SPEC D13). Errors come from any router on the way,
@@ -682,7 +759,7 @@ where
     P: Packet,
     T: Tables<F>,
 {
-    let Scratch { ip, free, .. } = scratch;
+    let Scratch { ip, free, datagram, .. } = scratch;
     let Some(quoted) = F::read_quoted(packet, ip.transport + 8, Opaque(free)) else { return QUOTES_NOTHING };
     // What lies behind the end of the packet is padding, which anybody may have filled.
     let has_ports = !quoted.piece.is_later()
@@ -694,9 +771,9 @@ where
         return QUOTES_NOTHING;
     }
     // The quoted packet went the other way.
-    let direction = opposite(at.direction);
+    let direction = opposite(at.direction());
     if quoted.piece.is_later() {
-        let has_passed = fragment::has_passed::<F, T>(tables, at, direction, &quoted);
+        let has_passed = fragment::has_passed::<F, T>(tables, at, direction, &quoted, datagram);
         return if has_passed { QUOTES_A_PIECE } else { QUOTES_NOTHING };
     }
     let Some(ports) = quoted_ports(packet, &quoted, direction) else { return QUOTES_NOTHING };
@@ -720,7 +797,7 @@ fn is_alive<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<
 #[inline(never)]
 fn judge_new<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
     let Scratch { ip, transport, .. } = scratch;
-    let (_, remote) = ip.local_and_remote(at.direction);
+    let (_, remote) = ip.local_and_remote(at.direction());
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
         Ok(start) => start,
         Err(reason) => return Verdict::of(reason),
@@ -757,4 +834,4 @@ fn start_state(transport: &Transport, strict_tcp: bool) -> Result<Option<State>,
 
 #[cfg(test)]
 #[path = "judge_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::abi::INTERFACE_SLOTS;
 
-const CLOSED: InterfaceHalf = InterfaceHalf {
+pub const CLOSED: InterfaceHalf = InterfaceHalf {
     policy: 0,
     vpc: 0,
     flags: 0,
@@ -18,7 +18,7 @@ const CLOSED: InterfaceHalf = InterfaceHalf {
     reserved_too: [0; 2],
 };
 
-const fn entry(ifindex: u32) -> Interface {
+pub const fn entry(ifindex: u32) -> Interface {
     Interface {
         ifindex,
         zone: 0,
@@ -53,7 +53,7 @@ impl Environment for OneAt {
         Some(if index == self.0 { &WANTED } else { &FREE })
     }
 
-    fn member_set(&self, _slot: u32, _parity: usize) -> u32 {
+    fn member_set(&self, _slot: u32, _parity: u32) -> u32 {
         0
     }
 

@@ -459,6 +459,17 @@ impl Transport {
     };
 }
 
+impl Transport {
+    /// As [`Self::NOTHING`], as far as anybody looks who does not know of a segment.
+    #[inline(always)]
+    pub const fn forget(&mut self) {
+        self.number = 0;
+        self.ports = FlowPorts { local: 0, remote: 0 };
+        self.kind = Kind::Other;
+        self.seen.flags = 0;
+    }
+}
+
 /// What kind of packet it is, as far as connections are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -474,7 +485,7 @@ pub enum Kind {
     Other,
 }
 
-/// Reads the transport header of `ip` into `transport`, which is [`Transport::NOTHING`].
+/// Reads the transport header of `ip` into `transport`, of which [`Transport::forget`] has made nothing.
 ///
 /// # Errors
 ///

@@ -128,8 +128,9 @@ impl Hash {
         let mut sum = secret[2 * WORDS];
         let mut word = 0;
         while word < WORDS {
-            let low = secret[2 * word].wrapping_add(key[word] & 0xffff_ffff);
-            let high = secret[2 * word + 1].wrapping_add(key[word] >> 32);
+            let part = part(key, word);
+            let low = secret[2 * word].wrapping_add(part & 0xffff_ffff);
+            let high = secret[2 * word + 1].wrapping_add(part >> 32);
             sum = sum.wrapping_add(low.wrapping_mul(high));
             word += 1;
         }
@@ -207,19 +208,26 @@ fn position_of(tags: NonNull<FlowTags>, mask: u32, wanted: u32) -> u32 {
     position
 }
 
+/// A word of a key. Of a long one it is loaded each time, as there is no room for it on the stack of who looks it up.
+#[inline(always)]
+fn part<const WORDS: usize>(key: &[u64; WORDS], word: usize) -> u64 {
+    // SAFETY: a reference is valid and aligned.
+    if WORDS > WORDS_V4 { unsafe { (&raw const key[word]).read_volatile() } } else { key[word] }
+}
+
 /// Whether the slot holds the key.
 #[inline(always)]
 fn holds<const WORDS: usize>(slot: NonNull<u64>, key: &[u64; WORDS]) -> bool {
     // One comparison in the end: the verifier would follow each separately.
     // SAFETY: a slot begins with a key, is aligned and stays readable.
     unsafe {
-        let mut apart = slot.read_volatile() ^ key[0];
+        let mut apart = slot.read_volatile() ^ part(key, 0);
         let mut word = 1;
         while word < WORDS {
-            apart |= slot.add(word).read_volatile() ^ key[word];
+            apart |= slot.add(word).read_volatile() ^ part(key, word);
             word += 1;
         }
-        apart | (slot.read_volatile() ^ key[0]) == 0
+        apart | (slot.read_volatile() ^ part(key, 0)) == 0
     }
 }
 
@@ -240,23 +248,6 @@ pub fn zone_protocol(slot: NonNull<u64>) -> u32 {
 /// The flow of a key.
 #[inline(always)]
 pub fn find<'m, const WORDS: usize, M: Memory<WORDS>>(
-    memory: &'m M,
-    key: &[u64; WORDS],
-) -> Option<FlowRef<'m>> {
-    // Where long keys are looked up, the stack has no room for it.
-    if WORDS > WORDS_V4 { find_apart(memory, key) } else { find_here(memory, key) }
-}
-
-#[inline(never)]
-fn find_apart<'m, const WORDS: usize, M: Memory<WORDS>>(
-    memory: &'m M,
-    key: &[u64; WORDS],
-) -> Option<FlowRef<'m>> {
-    find_here(memory, key)
-}
-
-#[inline(always)]
-fn find_here<'m, const WORDS: usize, M: Memory<WORDS>>(
     memory: &'m M,
     key: &[u64; WORDS],
 ) -> Option<FlowRef<'m>> {

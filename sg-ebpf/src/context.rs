@@ -2,15 +2,11 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use sg_common::abi::SkBuff;
 use sg_common::packet::{Header, Packet};
-
-/// `ETH_P_IP` in network order, as `__sk_buff.protocol` has it.
-const IPV4: u32 = 0x0800u16.to_be() as u32;
 
 /// Offsets beyond this are no header's; the bound lets the verifier follow the arithmetic.
 const MAX_OFFSET: u32 = 0x3fff;
@@ -75,62 +71,62 @@ impl Packet for XdpPacket {
 }
 
 /// A socket buffer in a TC program, with the headers in its first buffer.
-pub struct TcPacket<'a> {
-    context: &'a TcContext,
+pub struct TcPacket {
+    skb: *mut __sk_buff,
     linear: Linear,
 }
 
 /// Ethernet with a VLAN tag, IPv6, and TCP without options.
 const USUAL_HEADERS: usize = 14 + 4 + 40 + 20;
-/// Ethernet, IPv4 and TCP without options.
-const SHORT_HEADERS: usize = 14 + 20 + 20;
 /// What is moved to the first buffer if even the usual headers are not all there.
 const PULL: u32 = 256;
 
-impl<'a> TcPacket<'a> {
+impl TcPacket {
     #[inline(always)]
-    pub fn new(context: &'a TcContext) -> Self {
+    pub fn new(context: &TcContext) -> Self {
+        let skb = context.skb.skb;
         let linear = Linear::new(context.data(), context.data_end());
-        // SAFETY: the context is the one that the kernel passed.
-        let ipv4 = unsafe { (*context.as_ptr().cast::<__sk_buff>()).protocol } == IPV4;
-        let enough = if ipv4 { SHORT_HEADERS } else { USUAL_HEADERS };
-        if linear.start + enough <= linear.end {
-            return Self { context, linear };
+        // Most packets are in the first buffer as a whole, or all their headers are.
+        // The number of bytes, and not a comparison of the two, from which the verifier would learn something in one case and not in the
+        // other, and follow both through all that comes.
+        let at_hand = linear.end.wrapping_sub(linear.start);
+        if at_hand >= USUAL_HEADERS || at_hand >= context.len() as usize {
+            return Self { skb, linear };
         }
         // Data in page fragments: stacks put headers in front, but nobody has to. A failure leaves the packet as it was,
         // too short for its headers, and it is dropped.
         let _ = context.pull_data(if context.len() < PULL { context.len() } else { PULL });
-        Self { context, linear: Linear::new(context.data(), context.data_end()) }
+        Self { skb, linear: Linear::new(context.data(), context.data_end()) }
     }
 
     /// With what is in the first buffer as it is.
     #[inline(always)]
-    pub fn at_hand(context: &'a TcContext) -> Self {
-        Self { context, linear: Linear::new(context.data(), context.data_end()) }
+    pub fn at_hand(context: &TcContext) -> Self {
+        Self { skb: context.skb.skb, linear: Linear::new(context.data(), context.data_end()) }
     }
 
     #[inline(always)]
     pub fn skb(&self) -> *mut __sk_buff {
-        self.context.as_ptr().cast()
+        self.skb
     }
 
     #[inline(always)]
     pub fn context(&self) -> &__sk_buff {
         // SAFETY: as in `skb`; nobody changes it meanwhile.
-        unsafe { &*self.skb() }
+        unsafe { &*self.skb }
     }
 
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         // SAFETY: the context is the one that the kernel passed.
-        unsafe { (*self.skb()).ifindex }
+        unsafe { (*self.skb).ifindex }
     }
 }
 
-impl Packet for TcPacket<'_> {
+impl Packet for TcPacket {
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.context.len()
+        self.context().len
     }
 
     #[inline(always)]
@@ -141,12 +137,12 @@ impl Packet for TcPacket<'_> {
     #[inline(always)]
     fn has_offloaded_vlan(&self) -> bool {
         // SAFETY: the context is the one that the kernel passed.
-        unsafe { (*self.skb()).vlan_present != 0 }
+        unsafe { (*self.skb).vlan_present != 0 }
     }
 
     #[inline(always)]
     fn pending_checksum(&self) -> Option<u32> {
-        let place = pending_checksum(self.skb());
+        let place = pending_checksum(self.skb);
         if place == NOT_PENDING { None } else { Some(place as u32) }
     }
 }
@@ -154,48 +150,62 @@ impl Packet for TcPacket<'_> {
 /// What [`pending_checksum`] returns where none is to be written.
 const NOT_PENDING: u64 = u64::MAX;
 
-/// See [`Packet::pending_checksum`]. A subprogram: what it reads may pass through the stack, of which its callers have none to
-/// spare.
-#[inline(never)]
+/// A word of [`SK_BUFF`].
+macro_rules! layout {
+    ($word:ident) => {
+        (&raw const SK_BUFF.$word).read_volatile()
+    };
+}
+
+/// See [`Packet::pending_checksum`].
+#[inline(always)]
 fn pending_checksum(skb: *mut __sk_buff) -> u64 {
     // SAFETY: a static is there; the daemon has changed its bytes before the program was loaded, behind the compiler's back.
+    if unsafe { layout!(cast) } == 0 {
+        return probe_checksum(skb);
+    }
+    // SAFETY: likewise; and there is a function to call.
+    unsafe {
+        let skb = cast(skb);
+        let summed = at::<u8>(skb, layout!(summed));
+        if u32::from(summed) & layout!(summed_mask) != layout!(summed_partial) {
+            return NOT_PENDING;
+        }
+        checksum_place(
+            at::<u16>(skb, layout!(csum_start)),
+            at::<u16>(skb, layout!(csum_offset)),
+            at::<u64>(skb, layout!(head)),
+            at::<u64>(skb, layout!(data)),
+        )
+    }
+}
+
+/// The same where each field takes a call. A subprogram: what it reads passes through the stack, of which its callers have none to spare.
+#[inline(never)]
+fn probe_checksum(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: as in `layout!`.
     let layout = unsafe { (&raw const SK_BUFF).read_volatile() };
     if layout.summed_mask == 0 {
         return NOT_PENDING;
     }
-    let summed = if layout.cast == 0 {
-        let Some(summed) = probe::<u8>(skb, layout.summed) else { return NOT_PENDING };
-        summed
-    } else {
-        // SAFETY: there is a function to call.
-        unsafe { at::<u8>(cast(skb), layout.summed) }
-    };
+    let Some(summed) = probe::<u8>(skb, layout.summed) else { return NOT_PENDING };
     if u32::from(summed) & layout.summed_mask != layout.summed_partial {
         return NOT_PENDING;
     }
-    let (start, offset, head, data) = if layout.cast == 0 {
-        let (Some(start), Some(offset)) =
-            (probe::<u16>(skb, layout.csum_start), probe::<u16>(skb, layout.csum_offset))
-        else {
-            return NOT_PENDING;
-        };
-        let (Some(head), Some(data)) = (probe::<u64>(skb, layout.head), probe::<u64>(skb, layout.data))
-        else {
-            return NOT_PENDING;
-        };
-        (start, offset, head, data)
-    } else {
-        // SAFETY: there is a function to call.
-        unsafe {
-            let skb = cast(skb);
-            (
-                at::<u16>(skb, layout.csum_start),
-                at::<u16>(skb, layout.csum_offset),
-                at::<u64>(skb, layout.head),
-                at::<u64>(skb, layout.data),
-            )
-        }
+    let (Some(start), Some(offset)) =
+        (probe::<u16>(skb, layout.csum_start), probe::<u16>(skb, layout.csum_offset))
+    else {
+        return NOT_PENDING;
     };
+    let (Some(head), Some(data)) = (probe::<u64>(skb, layout.head), probe::<u64>(skb, layout.data)) else {
+        return NOT_PENDING;
+    };
+    checksum_place(start, offset, head, data)
+}
+
+/// Where in the frame the checksum goes.
+#[inline(always)]
+fn checksum_place(start: u16, offset: u16, head: u64, data: u64) -> u64 {
     // The sum's beginning counts from the buffer's head, which may lie before the frame. Of 64 bits, although 32 would do: to the
     // verifier these are pointers.
     let before = black_box(data.wrapping_sub(head));

@@ -200,7 +200,7 @@ impl<const DRY_RUN: bool> Environment for Kernel<DRY_RUN> {
     }
 
     #[inline(always)]
-    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+    fn member_set(&self, slot: u32, parity: u32) -> u32 {
         let Some(sets) = MEMBER_SETS.get_ptr(slot) else { return 0 };
         // SAFETY: a look-up's pointer is valid until the program ends. The daemon stores to the other half only.
         unsafe {
@@ -309,7 +309,7 @@ unsafe fn fetch_add(word: *mut u64, change: u64) -> u64 {
     }
 }
 
-/// Puts a key of a datagram in a place of a ring and returns the one that was there.
+/// Puts a key of a datagram in a place of a ring and tells the one that was there.
 ///
 /// Two CPUs are at one place only if one began a whole ring of entries while the other was here; a key of two halves then
 /// finds no entry.
@@ -318,12 +318,11 @@ unsafe fn fetch_add(word: *mut u64, change: u64) -> u64 {
 ///
 /// `slot` must be valid and aligned.
 #[inline(always)]
-unsafe fn take_place<K: Copy>(slot: *mut K, key: &K) -> K {
+unsafe fn take_place<K: Copy>(slot: *mut K, key: &K, oldest: &mut K) {
     // SAFETY: as promised.
     unsafe {
-        let oldest = slot.read_volatile();
+        *oldest = slot.read_volatile();
         slot.write_volatile(*key);
-        oldest
     }
 }
 
@@ -541,10 +540,11 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn datagram(&self, key: &<$family as Family>::FragmentKey) -> Option<Datagram> {
-                let datagram = $fragments.get_ptr(key)?;
+            fn datagram(&self, key: &<$family as Family>::FragmentKey, to: &mut Datagram) -> bool {
+                let Some(datagram) = $fragments.get_ptr(key) else { return false };
                 // SAFETY: a look-up's pointer is valid until the program ends.
-                Some(unsafe { datagram.read_volatile() })
+                *to = unsafe { datagram.read_volatile() };
+                true
             }
 
             #[inline(always)]
@@ -583,9 +583,12 @@ macro_rules! tables {
                 &self,
                 place: u32,
                 key: &<$family as Family>::FragmentKey,
-            ) -> Option<<$family as Family>::FragmentKey> {
+                oldest: &mut <$family as Family>::FragmentKey,
+            ) -> bool {
+                let Some(slot) = $frag_ring.get_ptr_mut(place) else { return false };
                 // SAFETY: a look-up's pointer is valid until the program ends.
-                Some(unsafe { take_place($frag_ring.get_ptr_mut(place)?, key) })
+                unsafe { take_place(slot, key, oldest) };
+                true
             }
 
             #[inline(always)]
@@ -675,6 +678,13 @@ impl<const DRY_RUN: bool> Bridges for Kernel<DRY_RUN> {
         // SAFETY: as in `port`; several CPUs may store, each the time that it is.
         unsafe { (&raw mut (*station).seen).write_volatile(now) }
     }
+}
+
+/// Whether the interface is on the fast path.
+#[inline(always)]
+pub fn is_port(row: u32) -> bool {
+    // SAFETY: as in `Bridges::port`.
+    PORTS.get_ptr(row).is_some_and(|port| unsafe { (&raw const (*port).until).read_volatile() } != 0)
 }
 
 /// Adds one packet to a counter.

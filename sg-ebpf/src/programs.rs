@@ -16,7 +16,7 @@ use sg_common::verdict::Action;
 
 use crate::context::{TcPacket, XdpPacket};
 use crate::events::{Source, tell};
-use crate::maps::{Kernel, count};
+use crate::maps::{Kernel, count, is_port};
 
 #[xdp(frags)]
 pub fn sgd_xdp_ingress(ctx: XdpContext) -> u32 {
@@ -63,7 +63,9 @@ fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
     let packet = TcPacket::new(ctx);
     let judgement = filter(&packet, packet.context(), packet.ifindex(), hook);
     match judgement.action() {
-        Action::Allow if matches!(hook, Hook::Ingress) => hand_on(ctx, judgement.outcome),
+        Action::Allow if matches!(hook, Hook::Ingress) && is_port(judgement.row()) => {
+            hand_on(ctx, judgement.outcome)
+        }
         Action::Allow => NEXT,
         Action::Drop => TC_ACT_SHOT,
     }

@@ -24,7 +24,7 @@ impl Environment for Dry<'_> {
         self.0.interface(index)
     }
 
-    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+    fn member_set(&self, slot: u32, parity: u32) -> u32 {
         self.0.member_set(slot, parity)
     }
 
@@ -93,8 +93,8 @@ where
         Tables::<F>::next_half_open(self.0, row)
     }
 
-    fn datagram(&self, key: &F::FragmentKey) -> Option<Datagram> {
-        Tables::<F>::datagram(self.0, key)
+    fn datagram(&self, key: &F::FragmentKey, to: &mut Datagram) -> bool {
+        Tables::<F>::datagram(self.0, key, to)
     }
 
     fn datagram_place(&self, key: &F::FragmentKey) -> Option<u32> {
@@ -117,8 +117,13 @@ where
         Tables::<F>::next_datagram(self.0, row)
     }
 
-    fn take_datagram_place(&self, place: u32, key: &F::FragmentKey) -> Option<F::FragmentKey> {
-        Tables::<F>::take_datagram_place(self.0, place, key)
+    fn take_datagram_place(
+        &self,
+        place: u32,
+        key: &F::FragmentKey,
+        oldest: &mut F::FragmentKey,
+    ) -> bool {
+        Tables::<F>::take_datagram_place(self.0, place, key, oldest)
     }
 
     fn add_to_account(&self, key: &F::AccountKey, counted: &Counted) -> bool {

@@ -12,7 +12,7 @@ use sg_common::abi::{
     MemberKeyV6, OwnKeyV4, OwnKeyV6, PairKey, PolicyDirection, Row, interface_slot,
 };
 use sg_common::account::Counted;
-use sg_common::conntrack::{FlowRef, Insertion};
+use sg_common::conntrack::{Change, FlowRef, Insertion};
 use sg_common::family::{Aligned, V4, V6};
 use sg_common::fragment::Range;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
@@ -167,7 +167,7 @@ impl Environment for Host {
         Some(here.next().unwrap_or(&FREE))
     }
 
-    fn member_set(&self, slot: u32, parity: usize) -> u32 {
+    fn member_set(&self, slot: u32, parity: u32) -> u32 {
         if parity as u64 == self.generation % 2 { slot + 1 } else { 0 }
     }
 
@@ -248,6 +248,8 @@ macro_rules! tables {
                     account: $account { flow: $blank, dropped: 0 },
                     datagram: Datagram { expires: 0, verdict: 0, place: 0, end: 0, ports: 0, ranges: [0; 8] },
                     joined: Range { start: 0, end: 0 },
+                    piece: $blank_fragment,
+                    oldest: $blank_fragment,
                     free: 0,
                     over: 0,
                     flow: Flow {
@@ -260,6 +262,7 @@ macro_rules! tables {
                         tcp: 0,
                         sequence: [0; 6],
                     },
+                    change: Change::NOTHING,
                     verdict: Verdict::of(Reason::Malformed),
                     network: 0,
                 }))
@@ -318,8 +321,8 @@ macro_rules! tables {
                 *begun - 1
             }
 
-            fn datagram(&self, key: &$fragment) -> Option<Datagram> {
-                self.$fragments.find(key)
+            fn datagram(&self, key: &$fragment, to: &mut Datagram) -> bool {
+                self.$fragments.find(key).inspect(|datagram| *to = *datagram).is_some()
             }
 
             fn datagram_place(&self, key: &$fragment) -> Option<u32> {
@@ -347,8 +350,9 @@ macro_rules! tables {
                 *datagrams - 1
             }
 
-            fn take_datagram_place(&self, place: u32, key: &$fragment) -> Option<$fragment> {
-                Some(self.$fragments.ring.borrow_mut().insert(place, *key).unwrap_or($blank_fragment))
+            fn take_datagram_place(&self, place: u32, key: &$fragment, oldest: &mut $fragment) -> bool {
+                *oldest = self.$fragments.ring.borrow_mut().insert(place, *key).unwrap_or($blank_fragment);
+                true
             }
 
             fn add_to_account(&self, _key: &$account, _counted: &Counted) -> bool {
