@@ -151,7 +151,7 @@ impl Nftables {
         }
     }
 
-    /// Whether there is a chain that packets of bridges meet.
+    /// Whether there is a chain that packets of bridges meet. Where nftables is a module that is not loaded, the kernel loads it to answer.
     fn have_chains(&self) -> io::Result<bool> {
         self.questions.send(&question(), 0)?;
         let mut found = false;
