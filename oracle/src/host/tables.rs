@@ -252,6 +252,7 @@ macro_rules! tables {
                     oldest: $blank_fragment,
                     free: 0,
                     over: 0,
+                    read: Ok(()),
                     flow: Flow {
                         expires: 0,
                         created: 0,

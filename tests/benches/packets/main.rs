@@ -53,11 +53,6 @@ fn main() -> Result<()> {
         let sizes = [10, 100, 1000, 10_000].map(|rules| Size { rules, members: 0 });
         Effort { rounds: 7, repeat: 200_000, sizes: sizes.to_vec(), many: 1 << 20, members: 100_000 }
     };
-    let effort = if words.iter().any(|word| word == "same") {
-        Effort { rounds: 9, repeat: 200_000, sizes: vec![Size { rules: 10, members: 0 }], many: 1 << 16, members: 0 }
-    } else {
-        effort
-    };
     // The cache of one CPU.
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
@@ -170,9 +165,6 @@ fn few(cases: &mut Vec<Case>, session: &mut Session, (number, hook, v6): (usize,
     }
     add(What::Denied, None);
     add(What::New, Some(session::NEW_FLOWS));
-    if std::env::args().any(|word| word == "same") {
-        return Ok(());
-    }
     // Connections are what they are, whatever the rules.
     if number == 0 {
         add(what_passes(hook), Some(1));
@@ -198,7 +190,7 @@ fn many(
     (number, hook, v6): (usize, Hook, bool),
     flows: u32,
 ) -> Result<()> {
-    if v6 || hook == Hook::XdpIngress || std::env::args().any(|word| word == "same") {
+    if v6 || hook == Hook::XdpIngress {
         return Ok(());
     }
     if hook == Hook::TcIngress {
