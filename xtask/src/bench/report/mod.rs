@@ -117,7 +117,7 @@ fn page(
 ) -> String {
     let mut text = String::from("# Benchmarks\n\n");
     let how = if made.quick {
-        "`cargo xtask bench --quick`, with fewer sizes and rounds than without `--quick`, which takes some 25 minutes on two busy CPUs"
+        "`cargo xtask bench --quick`, with fewer sizes and rounds than without `--quick`, which takes up to half an hour on two busy CPUs"
     } else {
         "`cargo xtask bench`"
     };
