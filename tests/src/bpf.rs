@@ -25,8 +25,9 @@ pub const PROG_ARRAY: u32 = 3;
 const XDP_HAS_FRAGS: u32 = 1 << 5;
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`
 const LIVE_FRAMES: u32 = 1 << 1;
-/// `BPF_TCX_INGRESS` of `enum bpf_attach_type`.
+/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` of `enum bpf_attach_type`.
 const ATTACH_TCX_INGRESS: u32 = 46;
+const ATTACH_TCX_EGRESS: u32 = 47;
 /// `BPF_XDP` of `enum bpf_attach_type`: programs that call each other are loaded for the same.
 const ATTACH_XDP: u32 = 37;
 
@@ -145,7 +146,15 @@ unsafe fn element(command: libc::c_int, map: &OwnedFd, value: u64) -> io::Result
 
 /// Attaches a program to what comes in at a device of this network namespace, until the descriptor is closed. TC needs Linux 6.6.
 pub fn attach(program: &OwnedFd, kind: Kind, ifindex: u32) -> Result<OwnedFd> {
-    let attach_type = if kind == Kind::Xdp { ATTACH_XDP } else { ATTACH_TCX_INGRESS };
+    link(program, if kind == Kind::Xdp { ATTACH_XDP } else { ATTACH_TCX_INGRESS }, ifindex)
+}
+
+/// The same, to what leaves by a device.
+pub fn attach_egress(program: &OwnedFd, ifindex: u32) -> Result<OwnedFd> {
+    link(program, ATTACH_TCX_EGRESS, ifindex)
+}
+
+fn link(program: &OwnedFd, attach_type: u32, ifindex: u32) -> Result<OwnedFd> {
     let mut attr = [0u32; 16];
     attr[..3].copy_from_slice(&[program.as_raw_fd() as u32, ifindex, attach_type]);
     // SAFETY: no pointers.
@@ -252,4 +261,59 @@ pub fn empty(kind: Kind) -> Result<OwnedFd> {
     // XDP_PASS is 2, TC_ACT_UNSPEC -1.
     let result = if kind == Kind::Xdp { 2 } else { -1 };
     load(kind, &[instruction(0xb7, 0, 0, 0, result), EXIT])
+}
+
+/// Counts IPv4 and drops it, where the last device of a way would receive it.
+#[derive(Debug)]
+pub struct Sink {
+    count: OwnedFd,
+    _attached: OwnedFd,
+}
+
+/// What has come to a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    pub packets: u64,
+    /// From the Ethernet header on.
+    pub bytes: u64,
+}
+
+impl Sink {
+    /// At a device of this network namespace (Linux 6.6 or later).
+    pub fn new(ifindex: u32) -> Result<Self> {
+        let i = instruction;
+        let count = map(ARRAY, size_of::<[u64; 2]>() as u32)?;
+        let program = load(
+            Kind::Tc,
+            &[
+                i(0xb7, 0, 0, 0, -1),
+                // `protocol` of `struct __sk_buff`
+                i(0x61, 2, 1, 16, 0),
+                i(0x55, 2, 0, 7, i32::from(0x0800u16.to_be())),
+                // `len`
+                i(0x61, 3, 1, 0, 0),
+                i(0x18, 1, 2, 0, count.as_raw_fd()),
+                0,
+                i(0xb7, 2, 0, 0, 1),
+                // Atomic additions.
+                i(0xdb, 1, 2, 0, 0),
+                i(0xdb, 1, 3, 8, 0),
+                // TC_ACT_SHOT
+                i(0xb7, 0, 0, 0, 2),
+                EXIT,
+            ],
+        )?;
+        let attached =
+            attach(&program, Kind::Tc, ifindex).context("a program that counts (Linux 6.6 or later)")?;
+        Ok(Self { count, _attached: attached })
+    }
+
+    /// So far.
+    pub fn count(&self) -> Result<Counted> {
+        let mut bytes = [0; 16];
+        get(&self.count, &mut bytes)?;
+        let (packets, bytes) = bytes.split_at(8);
+        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).context("a counter");
+        Ok(Counted { packets: number(packets)?, bytes: number(bytes)? })
+    }
 }

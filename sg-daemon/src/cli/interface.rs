@@ -143,6 +143,9 @@ fn text(interface: &InterfaceView) -> String {
     if !interface.allowed_addresses.is_empty() {
         text += &format!("  allowed addresses: {}\n", list(&interface.allowed_addresses));
     }
+    if interface.fast_path {
+        text += "  fast path: asked for (`sgctl status` says what has become of it)\n";
+    }
     if interface.enforcement == EnforcementView::Audit {
         text += "  AUDIT (NOTHING IS DROPPED)\n";
     }

@@ -14,6 +14,8 @@ pub enum Obstacle {
     NoPort,
     Vlans,
     Netfilter,
+    BridgeChains,
+    Ebtables,
     Ageing,
     Port(&'static str),
 }
@@ -26,6 +28,13 @@ impl Obstacle {
             Self::Netfilter => {
                 "what passes the bridge is shown to netfilter (bridge-nf-call-iptables, -ip6tables or -arptables of the \
                  bridge or of net.bridge)"
+            }
+            Self::BridgeChains => {
+                "netfilter has chains of the family bridge, which would not see the packets (`nft list chains bridge`)"
+            }
+            Self::Ebtables => {
+                "ebtables' tables are loaded, which would not see the packets (module ebtable_filter, ebtable_nat or \
+                 ebtable_broute)"
             }
             Self::Ageing => "the bridge forgets stations within ten seconds (ageing_time)",
             Self::Port(why) => why,
@@ -137,18 +146,20 @@ impl Bridges {
         }
     }
 
-    /// The bridge whose port a device is, if it is known what that bridge does. `netfilter`: all bridges show packets to it.
+    /// The bridge whose port a device is, if it is known what that bridge does. `netfilter`: what it does to the packets of all bridges.
     ///
     /// # Errors
     ///
     /// Why it is not.
-    pub fn bridge_of(&self, ifindex: u32, netfilter: bool) -> Result<u32, Obstacle> {
+    pub fn bridge_of(&self, ifindex: u32, netfilter: Option<Obstacle>) -> Result<u32, Obstacle> {
         let port = self.ports.get(&ifindex).ok_or(Obstacle::NoPort)?;
         let bridge = self.bridges.get(&port.bridge).ok_or(Obstacle::NoPort)?;
         if bridge.filters_vlans {
             Err(Obstacle::Vlans)
-        } else if bridge.asks_netfilter || netfilter {
+        } else if bridge.asks_netfilter {
             Err(Obstacle::Netfilter)
+        } else if let Some(obstacle) = netfilter {
+            Err(obstacle)
         } else if bridge.ageing < LEAST_AGEING {
             Err(Obstacle::Ageing)
         } else if let Some(why) = port.obstacle {

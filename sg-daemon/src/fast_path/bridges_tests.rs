@@ -102,9 +102,11 @@ fn what_is_not_behind_a_port_for_certain_is_no_station() {
 
 #[test]
 fn a_bridge_that_decides_otherwise_is_left_to_decide() {
-    assert_eq!(bridges().bridge_of(7, false), Ok(BRIDGE));
-    assert_eq!(bridges().bridge_of(7, true), Err(Obstacle::Netfilter));
-    assert_eq!(bridges().bridge_of(9, false), Err(Obstacle::NoPort));
+    assert_eq!(bridges().bridge_of(7, None), Ok(BRIDGE));
+    for obstacle in [Obstacle::Netfilter, Obstacle::BridgeChains, Obstacle::Ebtables] {
+        assert_eq!(bridges().bridge_of(7, Some(obstacle)), Err(obstacle));
+    }
+    assert_eq!(bridges().bridge_of(9, None), Err(Obstacle::NoPort));
     for (attribute, obstacle) in [
         (InfoBridge::VlanFiltering(true), Obstacle::Vlans),
         (InfoBridge::NfCallIpTables(true), Obstacle::Netfilter),
@@ -115,7 +117,7 @@ fn a_bridge_that_decides_otherwise_is_left_to_decide() {
     ] {
         let mut bridges = bridges();
         bridges.link(&bridge(vec![attribute]));
-        assert_eq!(bridges.bridge_of(7, false), Err(obstacle));
+        assert_eq!(bridges.bridge_of(7, None), Err(obstacle));
     }
 }
 
@@ -133,10 +135,10 @@ fn a_port_that_does_more_than_forward_is_left_to_the_bridge() {
         let mut bridges = bridges();
         bridges.neighbour(&station(7, NeighbourState::Reachable, Vec::new()), false);
         bridges.link(&port(7, vec![attribute.clone()]));
-        assert!(matches!(bridges.bridge_of(7, false), Err(Obstacle::Port(_))), "{attribute:?}");
+        assert!(matches!(bridges.bridge_of(7, None), Err(Obstacle::Port(_))), "{attribute:?}");
         assert!(places(&bridges).is_empty(), "{attribute:?}");
     }
     let mut bridges = bridges();
     bridges.link(&port(7, vec![InfoBridgePort::BackupPort(0), InfoBridgePort::Locked(false)]));
-    assert_eq!(bridges.bridge_of(7, false), Ok(BRIDGE));
+    assert_eq!(bridges.bridge_of(7, None), Ok(BRIDGE));
 }

@@ -4,11 +4,10 @@
 //! lives and hears: if it does not, all packets go through the bridges, as without it.
 
 mod bridges;
+mod netfilter;
 mod netlink;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use sg_common::abi::{Station, port_station};
 
-use self::bridges::{Bridges, Place, key_of};
+use self::bridges::{Bridges, Obstacle, Place, key_of};
+use self::netfilter::Netfilter;
 use self::netlink::{Heard, Netlink};
 use crate::kernel::{KernelError, StationMaps};
 
@@ -133,6 +133,7 @@ impl Shared {
     /// Follows the bridges until told to stop.
     fn follow(&self) -> anyhow::Result<()> {
         let netlink = Netlink::new()?;
+        let mut netfilter = Netfilter::new()?;
         let mut bridges = Bridges::default();
         let mut written = BTreeMap::new();
         lock(&self.maps).clear()?;
@@ -149,7 +150,7 @@ impl Shared {
                 netlink.neighbours(|station| bridges.neighbour(station, false))?;
             }
             if changed || renewed.is_none_or(|renewed: Instant| renewed.elapsed() >= RENEW) {
-                self.renew(&bridges, &mut written)?;
+                self.renew(&bridges, netfilter.obstacle()?, &mut written)?;
                 renewed = Some(Instant::now());
             }
             let mut moved = false;
@@ -168,10 +169,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes what has changed and renews the leases.
-    fn renew(&self, bridges: &Bridges, written: &mut Written) -> Result<(), KernelError> {
+    /// Writes what has changed and renews the leases. `netfilter`: why it must see what passes bridges.
+    fn renew(
+        &self,
+        bridges: &Bridges,
+        netfilter: Option<Obstacle>,
+        written: &mut Written,
+    ) -> Result<(), KernelError> {
         // What is not right any more is closed before anything else, and what is right now written before it is opened.
-        let netfilter = netfilter_sees_bridges(Path::new("/proc/sys/net/bridge"));
         let wanted = lock(&self.wanted).clone();
         let mut ways = BTreeMap::new();
         for (&ifindex, wanted) in &wanted {
@@ -244,14 +249,3 @@ impl Shared {
 
 /// Who is written down where, by bridge and hardware address.
 type Written = BTreeMap<(u32, [u8; 6]), Place>;
-
-/// Whether all bridges show what passes them to netfilter (Documentation/networking/ip-sysctl.rst, /proc/sys/net/bridge).
-fn netfilter_sees_bridges(directory: &Path) -> bool {
-    ["iptables", "ip6tables", "arptables"].iter().any(|tables| {
-        match std::fs::read_to_string(directory.join(format!("bridge-nf-call-{tables}"))) {
-            Ok(text) => text.trim() != "0",
-            // Without br_netfilter there are no such files.
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-        }
-    })
-}

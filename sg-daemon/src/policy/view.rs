@@ -67,6 +67,9 @@ pub struct InterfaceView {
     pub kind: KindView,
     pub role: RoleView,
     pub hook: HookView,
+    /// What the policy asks for; `GET /v1/status` says what has become of it.
+    #[serde(default)]
+    pub fast_path: bool,
     pub mac: Option<String>,
     pub addresses: Vec<IpAddr>,
     pub allowed_addresses: Vec<IpAddr>,
@@ -268,6 +271,7 @@ fn interface_view(model: &Model, interface: &Interface) -> InterfaceView {
             HookChoice::Xdp => HookView::Xdp,
             HookChoice::Tc => HookView::Tc,
         },
+        fast_path: interface.fast_path,
         mac: interface.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")),
         addresses: interface.addresses.clone(),
         allowed_addresses: interface.allowed_addresses.clone(),

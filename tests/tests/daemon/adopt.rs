@@ -14,7 +14,8 @@ use sg_tests::{Daemon, Probe, Way, outside};
 
 use crate::flood::{self, Flood};
 use crate::world::{
-    World, alive, allowed, denied, expect, interface, plug_as, policy, refused, tcp_from, with,
+    World, alive, allowed, as_the_unit_has_it, denied, expect, interface, plug_as, policy, refused, tcp_from,
+    with,
 };
 
 /// A guest behind XDP and one behind TC.
@@ -277,18 +278,11 @@ fn spec_d25_the_last_good_policy_is_in_force_after_a_reboot_before_any_device_is
     }
 }
 
-/// With the capabilities of `packaging/systemd/sgd.service`, and no others.
 #[test]
 fn the_daemon_needs_three_capabilities_and_no_more() {
     let world = World::new(2);
     let mut daemon = Daemon::start(&world.site, &two(&world)).unwrap();
-    let unit = include_str!("../../../packaging/systemd/sgd.service");
-    let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
-    let set: String = bounding
-        .split_whitespace()
-        .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()))
-        .collect();
-    daemon.set_wrapper(&["setpriv", &format!("--bounding-set=-all{set}"), "--no-new-privs"]);
+    as_the_unit_has_it(&mut daemon);
     daemon.kill();
     fs::remove_dir_all(layout(&daemon, ABI_VERSION)).unwrap();
     let rows = [0, 1].map(|guest| {

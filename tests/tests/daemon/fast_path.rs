@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use sg_tests::{Daemon, outside};
 
 use crate::world::{
-    World, alive, allowed, cut, denied, interface, policy, status_of, tcp_from, udp_from, wait, with,
+    World, alive, allowed, as_the_unit_has_it, cut, denied, interface, policy, status_of, tcp_from, udp_from,
+    wait, with,
 };
 
 /// Two guests on the fast path; a third one without. Port 1001 and UDP 53 are open to everybody.
@@ -185,6 +186,62 @@ fn what_a_bridge_decides_otherwise_goes_through_the_bridge() {
     let before = count();
     talk(&ours, &theirs, 10);
     assert!(count() > before, "the other way is asked for still");
+}
+
+/// A rule for what passes the bridge is asked about every packet, though the packets before it went past the bridge.
+#[test]
+fn rules_of_netfilters_bridge_family_see_every_packet() {
+    let world = World::new(2);
+    let own = [0, 1].map(|index| with(interface(world.guest(index), &["open"]), "fast_path", true)).to_vec();
+    let group = json!({ "name": "open", "inbound": [udp_from("0.0.0.0/0", 53)] });
+    let text = policy(json!({ "security_groups": [group], "interfaces": own }));
+    let mut daemon = Daemon::start(&world.site, &text).unwrap();
+    let nft = |line: &str| {
+        let status = world.site.host.command("nft").arg(line).status().expect("nft: `cargo xtask setup`");
+        assert!(status.success(), "{line}");
+    };
+    wait("both are direct", || is_direct(&daemon, "tap0") && is_direct(&daemon, "tap1"));
+    let (ours, theirs) = ends(&world, 0, 1);
+    let past = |daemon: &Daemon, before: u64| {
+        wait("packets go past the bridge", || {
+            talk(&ours, &theirs, 10);
+            handed_on(daemon, "tap0") > before
+        });
+    };
+    past(&daemon, 0);
+    // What no packet meets is no reason to leave the fast path: another family, a table, a chain without a hook.
+    nft("add table inet other; add chain inet other c { type filter hook forward priority 0; }");
+    nft("add table bridge guests; add chain bridge guests common");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(is_direct(&daemon, "tap0"));
+    nft("add chain bridge guests forward { type filter hook forward priority 0; }");
+    wait("the chain is known", || why(&daemon, "tap0").contains("family bridge"));
+    assert!(why(&daemon, "tap1").contains("nft list chains bridge"), "{}", why(&daemon, "tap1"));
+    let before = handed_on(&daemon, "tap0");
+    talk(&ours, &theirs, 10);
+    nft("add rule bridge guests forward udp dport 53 drop");
+    for _ in 0..10 {
+        ours.send(b"hello").unwrap();
+    }
+    theirs.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(theirs.recv(&mut [0; 64]).is_err(), "the rule drops it");
+    assert_eq!(handed_on(&daemon, "tap0"), before);
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    nft("delete table bridge guests");
+    wait("direct again", || is_direct(&daemon, "tap0"));
+    past(&daemon, before);
+    // It is known at a start too, and needs no capability that the unit does not give.
+    nft("add table bridge guests; add chain bridge guests out { type filter hook postrouting priority 0; }");
+    wait("another chain", || why(&daemon, "tap0").contains("family bridge"));
+    let before = handed_on(&daemon, "tap0");
+    as_the_unit_has_it(&mut daemon);
+    daemon.kill();
+    daemon.resume().unwrap();
+    wait("it is known at a start", || why(&daemon, "tap0").contains("family bridge"));
+    assert_eq!(handed_on(&daemon, "tap0"), before);
+    nft("flush ruleset");
+    wait("direct once more", || is_direct(&daemon, "tap0"));
+    past(&daemon, before);
 }
 
 /// Somebody's hardware address moves to another port.

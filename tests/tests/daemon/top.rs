@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use sg_tests::{Daemon, Screen, binary, outside};
 
-use crate::world::{DEADLINE, World, ask, denied, interface, must_refuse, policy, tcp_from, wait};
+use crate::world::{DEADLINE, World, ask, denied, interface, must_refuse, policy, tcp_from, udp_from, wait};
 
 fn web_policy(world: &World) -> String {
     policy(json!({
@@ -154,6 +154,51 @@ fn on_screen(world: &World, daemon: &mut Daemon) {
     screen.type_text("q").unwrap();
     see("the shell in the end", &|text| !text.contains("q quit"));
     wait("it has ended", || screen.children().unwrap().is_empty());
+}
+
+/// Who has most bytes and who has most connections are not always the same.
+#[test]
+fn top_sorts_remotes_by_bytes_and_with_a_key_by_connections() {
+    let world = World::new(1);
+    let web = world.guest(0);
+    let text = policy(json!({
+        "security_groups": [{ "name": "webs", "outbound": [],
+            "inbound": [tcp_from("203.0.113.0/24", 80), udp_from("198.51.100.0/24", 53)] }],
+        "interfaces": [interface(web, &["webs"])],
+    }));
+    let log = world.site.lab.directory().join("flows.log");
+    let daemon = Daemon::start_with(&world.site, &text, &["--flow-log", log.to_str().unwrap()]).unwrap();
+    let _held: Vec<_> = (0..3).map(|_| world.hold(&world.tcp(outside::ADMIN, web.v4, 80))).collect();
+    // One flow of a stranger's, with more bytes than all of those.
+    let server = web.netns.run(|| UdpSocket::bind((web.v4, 53)).unwrap()).unwrap();
+    let client = world.site.outside.run(|| UdpSocket::bind((outside::STRANGER, 4000)).unwrap()).unwrap();
+    client.connect(server.local_addr().unwrap()).unwrap();
+    let (mut buffer, patience) = ([0; 2048], Some(Duration::from_secs(5)));
+    server.set_read_timeout(patience).unwrap();
+    client.set_read_timeout(patience).unwrap();
+    for _ in 0..100 {
+        client.send(&[0; 1000]).unwrap();
+        let (_, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(&[0; 1000], from).unwrap();
+        client.recv(&mut buffer).unwrap();
+    }
+
+    let screen = Screen::new(&world.site.lab, 80, 24).unwrap();
+    screen.type_text(&format!("{}\n", top(&daemon))).unwrap();
+    let (stranger, admin) = (outside::STRANGER.to_string(), outside::ADMIN.to_string());
+    let is_before = |text: &str, first: &str, second: &str| {
+        let line = |remote: &str| text.lines().position(|line| line.contains(remote));
+        line(first).zip(line(second)).is_some_and(|(first, second)| first < second)
+    };
+    let by_bytes = |text: &str| text.contains("BYTES*") && is_before(text, &stranger, &admin);
+    screen.wait("the most bytes first", DEADLINE, by_bytes).unwrap();
+    screen.type_text("t").unwrap();
+    let by_connections = |text: &str| text.contains("CONNS*") && is_before(text, &admin, &stranger);
+    let text = screen.wait("the most connections first", DEADLINE, by_connections).unwrap();
+    assert!(!text.contains("BYTES*"), "{text}");
+    screen.type_text("t").unwrap();
+    screen.wait("the most bytes first again", DEADLINE, by_bytes).unwrap();
+    screen.type_text("q").unwrap();
 }
 
 #[test]

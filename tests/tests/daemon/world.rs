@@ -245,3 +245,14 @@ fn connect(host: &Netns, device: &str, netns: &Netns, mac: &str) {
     ))
     .unwrap();
 }
+
+/// From its next start on with the capabilities of `packaging/systemd/sgd.service`, and no others.
+pub fn as_the_unit_has_it(daemon: &mut Daemon) {
+    let unit = include_str!("../../../packaging/systemd/sgd.service");
+    let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let set: String = bounding
+        .split_whitespace()
+        .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()))
+        .collect();
+    daemon.set_wrapper(&["setpriv", &format!("--bounding-set=-all{set}"), "--no-new-privs"]);
+}

@@ -20,13 +20,14 @@ use clap::{Args, Subcommand};
 
 use crate::{cargo, progress, setup};
 
-/// Measure what the filter costs: everything, side by side with other filters, with a report; or one part
+/// Measure what the filter costs: everything, side by side with other filters, with a report, which takes up to half an hour on two
+/// busy CPUs; or one part
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Fewer sizes and rounds: three minutes
+    /// Fewer sizes and rounds: some minutes
     #[arg(long)]
     quick: bool,
     /// Where the report goes

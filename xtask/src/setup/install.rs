@@ -19,6 +19,8 @@ const CARGO_FUZZ: &str = "0.13.1";
 const CARGO_DENY: &str = "0.20.2";
 /// The version that `cargo xtask book` has been tried with.
 const MDBOOK: &str = "0.5.4";
+/// The version whose words about a document `cargo xtask test` reads.
+const OPENAPI_VALIDATOR: &str = "0.9.0";
 /// Debian's LLVM that reads what both kinds of compiler write.
 const LLVM: &str = "22";
 /// The compiler and its precompiled `core` for BPF. Debian keeps the `-web` packages of its stable releases new, because browsers
@@ -149,6 +151,16 @@ pub fn mdbook() -> Result<()> {
     // Neither its server nor its watching.
     cargo.args(["--no-default-features", "--features", "search"]);
     quietly(soon(cargo))
+}
+
+/// It is no package of Debian's, so it gets Python packages of its own, apart from the system's.
+pub fn openapi_validator() -> Result<()> {
+    apt(&["pipx"])?;
+    let mut pipx = Command::new("pipx");
+    pipx.args(["install", &format!("openapi-spec-validator=={OPENAPI_VALIDATOR}")])
+        // For whoever runs the tests, not for who has installed it only.
+        .envs([("PIPX_HOME", "/opt/pipx"), ("PIPX_BIN_DIR", "/usr/local/bin")]);
+    quietly(pipx)
 }
 
 /// Of a program that runs for seconds the build is what takes time.

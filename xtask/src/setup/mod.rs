@@ -62,6 +62,9 @@ fn go(only_check: bool) -> Result<()> {
         || version("promtool", "--version"),
         || install::without_services(&["prometheus"]),
     );
+    // For the test of the API's description.
+    let validator = || version("openapi-spec-validator", "--version");
+    report.tool("openapi-spec-validator", validator, install::openapi_validator);
     report.tool("terminal", || version("script", "--version"), || install::apt(&["bsdutils"]));
     // For the score of the unit. Nothing is booted with it.
     let analyze = || version("systemd-analyze", "--version");

@@ -50,6 +50,22 @@ fn verbs_edit_show_and_list() {
 }
 
 #[test]
+fn an_interface_is_shown_with_its_wish_for_the_fast_path() {
+    let wish = "  fast path: asked for (`sgctl status` says what has become of it)\n";
+    let (code, said, _) = run(POLICY, &["interface", "show", "tap0"]);
+    assert!(code == 0 && !said.contains("fast path"), "{said}");
+    let asking = POLICY.replace("\"name\": \"tap0\",", "\"name\": \"tap0\", \"fast_path\": true,");
+    assert_ne!(asking, POLICY);
+    let (code, said, _) = run(&asking, &["interface", "show", "tap0"]);
+    assert!(code == 0 && said.contains(wish), "{said}");
+    for (text, asks) in [(POLICY, false), (&asking, true)] {
+        let (_, said, _) = run(text, &["interface", "show", "tap0", "--json"]);
+        let shown: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(shown["fast_path"], asks, "{said}");
+    }
+}
+
+#[test]
 fn exit_codes_say_whether_the_answer_is_no_or_was_not_had() {
     for (code, arguments) in [
         (0, &["peer", "remove", "10.0.1.7"][..]),

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use anyhow::{Context as _, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
-use sg_tests::bpf::{self, EXIT, Kind, instruction};
+use sg_tests::bpf::Counted;
 
 use super::super::filters::GUEST;
 use super::super::path::{GUEST_MAC, OUTSIDE_MAC, checksum};
@@ -53,9 +53,15 @@ impl Size {
         }
     }
 
-    /// What a sink counts of it: packets if there is no data.
+    /// What [`Size::of`] makes of one frame.
     pub const fn counts(self) -> u64 {
         if self.data() == 0 { 1 } else { self.data() as u64 }
+    }
+
+    /// How much of frames of this size a sink has counted: packets if there is no data, else its bytes, as super-packets may come in
+    /// pieces.
+    pub const fn of(self, counted: Counted) -> u64 {
+        if self.data() == 0 { counted.packets } else { counted.bytes - counted.packets * HEADERS as u64 }
     }
 }
 
@@ -205,54 +211,6 @@ impl Port {
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-/// Counts IPv4 and drops it, where the outside would receive it.
-#[derive(Debug)]
-pub struct Sink {
-    count: OwnedFd,
-    _attached: OwnedFd,
-}
-
-impl Sink {
-    /// At a device of this network namespace.
-    pub fn new(device: &str) -> Result<Self> {
-        let i = instruction;
-        let count = bpf::map(bpf::ARRAY, 16)?;
-        let program = bpf::load(
-            Kind::Tc,
-            &[
-                i(0xb7, 0, 0, 0, -1),
-                // `protocol` of `struct __sk_buff`
-                i(0x61, 2, 1, 16, 0),
-                i(0x55, 2, 0, 7, i32::from(0x0800u16.to_be())),
-                // `len`
-                i(0x61, 3, 1, 0, 0),
-                i(0x18, 1, 2, 0, count.as_raw_fd()),
-                0,
-                i(0xb7, 2, 0, 0, 1),
-                // Atomic additions.
-                i(0xdb, 1, 2, 0, 0),
-                i(0xdb, 1, 3, 8, 0),
-                // TC_ACT_SHOT
-                i(0xb7, 0, 0, 0, 2),
-                EXIT,
-            ],
-        )?;
-        let attached = bpf::attach(&program, Kind::Tc, if_nametoindex(device)?)
-            .context("a program at the outside's end (Linux 6.6 or later)")?;
-        Ok(Self { count, _attached: attached })
-    }
-
-    /// Of frames of one size so far, as [`Size::counts`] has it: super-packets may come in pieces.
-    pub fn count(&self, size: Size) -> Result<u64> {
-        let mut bytes = [0; 16];
-        bpf::get(&self.count, &mut bytes)?;
-        let (packets, length) = bytes.split_at(8);
-        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).context("a counter");
-        let (packets, length) = (number(packets)?, number(length)?);
-        Ok(if size == Size::Small { packets } else { length - packets * HEADERS as u64 })
     }
 }
 

@@ -11,12 +11,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::net::if_::if_nametoindex;
 use serde_json::{Value, json};
+use sg_tests::bpf::Sink;
 use sg_tests::{Daemon, Lab, Netns, Topology};
 
 use super::super::filters::{DENIED_PORT, DEVICE, GUEST, TCP_PORT, UDP_PORT};
 use super::super::path::{CLIENT, GUEST_MAC, OUTSIDE_MAC, thread_time, topology};
-use super::frames::{ACK, Port, SYN, Sink, Size, frame};
+use super::frames::{ACK, Port, SYN, Size, frame};
 use super::relay::Relay;
 
 /// Frames after each of which it is looked whether it has arrived.
@@ -130,7 +132,7 @@ impl Site {
             netns.run(small)?.context("tcp_rmem and tcp_wmem")?;
         }
         let answers = outside.run(|| Port::packets("eth0"))??;
-        let sink = if frames { Some(outside.run(|| Sink::new("eth0"))??) } else { None };
+        let sink = if frames { Some(outside.run(|| Sink::new(if_nametoindex("eth0")?))??) } else { None };
         let topology = topology(lab, &host, &outside, &guest)?;
         let daemon = hook.map(|hook| filtered(&topology, hook)).transpose()?;
         Ok(Self { daemon, end, answers, sink, guest, outside, _topology: topology })
@@ -149,8 +151,8 @@ impl Site {
         let sink = self.sink.as_ref().context("a site for frames")?;
         // A port of a bridge forwards only when the kernel has noticed that it has a carrier.
         let deadline = Instant::now() + Duration::from_secs(10);
-        let first = sink.count(Size::Small)?;
-        while sink.count(Size::Small)? == first {
+        let first = Size::Small.of(sink.count()?);
+        while Size::Small.of(sink.count()?) == first {
             ensure!(Instant::now() < deadline, "nothing comes through the bridge");
             sleep(Duration::from_millis(20));
             self.connect()?;
@@ -158,9 +160,9 @@ impl Site {
         for size in [Size::Small, Size::Full, Size::Super] {
             let frame = to(TCP_PORT, size)?;
             for number in 0..LOOKED_AT {
-                let before = sink.count(size)?;
+                let before = size.of(sink.count()?);
                 self.port()?.send(&frame)?;
-                let came = sink.count(size)? - before;
+                let came = size.of(sink.count()?) - before;
                 ensure!(
                     came == size.counts(),
                     "packet {number} of {}: {came} of {} came through before the call returned",
@@ -169,11 +171,11 @@ impl Site {
                 );
             }
             if self.daemon.is_some() {
-                let (frame, before) = (to(DENIED_PORT, size)?, sink.count(size)?);
+                let (frame, before) = (to(DENIED_PORT, size)?, size.of(sink.count()?));
                 for _ in 0..LOOKED_AT {
                     self.port()?.send(&frame)?;
                 }
-                let came = sink.count(size)? - before;
+                let came = size.of(sink.count()?) - before;
                 ensure!(came == 0, "{came} of what no rule allows came through ({})", size.text());
             }
         }
@@ -183,7 +185,7 @@ impl Site {
     /// A kernel can be built so that soft interrupts are on nobody's account; the figures would be of half the work. In the best of
     /// many short bursts nobody else had the CPU, and the thread's time is what has passed.
     fn check_accounts(&self, sink: &Sink) -> Result<()> {
-        let (frame, before, port) = (to(TCP_PORT, Size::Small)?, sink.count(Size::Small)?, self.port()?);
+        let (frame, before, port) = (to(TCP_PORT, Size::Small)?, Size::Small.of(sink.count()?), self.port()?);
         let mut best = 0.0f64;
         for _ in 0..200 {
             let (began, used) = (Instant::now(), thread_time()?);
@@ -193,7 +195,7 @@ impl Site {
             let used = thread_time()? - used;
             best = best.max(used / began.elapsed().as_nanos() as f64);
         }
-        ensure!(sink.count(Size::Small)? > before, "nothing comes through");
+        ensure!(Size::Small.of(sink.count()?) > before, "nothing comes through");
         ensure!(
             best > 0.9,
             "of the time that sending takes, the thread is charged {best:.2}: on a kernel with IRQ_TIME_ACCOUNTING this bench measures \
@@ -217,13 +219,13 @@ impl Site {
     pub fn packets(&self, size: Size, allowed: bool, count: u32) -> Result<f64> {
         let sink = self.sink.as_ref().context("a site for frames")?;
         let frame = to(if allowed { TCP_PORT } else { DENIED_PORT }, size)?;
-        let (port, before) = (self.port()?, sink.count(size)?);
+        let (port, before) = (self.port()?, size.of(sink.count()?));
         let began = thread_time()?;
         for _ in 0..count {
             port.send(&frame)?;
         }
         let took = thread_time()? - began;
-        let (came, sent) = (sink.count(size)? - before, u64::from(count) * size.counts());
+        let (came, sent) = (size.of(sink.count()?) - before, u64::from(count) * size.counts());
         ensure!(came == if allowed { sent } else { 0 }, "{came} of {sent} came through ({})", size.text());
         Ok(took / f64::from(count))
     }
@@ -232,7 +234,7 @@ impl Site {
     pub fn mix(&self, small: u32, count: u32) -> Result<f64> {
         let sink = self.sink.as_ref().context("a site for frames")?;
         let (large, little) = (to(TCP_PORT, Size::Super)?, to(TCP_PORT, Size::Small)?);
-        let (port, before) = (self.port()?, sink.count(Size::Super)?);
+        let (port, before) = (self.port()?, Size::Super.of(sink.count()?));
         let began = thread_time()?;
         for _ in 0..count {
             port.send(&large)?;
@@ -243,7 +245,7 @@ impl Site {
         let took = thread_time()? - began;
         // Each small one is padded by six bytes, which are counted with the data.
         let each = Size::Super.counts() + u64::from(small) * 6;
-        let (came, sent) = (sink.count(Size::Super)? - before, u64::from(count) * each);
+        let (came, sent) = (Size::Super.of(sink.count()?) - before, u64::from(count) * each);
         ensure!(came == sent, "{came} of {sent} bytes of the mix came through");
         Ok(took / f64::from(count))
     }

@@ -4,9 +4,9 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::net::if_::if_nametoindex;
-use sg_tests::bpf::{self, EXIT, Kind, instruction};
+use sg_tests::bpf::{self, EXIT, Kind, Sink, instruction};
 
 use super::super::filters::{DENIED_PORT, DEVICE, GUEST, TCP_PORT};
 use super::site::{GUEST_MAC, OUTSIDE_MAC, Site, UPLINK};
@@ -42,13 +42,13 @@ pub struct Injector<'a> {
     next_port: u16,
 }
 
-/// A site passes and drops what it must; one without a filter passes both.
-pub fn check(site: &Site, filtered: bool) -> Result<()> {
+/// A site passes and drops what it must; one without rules passes both.
+pub fn check(site: &Site, denies: bool) -> Result<()> {
     let injector = Injector::new(site, 0)?;
-    for (what, port, passes) in [("allowed", TCP_PORT, true), ("denied", DENIED_PORT, !filtered)] {
-        let before = injector.sink.count()?;
+    for (what, port, passes) in [("allowed", TCP_PORT, true), ("denied", DENIED_PORT, !denies)] {
+        let before = injector.sink.count()?.packets;
         injector.send(Way::In, SYN, PORT - 1, port, Order::counting(0, 16), 16)?;
-        let came = injector.sink.count()? - before;
+        let came = injector.sink.count()?.packets - before;
         ensure!(came == if passes { 16 } else { 0 }, "of 16 packets that are {what}, {came} came through");
     }
     Ok(())
@@ -60,7 +60,7 @@ impl<'a> Injector<'a> {
         let [up, down] = [UPLINK, DEVICE].map(|device| {
             site.host.run(|| bpf::attach(&bpf::empty(Kind::Xdp)?, Kind::Xdp, if_nametoindex(device)?))?
         });
-        let sink = Sink::new(site)?;
+        let sink = site.guest.run(|| Sink::new(if_nametoindex("eth0")?))??;
         let injector = Self { site, sink, _ports: [up?, down?], next_port: PORT + 1 };
         for first in (0..flows).step_by(AT_ONCE as usize) {
             let order = Order::counting(first, flows);
@@ -85,9 +85,9 @@ impl<'a> Injector<'a> {
 
     /// Every frame has to arrive.
     fn timed(&self, flags: u8, port: u16, order: Order, count: u32) -> Result<f64> {
-        let before = self.sink.count()?;
+        let before = self.sink.count()?.packets;
         let nanoseconds = self.send(Way::In, flags, port, TCP_PORT, order, count)?;
-        let came = self.sink.count()? - before;
+        let came = self.sink.count()?.packets - before;
         ensure!(came == u64::from(count), "{came} of {count} packets came through");
         Ok(nanoseconds)
     }
@@ -136,46 +136,6 @@ impl Order {
 
     fn bytes(self) -> Vec<u8> {
         [self.number, self.mask, self.factor, self.step].into_iter().flat_map(u32::to_ne_bytes).collect()
-    }
-}
-
-/// Counts IPv4 and drops it, where the guest would receive it.
-struct Sink {
-    count: OwnedFd,
-    _attached: OwnedFd,
-}
-
-impl Sink {
-    fn new(site: &Site) -> Result<Self> {
-        let i = instruction;
-        let count = bpf::map(bpf::ARRAY, 8)?;
-        let program = bpf::load(
-            Kind::Tc,
-            &[
-                i(0xb7, 0, 0, 0, -1),
-                // `protocol` of `struct __sk_buff`
-                i(0x61, 2, 1, 16, 0),
-                i(0x55, 2, 0, 5, i32::from(0x0800u16.to_be())),
-                i(0x18, 1, 2, 0, count.as_raw_fd()),
-                0,
-                i(0xb7, 2, 0, 0, 1),
-                // An atomic addition.
-                i(0xdb, 1, 2, 0, 0),
-                // TC_ACT_SHOT
-                i(0xb7, 0, 0, 0, 2),
-                EXIT,
-            ],
-        )?;
-        let attach = || bpf::attach(&program, Kind::Tc, if_nametoindex("eth0")?);
-        let attached =
-            site.guest.run(attach)?.context("a program at the guest's end (Linux 6.6 or later)")?;
-        Ok(Self { count, _attached: attached })
-    }
-
-    fn count(&self) -> Result<u64> {
-        let mut bytes = [0; 8];
-        bpf::get(&self.count, &mut bytes)?;
-        Ok(u64::from_ne_bytes(bytes))
     }
 }
 

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use sg_tests::figures::{Figures, Spread};
 
 use super::filters::{Peer, Rules};
-use super::report::bars::{NONE, NONE_BRIDGED, OURS, OURS_BOTH, OURS_BRIDGED, OURS_FAST};
+use super::report::bars::{
+    EMPTY, EMPTY_BRIDGED, NONE, NONE_BRIDGED, OURS, OURS_BOTH, OURS_BRIDGED, OURS_FAST,
+};
 use inject::{FLOWS, Injector};
 pub use inject::{checksum, thread_time};
 pub use site::{CLIENT, GUEST_MAC, OUTSIDE_MAC, topology};
@@ -47,7 +49,7 @@ impl Path {
 /// One of those that are compared.
 struct Contender {
     name: &'static str,
-    /// None: without a filter there are none.
+    /// None: without a filter there are none, and an empty program has none.
     rules: Option<usize>,
     site: Site,
 }
@@ -69,19 +71,21 @@ impl Contender {
 fn sites(counts: &[usize], only: &[String]) -> Result<Vec<Contender>> {
     let mut contenders = Vec::new();
     let mut add = |name: &'static str, rules: Option<usize>, bridged, filter: Option<Filter>| -> Result<()> {
-        let filtered = filter.is_some();
-        if filtered && !only.is_empty() && !only.iter().any(|part| name.contains(part.as_str())) {
+        if filter.is_some() && !only.is_empty() && !only.iter().any(|part| name.contains(part.as_str())) {
             return Ok(());
         }
-        let rules_of = rules.map(|count| Rules::new(count, 0));
-        let site = Site::new(bridged, filter.zip(rules_of.as_ref()))?;
+        let denies = rules.is_some();
+        let rules_of = Rules::new(rules.unwrap_or_default(), 0);
+        let site = Site::new(bridged, filter.map(|filter| (filter, &rules_of)))?;
         let contender = Contender { name, rules, site };
-        inject::check(&contender.site, filtered).with_context(|| contender.text())?;
+        inject::check(&contender.site, denies).with_context(|| contender.text())?;
         contenders.push(contender);
         Ok(())
     };
     add(NONE, None, false, None)?;
     add(NONE_BRIDGED, None, true, None)?;
+    add(EMPTY, None, false, Some(Filter::Empty))?;
+    add(EMPTY_BRIDGED, None, true, Some(Filter::Empty))?;
     for &count in counts {
         // The tables for very many connections are large.
         let many = Some(&count) == counts.first();

@@ -7,11 +7,14 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::net::if_::if_nametoindex;
 use serde_json::{Value, json};
+use sg_tests::bpf::{self, Kind};
 use sg_tests::{Daemon, Guest, Lab, Netns, Topology};
 
 use super::super::filters::{DEVICE, GUEST, Other, Peer, Rules};
@@ -32,6 +35,8 @@ pub enum Filter {
         many: bool,
         ports: Ports,
     },
+    /// Programs that pass everything, on the guest's device.
+    Empty,
     Peer(Peer),
 }
 
@@ -49,6 +54,8 @@ pub enum Ports {
 pub struct Site {
     /// Dropped first.
     _daemon: Option<Daemon>,
+    /// Empty programs, until these are closed.
+    _attached: Vec<OwnedFd>,
     pub host: Netns,
     pub guest: Netns,
     pub outside: Netns,
@@ -106,8 +113,19 @@ impl Site {
             ))?;
         }
         let topology = topology(lab, &host, &outside, &guest)?;
+        let mut attached = Vec::new();
         let daemon = match filter {
             None => None,
+            Some((Filter::Empty, _)) => {
+                attached = host.run(|| {
+                    let (program, ifindex) = (bpf::empty(Kind::Tc)?, if_nametoindex(DEVICE)?);
+                    anyhow::Ok(vec![
+                        bpf::attach(&program, Kind::Tc, ifindex)?,
+                        bpf::attach_egress(&program, ifindex)?,
+                    ])
+                })??;
+                None
+            }
             Some((Filter::Ours { many, ports }, rules)) => {
                 // A sixteenth is one interface's.
                 let extra: &[&str] = if many { &["--live-flows", "1600000"] } else { &[] };
@@ -131,6 +149,7 @@ impl Site {
         };
         Ok(Self {
             _daemon: daemon,
+            _attached: attached,
             host,
             guest,
             outside,

@@ -133,6 +133,9 @@ pub const OURS_BOTH: &str = "sgd on both ports, bridged";
 pub const OURS_FAST: &str = "sgd on both ports, fast path";
 pub const NONE: &str = "none";
 pub const NONE_BRIDGED: &str = "none, bridged";
+/// Programs that pass everything, where sgd's are: what the hooks themselves cost.
+pub const EMPTY: &str = "empty program, TCX";
+pub const EMPTY_BRIDGED: &str = "empty program, TCX, bridged";
 pub const NFT: &str = "nftables, sets";
 pub const NFT_LINES: &str = "nftables, one rule a line";
 pub const IPSET: &str = "iptables + ipset";
@@ -141,7 +144,8 @@ const OTHERS: [&str; 4] = [NFT, NFT_LINES, IPSET, NEUTRON];
 
 /// What a filter is compared with.
 pub fn without(filter: &str) -> &'static str {
-    if [NEUTRON, OURS_BRIDGED, OURS_BOTH, OURS_FAST].contains(&filter) { NONE_BRIDGED } else { NONE }
+    const BRIDGED: [&str; 5] = [NEUTRON, EMPTY_BRIDGED, OURS_BRIDGED, OURS_BOTH, OURS_FAST];
+    if BRIDGED.contains(&filter) { NONE_BRIDGED } else { NONE }
 }
 
 /// What others take in a test run on a machine of the kind that the bars were set on. They are not measured here.
