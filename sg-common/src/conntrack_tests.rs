@@ -108,7 +108,7 @@ fn both(flow: &Flow, direction: Direction, transport: &Transport) -> Both {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn spec_k6_d11_d12_the_short_way_says_and_does_what_the_long_one_does(

@@ -274,7 +274,8 @@ pub fn steady(
         sender.set(0, last, end);
     }
     let ack = sender.ack();
-    if !is_after(ack, seen.acknowledgment) {
+    // Not the opposite of the opposite: half of the sequence space away, a number is neither behind nor ahead.
+    if seen.acknowledgment == ack || is_after(seen.acknowledgment, ack) {
         let shift = if from_origin { known } else { known >> RECEIVER_SHIFT } & SCALE_MASK;
         let shift = if known & SCALES == SCALES { shift } else { 0 };
         sender.set(1, ack, seen.acknowledgment);
