@@ -129,8 +129,9 @@ fn check(
     Ok(())
 }
 
-/// Every name under which something of a policy lies in the kernel's maps.
+/// Every name under which something of a policy lies in the kernel's maps when the last change is finished.
 fn left_behind(bench: &mut Bench) -> BTreeSet<&'static str> {
+    bench.enforcer().settle();
     let maps = bench.enforcer().kernel().pins().maps();
     let open = |name: &str| MapData::from_pin(maps.join(name)).unwrap();
     let mut left = BTreeSet::new();
