@@ -632,6 +632,9 @@ pub const FLAG_AUDIT: u32 = 1 << 31;
 pub const FLAG_DHCP_SERVERS_V4: u32 = 1 << 15;
 /// Likewise for IPv6.
 pub const FLAG_DHCP_SERVERS_V6: u32 = 1 << 16;
+/// No inbound rule of the policy names a group: nobody need be asked for the groups of who sends. For outbound rules, the bit above.
+pub const FLAG_NO_GROUPS_INBOUND: u32 = 1 << 18;
+pub const FLAG_NO_GROUPS_OUTBOUND: u32 = FLAG_NO_GROUPS_INBOUND << Direction::Outbound as u32;
 
 /// [`Flow::flags`]: the flow's first packet was outbound.
 pub const FLOW_ORIGIN_OUTBOUND: u8 = 1;

@@ -1,12 +1,12 @@
 //! New flows: which rule, if any, lets them in or out. A constant number of look-ups, whatever the number of rules:
 //!
 //! 1. the remote's class among the CIDRs of the policy (longest prefix) gives a [`Row`];
-//! 2. the remote's membership set (exact address) and the policy give another;
+//! 2. the remote's membership set (exact address) and the policy give another, if any rule names a group;
 //! 3. in each row the column of the protocol is a set of ports, types or protocol numbers.
 //!
 //! The rules only ever allow, so the order does not matter (SPEC K4, K8).
 
-use crate::abi::{PairKey, PolicyDirection, PortSet, PortSetKind, Row};
+use crate::abi::{FLAG_NO_GROUPS_INBOUND, PairKey, PolicyDirection, PortSet, PortSetKind, Row};
 use crate::family::Family;
 use crate::judge::{At, Tables};
 use crate::packet::{ReadIp, protocol};
@@ -21,14 +21,15 @@ pub fn classify<F: ReadIp, T: Tables<F>>(
     protocol: u8,
     number: u16,
 ) -> AdmittedBy {
-    let (half, parity) = (at.half, at.parity());
-    let policy = PolicyDirection::new(half.policy, at.direction());
+    let (half, parity, direction) = (at.half, at.parity(), at.direction());
+    let policy = PolicyDirection::new(half.policy, direction);
     if let Some(row) = tables.class(&F::class_key(policy, remote))
         && admits::<F, T>(tables, row, protocol, number)
     {
         return AdmittedBy::Cidr;
     }
-    if let Some(slot) = tables.member(&F::member_key(half.vpc, remote)) {
+    let names_groups = half.flags >> direction as u32 & FLAG_NO_GROUPS_INBOUND == 0;
+    if names_groups && let Some(slot) = tables.member(&F::member_key(half.vpc, remote)) {
         let set = tables.member_set(slot, parity);
         if set != 0
             && let Some(row) =

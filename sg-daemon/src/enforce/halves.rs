@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sg_common::abi::{
-    Be32, FLAG_AUDIT, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_ROLE_HOST,
-    FLAG_STRICT_TCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE, GUARD_REDIRECT, GUARD_ROUTER_ADVERTISEMENT,
-    GUARD_SOURCE_ROUTE, GUARD_VLAN, InterfaceHalf,
+    Be32, FLAG_AUDIT, FLAG_CLOSED, FLAG_DHCP_SERVERS_V4, FLAG_DHCP_SERVERS_V6, FLAG_NO_GROUPS_INBOUND,
+    FLAG_NO_GROUPS_OUTBOUND, FLAG_ROLE_HOST, FLAG_STRICT_TCP, GUARD_DHCP_SERVER, GUARD_ETHER_TYPE,
+    GUARD_REDIRECT, GUARD_ROUTER_ADVERTISEMENT, GUARD_SOURCE_ROUTE, GUARD_VLAN, InterfaceHalf,
 };
 
 use super::targets::Target;
 use super::{Active, Enforcer};
-use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
+use crate::compile::image::{DirectionImage, GuardImage, Image, InterfaceImage, VpcName};
 use crate::kernel::Slot;
 use crate::plan::Plan;
 use crate::policy::model::{Role, Timeouts};
@@ -48,7 +48,7 @@ impl Enforcer {
         let wanted = targets.iter().filter_map(|target| {
             let slot = self.devices.get(&target.name)?.slot;
             let half = match target.interface.and_then(|index| image.interfaces.get(index)) {
-                Some(interface) => self.half_of(interface, plan.into()),
+                Some(interface) => self.half_of(interface, image, plan.into()),
                 None => self.closed_after(self.kernel.half(slot), target.role),
             };
             Some((slot, half))
@@ -64,12 +64,12 @@ impl Enforcer {
     pub(super) fn half_in_force(&self, target: &Target) -> InterfaceHalf {
         let interface = self.active.as_ref().and_then(|active| {
             let interface = active.image.interfaces.get(target.interface?)?;
-            Some(self.half_of(interface, active.into()))
+            Some(self.half_of(interface, &active.image, active.into()))
         });
         interface.unwrap_or_else(|| self.closed(target.role, &Timeouts::default()))
     }
 
-    pub(super) fn half_of(&self, interface: &InterfaceImage, ids: Ids<'_>) -> InterfaceHalf {
+    pub(super) fn half_of(&self, interface: &InterfaceImage, image: &Image, ids: Ids<'_>) -> InterfaceHalf {
         let policy = interface.policy.and_then(|index| ids.policies.get(index)).copied().unwrap_or(0);
         let first_v4 = interface.guard.own.iter().find_map(|own| match own {
             IpAddr::V4(address) => Some(Be32::from_host(address.to_bits())),
@@ -81,11 +81,17 @@ impl Enforcer {
         });
         let strict = if interface.strict_tcp { FLAG_STRICT_TCP } else { 0 };
         let audit = if interface.audit { FLAG_AUDIT } else { 0 };
+        let rules = interface.policy.and_then(|index| image.policies.get(index));
+        let groups = rules.map_or(NO_GROUPS, |rules| {
+            let unnamed = |rules: &DirectionImage, flag| if rules.groups.is_empty() { flag } else { 0 };
+            unnamed(&rules.inbound, FLAG_NO_GROUPS_INBOUND)
+                | unnamed(&rules.outbound, FLAG_NO_GROUPS_OUTBOUND)
+        });
         let closed = self.closed(interface.role, &interface.timeouts);
         InterfaceHalf {
             policy,
             vpc: ids.vpcs.get(&interface.vpc).copied().unwrap_or(0),
-            flags: (closed.flags & FLAG_ROLE_HOST) | strict | audit | interface.guards,
+            flags: (closed.flags & FLAG_ROLE_HOST) | strict | audit | groups | interface.guards,
             mac: interface.mac.unwrap_or_default(),
             guard: ids.guards.get(&interface.guard).copied().unwrap_or(0),
             own_v4: first_v4.unwrap_or_default(),
@@ -106,7 +112,7 @@ impl Enforcer {
                 // Further addresses, routers and DHCP servers went with the policy.
                 // What is closed (SPEC D23) is closed, also if it was in audit.
                 let gone = FLAG_STRICT_TCP | FLAG_AUDIT | FLAG_DHCP_SERVERS_V4 | FLAG_DHCP_SERVERS_V6;
-                let flags = flags & !gone;
+                let flags = flags & !gone | NO_GROUPS;
                 InterfaceHalf { mac, own_v4, own_v6, flags, ..closed }
             }
             _ => closed,
@@ -119,7 +125,7 @@ impl Enforcer {
         InterfaceHalf {
             policy: 0,
             vpc: 0,
-            flags: if role == Role::Host { FLAG_ROLE_HOST } else { CLOSED_GUARDS },
+            flags: NO_GROUPS | if role == Role::Host { FLAG_ROLE_HOST } else { CLOSED_GUARDS },
             granularity,
             timeouts,
             mac: [0; 6],
@@ -134,6 +140,8 @@ impl Enforcer {
         }
     }
 }
+
+const NO_GROUPS: u32 = FLAG_NO_GROUPS_INBOUND | FLAG_NO_GROUPS_OUTBOUND;
 
 /// What a guest without a policy may not do. Its addresses are not known, so it may announce none.
 const CLOSED_GUARDS: u32 = FLAG_CLOSED

@@ -1,6 +1,7 @@
 //! Which first packets the rules let through: SPEC sections 1 to 3, on the wire.
 
 use serde_json::{Value, json};
+use sg_common::abi::{FLAG_NO_GROUPS_INBOUND, FLAG_NO_GROUPS_OUTBOUND};
 use sg_common::verdict::Reason::{Established, NewFlow, NoRule, RuleOnly};
 
 use crate::bench::{Bench, Ingress, Way, ip, on_both_hooks};
@@ -528,5 +529,27 @@ fn spec_d26_failsafe_of_a_host_passes_until_it_is_emptied() {
         file["settings"] = json!({ "failsafe": { "inbound": [], "outbound": [] } });
         bench.apply(&[file]);
         ask(bench, NoRule, NoRule, NoRule);
+    });
+}
+
+/// Who is a member of which group is asked only where a rule of the packet's direction names a group: else it is a look-up for nothing.
+#[test]
+fn spec_k15_groups_are_asked_for_in_the_direction_whose_rules_name_one() {
+    on_both_hooks(|bench| {
+        let named = |remote: &str| json!([{ "protocol": "TCP", remote: "@default", "port": "443" }]);
+        let no_group = [FLAG_NO_GROUPS_INBOUND, FLAG_NO_GROUPS_OUTBOUND];
+        for (inbound, outbound, expected) in [
+            (json!([]), json!([]), no_group[0] | no_group[1]),
+            (everything("source"), named("destination"), no_group[0]),
+            (named("source"), everything("destination"), no_group[1]),
+            (named("source"), named("destination"), 0),
+            (everything("source"), everything("destination"), no_group[0] | no_group[1]),
+        ] {
+            bench.apply(&[with_rules(bench.ingress(), &inbound, &outbound)]);
+            let enforcer = bench.enforcer();
+            let slot = enforcer.devices().values().next().unwrap().slot;
+            let flags = enforcer.kernel().half(slot).unwrap().flags;
+            assert_eq!(flags & (no_group[0] | no_group[1]), expected, "{inbound} {outbound}");
+        }
     });
 }
