@@ -109,11 +109,17 @@ fn governor() -> String {
     text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 }
 
+/// Those that cost something. What is told as vulnerable may have half of one: "Safe RET, no microcode" makes each return slow.
 fn mitigations() -> String {
+    let costs = |told: &str| told.starts_with("Mitigation") || told.starts_with("Vulnerable: ");
     let on = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").into_iter().flatten().flatten();
     let mut on: Vec<String> = on
-        .filter(|file| text(&file.path().to_string_lossy()).starts_with("Mitigation"))
-        .map(|file| file.file_name().to_string_lossy().into_owned())
+        .map(|file| (file.file_name().to_string_lossy().into_owned(), text(&file.path().to_string_lossy())))
+        .filter(|(_, told)| costs(told))
+        .map(|(name, told)| match told.strip_prefix("Vulnerable: ") {
+            Some(half) => format!("{name} ({half})"),
+            None => name,
+        })
         .collect();
     on.sort();
     if on.is_empty() { "none".to_owned() } else { on.join(", ") }
