@@ -12,7 +12,8 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, fallocate};
 use nix::libc;
 use nix::unistd::linkat;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,17 @@ pub struct Place {
     /// Those of `names`, by place, that stay as they are.
     #[serde(default)]
     kept: BTreeSet<usize>,
+}
+
+/// Takes the room that a new file needs. Without that ext4 looks for it when the file gets the name of another one, and writes the text
+/// at once (`auto_da_alloc`, Documentation/admin-guide/ext4.rst), for which whoever renames it would wait.
+fn with_room(file: &File, bytes: usize) -> io::Result<()> {
+    let Ok(length @ 1..) = libc::off_t::try_from(bytes) else { return Ok(()) };
+    match fallocate(file, FallocateFlags::empty(), 0, length) {
+        // The file system cannot do it, and nothing is lost.
+        Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Place {
@@ -207,6 +219,7 @@ impl Place {
             }
             file => file?,
         };
+        with_room(&file, text.as_ref().len())?;
         file.write_all(text.as_ref())?;
         self.owned_as(name, &file)?;
         crash::at(Point::EditStaged);
