@@ -4,7 +4,7 @@
 //! Addresses are in network byte order ([`Be32`]); ports, ids and times are in host order.
 
 /// Part of the pin path. Raise it whenever a key, a value or a map's meaning changes.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Four bytes in network order, as they stand in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -247,28 +247,66 @@ map_types! {
         pub address: [Be32; 4],
     }
 
-    /// Key of `MEMBERS_V4`; the value is an index into `MEMBER_SETS`.
+    /// Key of `MEMBERS_V4`, of [`crate::exact`]'s.
     pub struct MemberKeyV4: 8 {
+        /// From 1.
         pub vpc: u32,
         pub address: Be32,
     }
 
     /// Key of `MEMBERS_V6`, likewise.
-    pub struct MemberKeyV6: 20 {
+    pub struct MemberKeyV6: 24 {
         pub vpc: u32,
+        /// 0; in the table a part of the hash.
+        pub print: u32,
         pub address: [Be32; 4],
     }
 
-    /// `MEMBER_SETS`: the membership set of one address, by the parity of [`Control::generation`]; 0 is no group.
+    /// The membership set of one address, by the parity of [`Control::generation`]; 0 is no group.
     pub struct MemberSets: 8 {
         pub sets: [u32; 2],
     }
 
-    /// Key of `PAIRS`: what a policy's `@group` rules say of the members of one set.
+    /// An entry of `MEMBERS_V4`.
+    pub struct MemberV4: 16 {
+        pub key: MemberKeyV4,
+        pub sets: MemberSets,
+    }
+
+    /// An entry of `MEMBERS_V6`.
+    pub struct MemberV6: 32 {
+        pub key: MemberKeyV6,
+        pub sets: MemberSets,
+    }
+
+    /// An element of `MEMBERS_V4`: a cache line.
+    pub struct MembersV4: 64 {
+        pub entries: [MemberV4; crate::exact::WAYS as usize],
+    }
+
+    /// An element of `MEMBERS_V6`: two cache lines.
+    pub struct MembersV6: 128 {
+        pub entries: [MemberV6; crate::exact::WAYS as usize],
+    }
+
+    /// Key of `PAIRS`, of [`crate::exact`]'s: what a policy's `@group` rules say of the members of one set.
     pub struct PairKey: 8 {
+        /// [`PolicyDirection`].
         pub policy_direction: u32,
         /// `set << 1 | 1` for IPv6.
         pub set_family: u32,
+    }
+
+    /// An entry of `PAIRS`.
+    pub struct Pair: 32 {
+        pub key: PairKey,
+        pub row: Row,
+        pub reserved: u64,
+    }
+
+    /// An element of `PAIRS`: two cache lines.
+    pub struct Pairs: 128 {
+        pub entries: [Pair; crate::exact::WAYS as usize],
     }
 
     /// Key of a flow in `FLOWS_V4`. *Local* is the instance's side, so both directions of a flow have one key, and a forged
@@ -762,7 +800,6 @@ pub mod map {
     pub const CLASSES_V6: &str = "CLASSES_V6";
     pub const MEMBERS_V4: &str = "MEMBERS_V4";
     pub const MEMBERS_V6: &str = "MEMBERS_V6";
-    pub const MEMBER_SETS: &str = "MEMBER_SETS";
     pub const PAIRS: &str = "PAIRS";
     pub const PORT_SETS: &str = "PORT_SETS";
     pub const FLOWS_V4: &str = "FLOWS_V4";

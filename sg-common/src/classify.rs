@@ -29,8 +29,8 @@ pub fn classify<F: ReadIp, T: Tables<F>>(
         return AdmittedBy::Cidr;
     }
     let names_groups = half.flags >> direction as u32 & FLAG_NO_GROUPS_INBOUND == 0;
-    if names_groups && let Some(slot) = tables.member(&F::member_key(half.vpc, remote)) {
-        let set = tables.member_set(slot, parity);
+    if names_groups {
+        let set = tables.member_set(&F::member_key(half.vpc, remote), parity);
         if set != 0
             && let Some(row) =
                 tables.pair(&PairKey { policy_direction: policy.0, set_family: (set << 1) | F::BIT })
@@ -85,8 +85,7 @@ fn says_anything<F: Family>(row: &Row, protocol: u8) -> bool {
 #[inline(always)]
 pub fn touches<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, remote: F::Address, protocol: u8) -> bool {
     let (half, parity) = (at.half, at.parity());
-    let set =
-        tables.member(&F::member_key(half.vpc, remote)).map_or(0, |slot| tables.member_set(slot, parity));
+    let set = tables.member_set(&F::member_key(half.vpc, remote), parity);
     let mut number = 0;
     while number < 2 {
         let policy = PolicyDirection((half.policy << 1) | number);

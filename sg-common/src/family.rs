@@ -244,7 +244,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn member_key(vpc: u32, address: [Be32; 4]) -> MemberKeyV6 {
-        MemberKeyV6 { vpc, address }
+        MemberKeyV6 { vpc, print: 0, address }
     }
 
     #[inline(always)]

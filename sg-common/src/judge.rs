@@ -39,7 +39,6 @@ pub trait Environment {
     fn moment(&self) -> Option<Moment>;
     /// The entry at `index` of [`crate::abi::INTERFACE_SLOTS`]. What is in force does not change while a packet can see it.
     fn interface(&self, index: u32) -> Option<&Interface>;
-    fn member_set(&self, slot: u32, parity: u32) -> u32;
     fn pair(&self, key: &PairKey) -> Option<&Row>;
     fn port_table_contains(&self, index: u32, number: u16) -> bool;
     /// Adds to the number of an interface's live flows; returns what it was.
@@ -101,7 +100,8 @@ pub trait Tables<F: ReadIp>: Environment {
 
     /// Longest match.
     fn class(&self, key: &F::ClassKey) -> Option<&Row>;
-    fn member(&self, key: &F::MemberKey) -> Option<u32>;
+    /// The membership set of an address in a generation of this parity; 0 if it is in no group.
+    fn member_set(&self, key: &F::MemberKey, parity: u32) -> u32;
     /// Whether the address is among those that the guard lets a guest use.
     fn owns(&self, key: &F::OwnKey) -> bool;
 

@@ -53,10 +53,6 @@ impl Environment for OneAt {
         Some(if index == self.0 { &WANTED } else { &FREE })
     }
 
-    fn member_set(&self, _slot: u32, _parity: u32) -> u32 {
-        0
-    }
-
     fn pair(&self, _key: &PairKey) -> Option<&Row> {
         None
     }

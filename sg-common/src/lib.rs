@@ -6,7 +6,7 @@
 //!
 //! 1. [`abi`]: what stands in the maps;
 //! 2. [`judge`]: one packet, one verdict;
-//! 3. [`classify`] (new flows), [`conntrack`], [`table`] and [`tcp`] (known flows), [`baseline`] (what no rule governs);
+//! 3. [`classify`] (new flows, with [`exact`] tables), [`conntrack`], [`table`] and [`tcp`] (known flows), [`baseline`] (what no rule governs);
 //! 4. [`verdict`]: the one list of reasons; [`watch`]: who wants to hear of it.
 #![no_std]
 
@@ -16,6 +16,7 @@ pub mod baseline;
 pub mod checksum;
 pub mod classify;
 pub mod conntrack;
+pub mod exact;
 pub mod family;
 pub mod forward;
 pub mod fragment;

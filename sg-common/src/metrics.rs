@@ -133,7 +133,7 @@ pub const LABELS: &[(&str, &str)] = &[
     ),
     (
         "map",
-        "`classes_v4`, `classes_v6`, `control`, `interfaces`, `member_sets`, `members_v4`, `members_v6`, `own_v4`, `own_v6`, \
+        "`classes_v4`, `classes_v6`, `control`, `interfaces`, `members_v4`, `members_v6`, `own_v4`, `own_v6`, \
          `pairs`, `port_sets`",
     ),
     ("operation", "`update`, `delete`"),

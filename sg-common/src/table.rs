@@ -117,7 +117,7 @@ struct Hash(u64);
 
 /// A number below `n`, evenly.
 #[inline(always)]
-const fn scaled(number: u32, n: u32) -> u32 {
+pub(crate) const fn scaled(number: u32, n: u32) -> u32 {
     ((number as u64 * n as u64) >> 32) as u32
 }
 
@@ -177,6 +177,12 @@ impl Hash {
     const fn print(self) -> u32 {
         (self.0 as u32 >> 4) | IN_USE
     }
+}
+
+/// The hash of a key, for [`crate::exact`].
+#[inline(always)]
+pub fn hash_of<const WORDS: usize>(key: &[u64; WORDS], secret: &[u64; SECRETS]) -> u64 {
+    Hash::of(key, secret).0
 }
 
 #[inline(never)]

@@ -13,11 +13,12 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 use sg_common::abi::{
     self, Account, AccountKeyV4, AccountKeyV6, ClassKeyV4, ClassKeyV6, Control, Counter, DATAGRAMS, Datagram,
     Flow, FlowRecord, FlowSlotV4, FlowSlotV6, FlowTags, FragmentKeyV4, FragmentKeyV6, INTERFACE_SLOTS,
-    Interface, MAX_INTERFACES, MemberKeyV4, MemberKeyV6, MemberSets, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES,
-    PairKey, Port, REASON_SLOTS, Row, Share, Station, StationKey, Watched, Watcher,
+    Interface, MAX_INTERFACES, MemberV4, MemberV6, MembersV4, MembersV6, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES,
+    Pair, PairKey, Pairs, Port, REASON_SLOTS, Row, Share, Station, StationKey, Watched, Watcher,
 };
 use sg_common::account::Counted;
 use sg_common::conntrack::{FlowRef, Insertion};
+use sg_common::exact;
 use sg_common::family::{Aligned, Family, V4, V6};
 use sg_common::forward::Bridges;
 use sg_common::judge::{Environment, Moment, Scratch, Tables};
@@ -40,22 +41,18 @@ static CLASSES_V4: LpmTrie<ClassKeyV4, Row> = LpmTrie::with_max_entries(262_144,
 #[map]
 static CLASSES_V6: LpmTrie<ClassKeyV6, Row> = LpmTrie::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
-/// Daemon writes, programs read. An entry's value, the index into `MEMBER_SETS`, never changes while it is there.
-/// Full: the daemon refuses the policy.
+/// As `sg_common::exact` says: the daemon writes through a memory mapping, programs read. A third of the places stays free. Full: the daemon
+/// refuses the policy.
 #[map]
-static MEMBERS_V4: HashMap<MemberKeyV4, u32> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+static MEMBERS_V4: Array<MembersV4> = Array::with_max_entries(exact::BUCKETS, BPF_F_MMAPABLE);
 
 /// As `MEMBERS_V4`.
 #[map]
-static MEMBERS_V6: HashMap<MemberKeyV6, u32> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+static MEMBERS_V6: Array<MembersV6> = Array::with_max_entries(exact::BUCKETS, BPF_F_MMAPABLE);
 
-/// Daemon writes through a memory mapping, programs read. Full: the daemon refuses the policy.
+/// As `MEMBERS_V4`. An entry is written before the policy or the set is in force that it is of.
 #[map]
-static MEMBER_SETS: Array<MemberSets> = Array::with_max_entries(524_288, BPF_F_MMAPABLE);
-
-/// Daemon writes before the policy or the set is in force, programs read. Full: the daemon refuses the policy.
-#[map]
-static PAIRS: HashMap<PairKey, Row> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+static PAIRS: Array<Pairs> = Array::with_max_entries(exact::BUCKETS, BPF_F_MMAPABLE);
 
 /// Daemon writes before a policy refers to the element, programs read. Full: the daemon refuses the policy.
 #[map]
@@ -200,22 +197,10 @@ impl<const DRY_RUN: bool> Environment for Kernel<DRY_RUN> {
     }
 
     #[inline(always)]
-    fn member_set(&self, slot: u32, parity: u32) -> u32 {
-        let Some(sets) = MEMBER_SETS.get_ptr(slot) else { return 0 };
-        // SAFETY: a look-up's pointer is valid until the program ends. The daemon stores to the other half only.
-        unsafe {
-            if parity == 0 {
-                (&raw const (*sets).sets[0]).read_volatile()
-            } else {
-                (&raw const (*sets).sets[1]).read_volatile()
-            }
-        }
-    }
-
-    #[inline(always)]
     fn pair(&self, key: &PairKey) -> Option<&Row> {
-        // SAFETY: an element that a policy in force can find is neither changed nor deleted.
-        unsafe { PAIRS.get(key) }
+        let row = exact::value(&PairTable, sgd_pair(Aligned(*key).words()))?;
+        // SAFETY: a value of this table is a row, and one that a policy in force can find is neither changed nor deleted.
+        Some(unsafe { row.cast().as_ref() })
     }
 
     #[inline(always)]
@@ -335,6 +320,62 @@ unsafe fn take_place<K: Copy>(slot: *mut K, key: &K, oldest: &mut K) {
 unsafe fn exchange(word: *mut u64, new: u64) -> u64 {
     // SAFETY: as promised.
     unsafe { core::intrinsics::atomic_xchg::<u64, { core::intrinsics::AtomicOrdering::SeqCst }>(word, new) }
+}
+
+/// Tables of exact keys.
+macro_rules! exact {
+    ($name:ident, $map:ident, $key:literal, $entry:ty) => {
+        struct $name;
+
+        impl exact::Memory<$key> for $name {
+            const ENTRY: usize = size_of::<$entry>() / size_of::<u64>();
+
+            #[inline(always)]
+            fn shape(&self) -> Option<Shape<'_>> {
+                let control = CONTROL.get_ptr(0)?;
+                // SAFETY: a look-up's pointer is valid until the program ends, and the daemon has set the secret before it has
+                // loaded the program.
+                Some(unsafe { Shape { secret: &(*control).secret, buckets: exact::BUCKETS } })
+            }
+
+            #[inline(always)]
+            fn bucket(&self, bucket: u32) -> Option<NonNull<u64>> {
+                NonNull::new($map.get_ptr_mut(bucket)?.cast())
+            }
+        }
+    };
+}
+
+exact!(MemberTableV4, MEMBERS_V4, 1, MemberV4);
+exact!(MemberTableV6, MEMBERS_V6, 3, MemberV6);
+exact!(PairTable, PAIRS, 1, Pair);
+
+// Global functions, as those of flows are.
+
+/// The set of a member in generations of a parity, or 0.
+#[inline(always)]
+fn set_of<const KEY: usize, M: exact::Memory<KEY>>(table: &M, key: *const [u64; KEY], parity: u32) -> u32 {
+    // SAFETY: the verifier lets nobody call the functions below with any other pointer than one to a key, or none.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    let Some(sets) = exact::find(table, key) else { return 0 };
+    // SAFETY: a member's value is two numbers of sets, of which the daemon stores to the other one only.
+    unsafe { sets.cast::<u32>().add((parity & 1) as usize).read_volatile() }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn sgd_set_v4(key: *const [u64; 1], parity: u32) -> u32 {
+    set_of(&MemberTableV4, key, parity)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn sgd_set_v6(key: *const [u64; 3], parity: u32) -> u32 {
+    set_of(&MemberTableV6, key, parity)
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn sgd_pair(key: *const [u64; 1]) -> u32 {
+    // SAFETY: as above.
+    unsafe { key.as_ref() }.map_or(exact::NOWHERE, |key| exact::number_of(&PairTable, key).0)
 }
 
 /// There is one of each table.
@@ -457,7 +498,7 @@ flows!(
 );
 
 macro_rules! tables {
-    ($family:ty, $classes:ident, $members:ident, $own:ident, $flows:ident, $insert:ident, $make_live:ident,
+    ($family:ty, $classes:ident, $set:ident, $own:ident, $flows:ident, $insert:ident, $make_live:ident,
      $remove:ident, $push_out:ident, $ring:ident, $begun:ident,
      $fragments:ident, $frag_ring:ident, $datagrams:ident, $accounts:ident, $scratch:ident) => {
         impl<const DRY_RUN: bool> Tables<$family> for Kernel<DRY_RUN> {
@@ -473,9 +514,8 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn member(&self, key: &<$family as Family>::MemberKey) -> Option<u32> {
-                // SAFETY: the value of an element never changes while it can be found.
-                unsafe { $members.get(key).copied() }
+            fn member_set(&self, key: &<$family as Family>::MemberKey, parity: u32) -> u32 {
+                $set(Aligned(*key).words(), parity)
             }
 
             #[inline(always)]
@@ -616,7 +656,7 @@ const EEXIST: i32 = -17;
 tables!(
     V4,
     CLASSES_V4,
-    MEMBERS_V4,
+    sgd_set_v4,
     OWN_V4,
     FlowsV4,
     sgd_insert_v4,
@@ -634,7 +674,7 @@ tables!(
 tables!(
     V6,
     CLASSES_V6,
-    MEMBERS_V6,
+    sgd_set_v6,
     OWN_V6,
     FlowsV6,
     sgd_insert_v6,

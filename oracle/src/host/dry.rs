@@ -24,10 +24,6 @@ impl Environment for Dry<'_> {
         self.0.interface(index)
     }
 
-    fn member_set(&self, slot: u32, parity: u32) -> u32 {
-        self.0.member_set(slot, parity)
-    }
-
     fn pair(&self, key: &PairKey) -> Option<&Row> {
         self.0.pair(key)
     }
@@ -65,8 +61,8 @@ where
         Tables::<F>::class(self.0, key)
     }
 
-    fn member(&self, key: &F::MemberKey) -> Option<u32> {
-        Tables::<F>::member(self.0, key)
+    fn member_set(&self, key: &F::MemberKey, parity: u32) -> u32 {
+        Tables::<F>::member_set(self.0, key, parity)
     }
 
     fn owns(&self, key: &F::OwnKey) -> bool {

@@ -18,7 +18,7 @@ pub(super) struct Rows {
     files: Vec<Value>,
     /// By number: the file and the interface in it.
     policies: BTreeMap<u32, (Value, Value)>,
-    /// Who may be a member of something, by what [`Self::slot`] says.
+    /// Who may be a member of something, by what [`Self::set`] says.
     addresses: Vec<IpAddr>,
     own: BTreeSet<(u32, IpAddr)>,
     /// By policy and direction, whether of `@group` rules, and remote. Rows are never removed.
@@ -68,12 +68,13 @@ impl Rows {
         self.own.contains(&(guard, address))
     }
 
-    pub(super) fn slot(&self, address: IpAddr) -> Option<u32> {
-        self.addresses.binary_search(&address).ok().map(|slot| slot as u32)
+    /// The set of its own that an address is in.
+    pub(super) fn set(&self, address: IpAddr) -> Option<u32> {
+        self.addresses.binary_search(&address).ok().map(|number| number as u32 + 1)
     }
 
-    pub(super) fn address(&self, slot: u32) -> IpAddr {
-        self.addresses[slot as usize]
+    pub(super) fn address(&self, set: u32) -> IpAddr {
+        self.addresses[set as usize - 1]
     }
 
     pub(super) fn contains(&self, table: u32, number: u16) -> bool {

@@ -167,12 +167,8 @@ impl Environment for Host {
         Some(here.next().unwrap_or(&FREE))
     }
 
-    fn member_set(&self, slot: u32, parity: u32) -> u32 {
-        if parity as u64 == self.generation % 2 { slot + 1 } else { 0 }
-    }
-
     fn pair(&self, key: &PairKey) -> Option<&Row> {
-        let remote = self.rows.address((key.set_family >> 1) - 1);
+        let remote = self.rows.address(key.set_family >> 1);
         Some(self.rows.row(PolicyDirection(key.policy_direction), true, remote))
     }
 
@@ -274,8 +270,9 @@ macro_rules! tables {
                 Some(self.rows.row(policy, false, $address(key.address)))
             }
 
-            fn member(&self, key: &$member) -> Option<u32> {
-                self.rows.slot($address(key.address))
+            fn member_set(&self, key: &$member, parity: u32) -> u32 {
+                let in_force = parity as u64 == self.generation % 2;
+                self.rows.set($address(key.address)).filter(|_| in_force).unwrap_or(0)
             }
 
             fn owns(&self, key: &$own) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Enforcer, targets};
 use crate::kernel::KernelError;
-use crate::plan::Entry;
+use crate::plan::{Entry, Staged};
 
 impl Enforcer {
     /// Every difference between the policy in force and the kernel's maps, in words; none if all is well.
@@ -35,9 +35,11 @@ impl Enforcer {
         let (there, expected) = (in_words(&self.kernel.policy_entries()?), in_words(&expected));
         wrong.extend(expected.difference(&there).map(|entry| format!("missing: {entry}")));
         wrong.extend(there.difference(&expected).map(|entry| format!("left over: {entry}")));
-        let sets =
-            self.resident.member_sets().filter(|&(slot, set)| self.kernel.member_sets(slot) != [set; 2]);
-        wrong.extend(sets.map(|(slot, set)| format!("slot {slot} is not of the set {set}")));
+        for Staged { vpc, address, set } in self.resident.member_sets() {
+            if self.kernel.member_sets(vpc, address) != Some([set; 2]) {
+                wrong.push(format!("{address} is not in the set {set}"));
+            }
+        }
         if let Ok((targets, _)) = targets(&active.model, &active.image) {
             for target in targets.iter().filter(|target| target.interface.is_some()) {
                 let Some(device) = self.devices.get(&target.name) else { continue };

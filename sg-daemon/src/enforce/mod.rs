@@ -41,7 +41,7 @@ use crate::compile::{compile, compile_next};
 use crate::crash::{self, Point};
 use crate::fast_path::{FastPath, Wanted, Way};
 use crate::kernel::{Attached, FlowEntry, Graces, Kernel, KernelError, Slot, TableSizes, TcMode};
-use crate::plan::{Plan, PlanError, Resident, patch, plan};
+use crate::plan::{Plan, PlanError, Resident, Staged, patch, plan};
 use crate::policy::model::{HookChoice, Model, OnRuleChange, Timeouts};
 
 /// Why a policy was not put in force. The one before it still is.
@@ -590,9 +590,9 @@ impl Enforcer {
     }
 
     /// Sets the halves of members that are not in force.
-    fn stage(&mut self, members: &[(u32, u32)], done: Point) {
-        for &(slot, set) in members {
-            self.kernel.stage_member(slot, set);
+    fn stage(&mut self, members: &[Staged], done: Point) {
+        for &Staged { vpc, address, set } in members {
+            self.kernel.stage_member(vpc, address, set);
         }
         crash::at(done);
     }

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use super::Enforcer;
 use crate::crash::{self, Point};
 use crate::kernel::{Graces, Slot};
-use crate::plan::Entry;
+use crate::plan::{Entry, Staged};
 
 /// Of a swap. Until it is done, members and interfaces have the old policy in the half that is not in force; a daemon that
 /// starts finds and does the same.
 #[derive(Debug)]
 pub(super) struct Rest {
-    /// `(slot, set)`.
-    pub members: Vec<(u32, u32)>,
+    pub members: Vec<Staged>,
     pub interfaces: Vec<Slot>,
     pub delete: Vec<Entry>,
 }
@@ -30,6 +29,7 @@ impl Enforcer {
     pub fn settle(&mut self) {
         let Some((generation, graces)) = self.unsettled() else { return };
         graces.wait(generation);
+        self.kernel.reuse();
         if let Some(Rest { members, interfaces, delete }) = self.rest.take() {
             self.stage(&members, Point::MembersStagedAgain);
             for slot in interfaces {

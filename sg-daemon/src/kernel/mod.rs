@@ -7,6 +7,7 @@ mod btf;
 mod counters;
 mod detach;
 mod events;
+mod exact;
 mod explain;
 mod flow_memory;
 mod flows;
@@ -29,6 +30,7 @@ mod writes;
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem::offset_of;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -159,7 +161,6 @@ pub struct Kernel {
     tables: TableMaps,
     control: Mapped<Control>,
     interfaces: Mapped<Interface>,
-    member_sets: Mapped<MemberSets>,
     shares: Mapped<Share>,
     watchers: Mapped<Watcher>,
     /// Until somebody reads them.
@@ -206,7 +207,6 @@ impl Kernel {
         let mut ebpf = loader.load(&object).map_err(KernelError::Load)?;
         let mut control = mapped(&ebpf, map::CONTROL)?;
         let interfaces = mapped(&ebpf, map::INTERFACES)?;
-        let member_sets = mapped(&ebpf, map::MEMBER_SETS)?;
         let shares = mapped(&ebpf, map::SHARES)?;
         let watchers = mapped(&ebpf, map::WATCHERS)?;
         let events = Some(events::take(&mut ebpf)?);
@@ -225,7 +225,6 @@ impl Kernel {
             tables,
             control,
             interfaces,
-            member_sets,
             shares,
             watchers,
             events,
@@ -248,11 +247,17 @@ impl Kernel {
 
     /// After a crash, what is not in force may be half staged: makes it equal to what is in force.
     fn heal(&mut self) {
+        // Packets may still read what an earlier daemon deleted last.
+        if self.tables.rests() {
+            grace();
+            self.tables.reuse();
+        }
         let parity = self.parity();
-        for slot in 0..self.member_sets.len() {
-            let Some(MemberSets { sets: [even, odd] }) = self.member_sets.get(slot) else { continue };
-            if even != odd {
-                self.store_member_set(slot, parity ^ 1, if parity == 0 { even } else { odd });
+        for (vpc, address, sets) in self.tables.members() {
+            if let [even, odd] = sets
+                && even != odd
+            {
+                self.store_member_set(vpc, address, parity ^ 1, if parity == 0 { even } else { odd });
             }
         }
         for (_, slot) in self.devices() {
@@ -295,11 +300,7 @@ impl Kernel {
     }
 
     pub fn capacity(&self) -> Capacity {
-        Capacity {
-            port_tables: self.tables.port_tables(),
-            member_slots: self.member_sets.len(),
-            entries: self.tables.capacity,
-        }
+        Capacity { port_tables: self.tables.port_tables(), entries: self.tables.capacity }
     }
 
     /// What is in the maps when the daemon starts.
@@ -338,8 +339,8 @@ impl Kernel {
     }
 
     /// A member's sets, in both halves.
-    pub fn member_sets(&self, slot: u32) -> [u32; 2] {
-        self.member_sets.get(slot).map_or([0; 2], |member| member.sets)
+    pub fn member_sets(&self, vpc: u32, address: IpAddr) -> Option<[u32; 2]> {
+        self.tables.sets_of(vpc, address)
     }
 
     /// Both halves of an interface.
@@ -369,19 +370,17 @@ impl Kernel {
         }
     }
 
-    /// Adds entries in their order. Nothing in force refers to them yet. `done` counts them, also where not all can be written.
+    /// Adds entries in their order. Nothing in force refers to them yet: members are in no group. `done` counts them, also where not all
+    /// can be written.
     ///
     /// # Errors
     ///
     /// If a map is full or the kernel refuses.
     pub fn write(&mut self, entries: &[Entry], done: &mut usize) -> Result<(), KernelError> {
-        for entry in entries {
-            if let Entry::Member { slot, .. } = entry {
-                // The slot may have belonged to another address.
-                self.set_member(*slot, 0);
-            }
-        }
-        self.put(entries, done)
+        let before = *done;
+        let outcome = self.tables.write(entries, done);
+        self.writes.updated(entries.iter().take(*done - before));
+        outcome
     }
 
     /// Adds a member that packets see at once, with the set that it is in.
@@ -390,23 +389,9 @@ impl Kernel {
     ///
     /// As [`Self::write`].
     pub fn show_member(&mut self, entry: &Entry, set: u32) -> Result<(), KernelError> {
-        if let Entry::Member { slot, .. } = entry {
-            self.set_member(*slot, set);
-        }
-        self.put(std::slice::from_ref(entry), &mut 0)
-    }
-
-    fn put(&mut self, entries: &[Entry], done: &mut usize) -> Result<(), KernelError> {
-        let before = *done;
-        let outcome = self.tables.write(entries, done);
-        self.writes.updated(entries.iter().take(*done - before));
-        outcome
-    }
-
-    /// Both halves of a slot that no entry refers to.
-    fn set_member(&mut self, slot: u32, set: u32) {
-        self.member_sets.set(slot, MemberSets { sets: [set; 2] });
-        self.writes.member_stores += 1;
+        self.tables.insert(entry, MemberSets { sets: [set; 2] })?;
+        self.writes.updated([entry]);
+        Ok(())
     }
 
     /// Deletes entries. Nothing in force refers to them any more.
@@ -419,15 +404,21 @@ impl Kernel {
         self.tables.delete(entries)
     }
 
-    /// Sets the half of a member's sets that is not in force.
-    pub fn stage_member(&mut self, slot: u32, set: u32) {
-        let parity = self.parity() ^ 1;
-        self.store_member_set(slot, parity, set);
+    /// What was deleted so far may be overwritten: every packet that may have seen it has its verdict.
+    pub fn reuse(&mut self) {
+        self.tables.reuse();
     }
 
-    fn store_member_set(&mut self, slot: u32, parity: usize, set: u32) {
-        self.member_sets.store(slot, offset_of!(MemberSets, sets) + parity * size_of::<u32>(), set);
-        self.writes.member_stores += 1;
+    /// Sets the half of a member's sets that is not in force.
+    pub fn stage_member(&mut self, vpc: u32, address: IpAddr, set: u32) {
+        let parity = self.parity() ^ 1;
+        self.store_member_set(vpc, address, parity, set);
+    }
+
+    fn store_member_set(&mut self, vpc: u32, address: IpAddr, parity: usize, set: u32) {
+        if self.tables.store_set(vpc, address, parity, set) {
+            self.writes.set_stored(address);
+        }
     }
 
     /// Sets the half of an interface that is not in force.

@@ -1,4 +1,4 @@
-//! The pin directory: `DIR/v4/maps`, `DIR/v4/programs`, `DIR/v4/links`. What is pinned outlives the daemon (SPEC D20).
+//! The pin directory: `DIR/v5/maps`, `DIR/v5/programs`, `DIR/v5/links`. What is pinned outlives the daemon (SPEC D20).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -123,15 +123,14 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> Shape {
     Shape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
 }
 
-const SHAPES: [Shape; 32] = [
+const SHAPES: [Shape; 31] = [
     shape::<u32, abi::Control>(map::CONTROL, MapType::Array),
     shape::<u32, abi::Interface>(map::INTERFACES, MapType::Array),
     shape::<[u8; 12], abi::Row>(map::CLASSES_V4, MapType::LpmTrie),
     shape::<[u8; 24], abi::Row>(map::CLASSES_V6, MapType::LpmTrie),
-    shape::<abi::MemberKeyV4, u32>(map::MEMBERS_V4, MapType::Hash),
-    shape::<abi::MemberKeyV6, u32>(map::MEMBERS_V6, MapType::Hash),
-    shape::<u32, abi::MemberSets>(map::MEMBER_SETS, MapType::Array),
-    shape::<abi::PairKey, abi::Row>(map::PAIRS, MapType::Hash),
+    shape::<u32, abi::MembersV4>(map::MEMBERS_V4, MapType::Array),
+    shape::<u32, abi::MembersV6>(map::MEMBERS_V6, MapType::Array),
+    shape::<u32, abi::Pairs>(map::PAIRS, MapType::Array),
     shape::<u32, [u8; abi::PORT_SET_BYTES]>(map::PORT_SETS, MapType::Array),
     shape::<u32, abi::FlowSlotV4>(map::FLOWS_V4, MapType::Array),
     shape::<u32, abi::FlowSlotV6>(map::FLOWS_V6, MapType::Array),
@@ -165,7 +164,9 @@ fn flags(name: &str) -> u32 {
     match name {
         map::CONTROL
         | map::INTERFACES
-        | map::MEMBER_SETS
+        | map::MEMBERS_V4
+        | map::MEMBERS_V6
+        | map::PAIRS
         | map::SHARES
         | map::WATCHERS
         | map::FLOWS_V4
@@ -177,9 +178,6 @@ fn flags(name: &str) -> u32 {
         | map::PORTS => MMAPABLE,
         map::CLASSES_V4
         | map::CLASSES_V6
-        | map::MEMBERS_V4
-        | map::MEMBERS_V6
-        | map::PAIRS
         | map::OWN_V4
         | map::OWN_V6
         | map::ACCOUNTS_V4

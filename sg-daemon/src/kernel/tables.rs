@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, MapError};
@@ -11,14 +12,18 @@ use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_common::abi::{
-    Be32, ClassKeyV4, ClassKeyV6, Control, Counter, Direction, MemberKeyV4, MemberKeyV6, OwnKeyV4, OwnKeyV6,
-    PORT_SET_BYTES, PairKey, PolicyDirection, REASON_SLOTS, Row, counter_index, map,
+    Be32, ClassKeyV4, ClassKeyV6, Control, Counter, Direction, MemberKeyV4, MemberKeyV6, MemberSets,
+    MemberV4, MemberV6, MembersV4, MembersV6, OwnKeyV4, OwnKeyV6, PORT_SET_BYTES, Pair, Pairs,
+    PolicyDirection, REASON_SLOTS, Row, counter_index, map,
 };
-use zerocopy::IntoBytes as _;
+use zerocopy::{IntoBytes as _, transmute};
 
 use super::batch::{self, Elements, Partly};
+use super::exact::Exact;
 use super::flow_memory::FlowFds;
-use super::{KernelError, TableSizes, map_data, max_entries};
+use super::grace::grace;
+use super::mapped::Mapped;
+use super::{KernelError, TableSizes, map_data, mapped, max_entries};
 use crate::compile::ranges::Table as PortRow;
 use crate::plan::{Entry, Table, table_indexes};
 
@@ -44,13 +49,13 @@ const MAPS: [&str; Table::COUNT] = [
 pub struct TableMaps {
     classes_v4: LpmTrie<MapData, ClassKeyV4, Row>,
     classes_v6: LpmTrie<MapData, ClassKeyV6, Row>,
-    members_v4: HashMap<MapData, MemberKeyV4, u32>,
-    members_v6: HashMap<MapData, MemberKeyV6, u32>,
-    pairs: HashMap<MapData, PairKey, Row>,
+    members_v4: Exact<1, 2, Mapped<MembersV4>>,
+    members_v6: Exact<3, 4, Mapped<MembersV6>>,
+    pairs: Exact<1, 4, Mapped<Pairs>>,
     own_v4: HashMap<MapData, OwnKeyV4, u32>,
     own_v6: HashMap<MapData, OwnKeyV6, u32>,
     port_sets: Array<MapData, PortTable>,
-    /// All of these once more, for batches: each with its name, in the order of `plan::Table`.
+    /// All of the policy's once more, for batches: each with its name, in the order of `plan::Table`.
     entry_fds: Vec<(&'static str, OwnedFd)>,
     pub(super) flow_fds: FlowFds,
     /// The tables of datagrams in pieces, of IPv4 and of IPv6, for batches, which aya does not know.
@@ -86,6 +91,18 @@ impl TableMaps {
             *entries = max_entries(ebpf, name)?;
             entry_fds.push((name, map_fd(ebpf, name)?));
         }
+        let members_v4 = Exact::new(mapped(ebpf, map::MEMBERS_V4)?, control.secret);
+        let members_v6 = Exact::new(mapped(ebpf, map::MEMBERS_V6)?, control.secret);
+        let pairs = Exact::new(mapped(ebpf, map::PAIRS)?, control.secret);
+        for (table, room) in [
+            (Table::MembersV4, members_v4.capacity()),
+            (Table::MembersV6, members_v6.capacity()),
+            (Table::Pairs, pairs.capacity()),
+        ] {
+            if let Some(entries) = capacity.get_mut(table as usize) {
+                *entries = room;
+            }
+        }
         Ok(Self {
             entry_fds,
             flow_fds,
@@ -97,9 +114,9 @@ impl TableMaps {
             capacity,
             classes_v4: take!(map::CLASSES_V4),
             classes_v6: take!(map::CLASSES_V6),
-            members_v4: take!(map::MEMBERS_V4),
-            members_v6: take!(map::MEMBERS_V6),
-            pairs: take!(map::PAIRS),
+            members_v4,
+            members_v6,
+            pairs,
             own_v4: take!(map::OWN_V4),
             own_v6: take!(map::OWN_V6),
             port_sets: take!(map::PORT_SETS),
@@ -120,11 +137,18 @@ impl TableMaps {
         }
     }
 
-    /// Writes entries in their order. `done` counts them, also where not all can be written.
-    pub fn write(&self, entries: &[Entry], done: &mut usize) -> Result<(), KernelError> {
+    /// Writes entries in their order, members in no group. `done` counts them, also where not all can be written.
+    pub fn write(&mut self, entries: &[Entry], done: &mut usize) -> Result<(), KernelError> {
         // Entries of other policies stay as they are, so a key that is there already is a mistake of ours; writing it
         // again is harmless.
         for (table, entries) in by_table(entries) {
+            if let Table::Pairs | Table::MembersV4 | Table::MembersV6 = table {
+                for entry in entries {
+                    self.insert(entry, MemberSets { sets: [0; 2] })?;
+                    *done += 1;
+                }
+                continue;
+            }
             let (name, map) = self.map_of(table)?;
             let written = batch::update(map, &elements(entries));
             *done += written.as_ref().map_or_else(|partly| partly.done, |()| entries.len());
@@ -137,11 +161,93 @@ impl TableMaps {
         Ok(())
     }
 
+    /// Writes an entry of one of the tables that are memory here. A member is in `sets` from the moment that it is there.
+    pub fn insert(&mut self, entry: &Entry, sets: MemberSets) -> Result<(), KernelError> {
+        for _ in 0..2 {
+            let there = match entry {
+                Entry::Pair { key, row } => {
+                    let [first, second]: [u64; 2] = transmute!(*row);
+                    self.pairs.insert(&transmute!(*key), &[first, second, 0])
+                }
+                Entry::Member { vpc, address: IpAddr::V4(address) } => {
+                    self.members_v4.insert(&transmute!(member_v4(*vpc, *address)), &[transmute!(sets)])
+                }
+                Entry::Member { vpc, address: IpAddr::V6(address) } => {
+                    self.members_v6.insert(&transmute!(member_v6(*vpc, *address)), &[transmute!(sets)])
+                }
+                Entry::PortTable { .. } | Entry::Class { .. } | Entry::Own { .. } => false,
+            };
+            if there {
+                return Ok(());
+            }
+            // There may be room when what was deleted is.
+            grace();
+            self.reuse();
+        }
+        Err(KernelError::Full { name: MAPS.get(entry.table() as usize).copied().unwrap_or_default() })
+    }
+
+    /// Says in which set an address is in generations of a parity. False if it is no member.
+    pub fn store_set(&mut self, vpc: u32, address: IpAddr, parity: usize, set: u32) -> bool {
+        let sets = match address {
+            IpAddr::V4(address) => self.members_v4.value(&transmute!(member_v4(vpc, address))),
+            IpAddr::V6(address) => self.members_v6.value(&transmute!(member_v6(vpc, address))),
+        };
+        let Some(sets) = sets else { return false };
+        // SAFETY: a member's value is two such words, which are only ever changed whole.
+        unsafe { AtomicU32::from_ptr(sets.cast::<u32>().add(parity & 1).as_ptr()) }
+            .store(set, Ordering::SeqCst);
+        true
+    }
+
+    /// In which sets an address is, by parity.
+    pub fn sets_of(&self, vpc: u32, address: IpAddr) -> Option<[u32; 2]> {
+        let sets = match address {
+            IpAddr::V4(address) => self.members_v4.value(&transmute!(member_v4(vpc, address))),
+            IpAddr::V6(address) => self.members_v6.value(&transmute!(member_v6(vpc, address))),
+        };
+        // SAFETY: as in `store_set`.
+        sets.map(|sets| transmute!(unsafe { AtomicU64::from_ptr(sets.as_ptr()) }.load(Ordering::Relaxed)))
+    }
+
+    /// Every member, and the sets that it is in, by parity.
+    pub fn members(&self) -> Vec<(u32, IpAddr, [u32; 2])> {
+        let v4 = self.members_v4.entries().map(|entry| {
+            let MemberV4 { key, sets } = transmute!(entry);
+            (key.vpc, v4_of(key.address).into(), sets.sets)
+        });
+        let v6 = self.members_v6.entries().map(|entry| {
+            let MemberV6 { key, sets } = transmute!(entry);
+            (key.vpc, v6_of(key.address).into(), sets.sets)
+        });
+        v4.chain(v6).collect()
+    }
+
+    /// Whether [`Self::reuse`] would change anything.
+    pub fn rests(&self) -> bool {
+        self.members_v4.rests() || self.members_v6.rests() || self.pairs.rests()
+    }
+
+    /// What was deleted so far may be overwritten: no packet sees it any more.
+    pub fn reuse(&mut self) {
+        self.members_v4.reuse();
+        self.members_v6.reuse();
+        self.pairs.reuse();
+    }
+
     /// Deletes entries; that one is not there is fine. What the kernel does not delete stays, and the rest goes.
-    pub fn delete(&self, entries: &[Entry]) -> Result<(), KernelError> {
+    pub fn delete(&mut self, entries: &[Entry]) -> Result<(), KernelError> {
         let mut outcome = Ok(());
-        // A set of ports is overwritten by the next one that takes its place.
-        for (table, mut entries) in by_table(entries).filter(|(table, _)| *table != Table::PortSets) {
+        for (table, mut entries) in by_table(entries) {
+            match table {
+                // A set of ports is overwritten by the next one that takes its place.
+                Table::PortSets => continue,
+                Table::Pairs | Table::MembersV4 | Table::MembersV6 => {
+                    entries.iter().for_each(|entry| self.remove(entry));
+                    continue;
+                }
+                Table::ClassesV4 | Table::ClassesV6 | Table::OwnV4 | Table::OwnV6 => {}
+            }
             let (name, map) = self.map_of(table)?;
             while let Err(Partly { done, error }) = batch::delete(map, &elements(entries)) {
                 outcome = Err(refused(name, "bpf_map_delete_batch", error));
@@ -149,6 +255,19 @@ impl TableMaps {
             }
         }
         outcome
+    }
+
+    fn remove(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Pair { key, .. } => self.pairs.remove(&transmute!(*key)),
+            Entry::Member { vpc, address: IpAddr::V4(address) } => {
+                self.members_v4.remove(&transmute!(member_v4(*vpc, *address)))
+            }
+            Entry::Member { vpc, address: IpAddr::V6(address) } => {
+                self.members_v6.remove(&transmute!(member_v6(*vpc, *address)))
+            }
+            Entry::PortTable { .. } | Entry::Class { .. } | Entry::Own { .. } => false,
+        };
     }
 
     fn map_of(&self, table: Table) -> Result<(&'static str, BorrowedFd<'_>), KernelError> {
@@ -180,20 +299,13 @@ impl TableMaps {
             }
             tables.extend(table_indexes(&row));
         }
-        for item in &self.pairs {
-            let (key, row) = item.map_err(KernelError::map(map::PAIRS))?;
+        for entry in self.pairs.entries() {
+            let Pair { key, row, .. } = transmute!(entry);
             entries.push(Entry::Pair { key, row });
             tables.extend(table_indexes(&row));
         }
-        for item in &self.members_v4 {
-            let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V4))?;
-            let address = v4_of(key.address).into();
-            entries.push(Entry::Member { vpc: key.vpc, address, slot });
-        }
-        for item in &self.members_v6 {
-            let (key, slot) = item.map_err(KernelError::map(map::MEMBERS_V6))?;
-            entries.push(Entry::Member { vpc: key.vpc, address: v6_of(key.address).into(), slot });
-        }
+        let members = self.members().into_iter();
+        entries.extend(members.map(|(vpc, address, _)| Entry::Member { vpc, address }));
         for item in &self.own_v4 {
             let (key, _) = item.map_err(KernelError::map(map::OWN_V4))?;
             let address = v4_of(key.address).into();
@@ -223,7 +335,7 @@ fn by_table(entries: &[Entry]) -> impl Iterator<Item = (Table, &[Entry])> {
     same.filter_map(|entries| Some((entries.first()?.table(), entries)))
 }
 
-/// Entries of one table as its map has them.
+/// Entries of one table as its map has them, if it is written by system calls.
 fn elements(entries: &[Entry]) -> Elements {
     let mut elements = Elements::default();
     for entry in entries {
@@ -239,13 +351,8 @@ fn elements(entries: &[Entry]) -> Elements {
                 let key = class_v6(*policy, *net);
                 elements.push(&[class_bits(net.prefix_len()).as_bytes(), key.as_bytes()], row.as_bytes());
             }
-            Entry::Pair { key, row } => elements.push(&[key.as_bytes()], row.as_bytes()),
-            Entry::Member { vpc, address: IpAddr::V4(address), slot } => {
-                elements.push(&[member_v4(*vpc, *address).as_bytes()], slot.as_bytes());
-            }
-            Entry::Member { vpc, address: IpAddr::V6(address), slot } => {
-                elements.push(&[member_v6(*vpc, *address).as_bytes()], slot.as_bytes());
-            }
+            // Those are written as memory.
+            Entry::Pair { .. } | Entry::Member { .. } => {}
             Entry::Own { guard, address: IpAddr::V4(address) } => {
                 elements.push(&[own_v4(*guard, *address).as_bytes()], 1u32.as_bytes());
             }
@@ -287,7 +394,7 @@ fn member_v4(vpc: u32, address: Ipv4Addr) -> MemberKeyV4 {
 }
 
 fn member_v6(vpc: u32, address: Ipv6Addr) -> MemberKeyV6 {
-    MemberKeyV6 { vpc, address: words_of(address) }
+    MemberKeyV6 { vpc, print: 0, address: words_of(address) }
 }
 
 fn own_v4(guard: u32, address: Ipv4Addr) -> OwnKeyV4 {

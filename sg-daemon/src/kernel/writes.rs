@@ -1,5 +1,7 @@
 //! How much the daemon writes to the policy's maps: what a change of the policy costs, as a count (SPEC D4).
 
+use std::net::IpAddr;
+
 use crate::plan::{Entry, Table};
 
 /// Writes since the daemon was started. A store is one word or one interface's half in memory that programs share; an
@@ -8,8 +10,6 @@ use crate::plan::{Entry, Table};
 pub struct MapWrites {
     updates: [u64; Table::COUNT],
     deletions: [u64; Table::COUNT],
-    /// Stores to `MEMBER_SETS`.
-    pub member_stores: u64,
     /// Stores to `INTERFACES`.
     pub interface_stores: u64,
     /// Stores to `CONTROL`: ids that are used, and the generation.
@@ -30,6 +30,14 @@ impl MapWrites {
         count(&mut self.updates, entries);
     }
 
+    /// A member's set was stored.
+    pub(super) fn set_stored(&mut self, address: IpAddr) {
+        let table = if address.is_ipv4() { Table::MembersV4 } else { Table::MembersV6 };
+        if let Some(count) = self.updates.get_mut(table as usize) {
+            *count += 1;
+        }
+    }
+
     pub(super) fn deleted(&mut self, entries: &[Entry]) {
         // A set of ports is forgotten, not deleted: the next one overwrites it.
         let gone = entries.iter().filter(|entry| !matches!(entry, Entry::PortTable { .. }));
@@ -45,11 +53,7 @@ impl MapWrites {
             updates: of(&self.updates, table),
             deletions: of(&self.deletions, table),
         });
-        let stores = [
-            ("member_sets", self.member_stores),
-            ("interfaces", self.interface_stores),
-            ("control", self.control_stores),
-        ];
+        let stores = [("interfaces", self.interface_stores), ("control", self.control_stores)];
         tables.chain(stores.map(|(map, updates)| Written { map, updates, deletions: 0 })).collect()
     }
 

@@ -11,8 +11,7 @@ use crate::plan::Table;
 /// How full every table is. The connection tables are as the summary found them.
 pub fn tables(enforcer: &mut Enforcer, summary: &Summary) -> Vec<TableFill> {
     let entries = enforcer.resident().entries();
-    let (port_tables, slots) =
-        (enforcer.resident().port_tables() as u64, enforcer.resident().members() as u64);
+    let port_tables = enforcer.resident().port_tables() as u64;
     let devices = enforcer.devices().len() as u64;
     let kernel = enforcer.kernel();
     let (sizes, capacity, zones) = (kernel.sizes(), kernel.capacity(), kernel.zones_used().into());
@@ -31,7 +30,6 @@ pub fn tables(enforcer: &mut Enforcer, summary: &Summary) -> Vec<TableFill> {
         fill("fragments_v6", "datagrams in pieces, of IPv6", summary.fragments.1, DATAGRAMS, old),
         fill("accounts", "connections whose packets are counted", accounts, account_room, now),
         fill("interfaces", "filtered interfaces", devices, MAX_INTERFACES, now),
-        fill("member_sets", "places of members, for their sets of groups", slots, capacity.member_slots, now),
     ];
     for table in Table::OF_ENTRIES {
         let of = |numbers: [u32; Table::COUNT]| numbers.get(table as usize).copied().unwrap_or(0);

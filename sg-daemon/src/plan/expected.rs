@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sg_common::abi::{PortSet, Row};
 
 use super::patch::pair_key;
-use super::{Entry, Resident, class_entries, own_entries};
+use super::{Entry, Resident, Staged, class_entries, own_entries};
 use crate::compile::image::{Cells, Image, SetName};
 use crate::compile::ranges::Ranges;
 
@@ -50,20 +50,20 @@ impl Resident {
         }
         for (vpc, address, set) in image.members.iter() {
             let vpc = *self.vpcs.get(vpc).ok_or("a VPC has no id")?;
-            let member = self.members.get(&(vpc, address)).ok_or("a member has no slot")?;
-            if self.sets.get(set).is_none_or(|known| known.id != member.set) {
+            let member = self.members.get(&(vpc, address)).ok_or("a member is not known")?;
+            if self.sets.get(set).is_none_or(|known| known.id != *member) {
                 return Err(format!("{address} is known to be in another set"));
             }
-            entries.push(Entry::Member { vpc, address, slot: member.slot });
+            entries.push(Entry::Member { vpc, address });
         }
         let tables = self.port_tables.iter();
         entries.extend(tables.map(|(ranges, &index)| Entry::PortTable { index, ranges: ranges.clone() }));
         Ok(entries)
     }
 
-    /// Slots of members, and the set that is to be in both halves of each.
-    pub fn member_sets(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.members.values().map(|member| (member.slot, member.set))
+    /// Every member, and the set that it is to be in, in both halves.
+    pub fn member_sets(&self) -> impl Iterator<Item = Staged> {
+        self.members.iter().map(|(&(vpc, address), &set)| Staged { vpc, address, set })
     }
 
     fn row(&self, cells: &Cells) -> Option<Row> {

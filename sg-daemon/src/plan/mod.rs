@@ -38,7 +38,6 @@ pub enum Entry {
     Member {
         vpc: u32,
         address: IpAddr,
-        slot: u32,
     },
     /// An address that a guest may use, or by what is set in `guard` (`GUARD_ROUTER`, `GUARD_DHCP` of the ABI) a router or
     /// a DHCP server of it.
@@ -143,7 +142,6 @@ pub struct NextIds {
 #[derive(Debug, Clone, Copy)]
 pub struct Capacity {
     pub port_tables: u32,
-    pub member_slots: u32,
     /// Of each [`Table`].
     pub entries: [u32; Table::COUNT],
 }
@@ -184,13 +182,6 @@ impl Pool {
     }
 }
 
-/// A member in the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Member {
-    slot: u32,
-    set: u32,
-}
-
 /// A membership set in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct MemberSet {
@@ -206,11 +197,11 @@ pub struct Resident {
     policies: HashMap<Arc<PolicyImage>, u32>,
     sets: HashMap<Arc<SetName>, MemberSet>,
     vpcs: HashMap<VpcName, u32>,
-    members: BTreeMap<(u32, IpAddr), Member>,
+    /// The set that each address of a VPC is in.
+    members: BTreeMap<(u32, IpAddr), u32>,
     pairs: HashMap<PairKey, Row>,
     guards: HashMap<Arc<GuardImage>, u32>,
     port_tables: HashMap<Ranges, u32>,
-    slots: Pool,
     table_indexes: Pool,
     /// Entries that an earlier daemon left: in force until the first swap, then deleted.
     inherited: Vec<Entry>,
@@ -221,16 +212,9 @@ pub struct Resident {
 }
 
 impl Resident {
-    /// The kernel as an earlier daemon left it: `inherited` are the entries that were found, whose ids, slots and
+    /// The kernel as an earlier daemon left it: `inherited` are the entries that were found, whose ids and
     /// tables are not used again while they are in force.
     pub fn inherit(next: NextIds, inherited: Vec<Entry>, tables_in_use: &BTreeSet<u32>) -> Self {
-        let slots_in_use: BTreeSet<u32> = inherited
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Member { slot, .. } => Some(*slot),
-                _ => None,
-            })
-            .collect();
         Self {
             next,
             policies: HashMap::new(),
@@ -240,7 +224,6 @@ impl Resident {
             pairs: HashMap::new(),
             guards: HashMap::new(),
             port_tables: HashMap::new(),
-            slots: pool_around(&slots_in_use),
             table_indexes: pool_around(tables_in_use),
             entries: counted([0; Table::COUNT], &inherited),
             inherited,
@@ -290,13 +273,21 @@ fn pool_around(used: &BTreeSet<u32>) -> Pool {
     Pool { next, free: (0..next).filter(|number| !used.contains(number)).collect() }
 }
 
+/// The set that an address is to be in; 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staged {
+    pub vpc: u32,
+    pub address: IpAddr,
+    pub set: u32,
+}
+
 /// The steps from one policy to the next.
 #[derive(Debug)]
 pub struct Plan {
     /// To add before the swap, in this order. Invisible until then.
     pub write: Vec<Entry>,
-    /// `(slot, set)`, for the halves that are not in force; after the swap for the others too.
-    pub stage_members: Vec<(u32, u32)>,
+    /// For the halves that are not in force; after the swap for the others too.
+    pub stage_members: Vec<Staged>,
     /// The kernel's id of each of [`Image::policies`].
     pub policy_ids: Vec<u32>,
     pub vpc_ids: HashMap<VpcName, u32>,
@@ -313,10 +304,6 @@ pub enum PlanError {
         "the policy needs more than {limit} different sets of ports that are not one range; give rules ranges, or the same ports"
     )]
     TooManyPortTables { limit: u32 },
-    #[error(
-        "the policy has more than {limit} member addresses, counting those that it replaces; change it in two steps, or name networks instead of members"
-    )]
-    TooManyMembers { limit: u32 },
     #[error("there is room for {limit} {}; the policy in force and the new one need {needed} together; change it in two steps, or by fewer rules", .table.what())]
     TableFull { table: Table, needed: u32, limit: u32 },
     #[error("the ids of {what} are used up; detach the filter and start it anew")]
@@ -339,7 +326,7 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
     let sets = work.sets(image)?;
     let gone_pairs = work.pairs(image, now, &policy_ids, &sets)?;
     let (guard_ids, gone_guards) = work.guards(image, now)?;
-    let (stage_members, gone_members) = work.members(image, now, &vpc_ids, &sets)?;
+    let (stage_members, gone_members) = work.members(image, now, &vpc_ids, &sets);
 
     let Work { mut next, mut write, tables, .. } = work;
     // Tables first: nothing may refer to a table that is not written.
@@ -347,17 +334,11 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
 
     let mut delete = now.inherited.clone();
     delete.extend(leftover.entries);
-    leftover.slots.into_iter().for_each(|slot| next.slots.give_back(slot));
     for (policy, id) in gone_policies {
         delete.extend(class_entries(&policy, id, |_| Some(PortSet::EMPTY)));
     }
     delete.extend(gone_pairs);
     delete.extend(gone_guards);
-    for entry in &gone_members {
-        if let Entry::Member { slot, .. } = entry {
-            next.slots.give_back(*slot);
-        }
-    }
     delete.extend(gone_members);
     // Old and new are there at once for a while.
     let needed = counted(now.entries, &write);
@@ -381,11 +362,10 @@ pub fn plan(image: &Image, now: &Resident, capacity: Capacity) -> Result<Plan, P
 fn release_inherited(inherited: &[Entry], next: &mut Resident) {
     for entry in inherited {
         match entry {
-            Entry::Member { slot, .. } => next.slots.give_back(*slot),
             Entry::Class { row, .. } | Entry::Pair { row, .. } => {
                 table_indexes(row).for_each(|index| next.table_indexes.give_back(index));
             }
-            Entry::PortTable { .. } | Entry::Own { .. } => {}
+            Entry::PortTable { .. } | Entry::Member { .. } | Entry::Own { .. } => {}
         }
     }
 }
@@ -569,42 +549,35 @@ impl Work {
     }
 
     /// Stages the sets of addresses; returns what to stage and the entries that are over.
-    #[expect(clippy::type_complexity, reason = "two plain lists")]
     fn members(
         &mut self,
         image: &Image,
         now: &Resident,
         vpcs: &HashMap<VpcName, u32>,
         sets: &HashMap<Arc<SetName>, u32>,
-    ) -> Result<(Vec<(u32, u32)>, Vec<Entry>), PlanError> {
+    ) -> (Vec<Staged>, Vec<Entry>) {
         let mut stage = Vec::new();
         let mut wanted = BTreeMap::new();
         for (vpc, address, set) in image.members.iter() {
             let (Some(&vpc), Some(&set)) = (vpcs.get(vpc), sets.get(set)) else { continue };
-            let key = (vpc, address);
-            let member = match now.members.get(&key) {
-                Some(member) => Member { slot: member.slot, set },
-                None => {
-                    let limit = self.capacity.member_slots;
-                    let slot = self.next.slots.take(limit).ok_or(PlanError::TooManyMembers { limit })?;
-                    self.write.push(Entry::Member { vpc, address, slot });
-                    Member { slot, set }
-                }
-            };
-            if now.members.get(&key) != Some(&member) {
-                stage.push((member.slot, member.set));
+            let before = now.members.get(&(vpc, address));
+            if before.is_none() {
+                self.write.push(Entry::Member { vpc, address });
             }
-            wanted.insert(key, member);
+            if before != Some(&set) {
+                stage.push(Staged { vpc, address, set });
+            }
+            wanted.insert((vpc, address), set);
         }
         let mut gone = Vec::new();
-        for (&(vpc, address), member) in &now.members {
+        for &(vpc, address) in now.members.keys() {
             if !wanted.contains_key(&(vpc, address)) {
-                stage.push((member.slot, 0));
-                gone.push(Entry::Member { vpc, address, slot: member.slot });
+                stage.push(Staged { vpc, address, set: 0 });
+                gone.push(Entry::Member { vpc, address });
             }
         }
         self.next.members = wanted;
-        Ok((stage, gone))
+        (stage, gone)
     }
 
     fn row(&mut self, cells: &Cells) -> Result<Row, PlanError> {

@@ -50,24 +50,9 @@ pub struct Patch {
 
 #[derive(Debug)]
 enum What {
-    Member {
-        vpc: u32,
-        address: IpAddr,
-        slot: u32,
-        set: Arc<SetName>,
-        set_id: u32,
-        pairs: Vec<(PairKey, Row)>,
-    },
-    NoMember {
-        vpc: u32,
-        address: IpAddr,
-        set: Arc<SetName>,
-    },
-    Policy {
-        before: Arc<PolicyImage>,
-        after: Arc<PolicyImage>,
-        id: u32,
-    },
+    Member { vpc: u32, address: IpAddr, set: Arc<SetName>, set_id: u32, pairs: Vec<(PairKey, Row)> },
+    NoMember { vpc: u32, address: IpAddr, set: Arc<SetName> },
+    Policy { before: Arc<PolicyImage>, after: Arc<PolicyImage>, id: u32 },
 }
 
 /// What was in force a step ago, and may still be seen by a packet that is under way: to be deleted, and to be used again,
@@ -75,14 +60,15 @@ enum What {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Leftover {
     pub entries: Vec<Entry>,
-    pub slots: Vec<u32>,
     /// Whether sets of ports may have fallen out of use.
     pub tables: bool,
+    /// Whether a member was deleted, in whose place another may be then.
+    pub hidden: bool,
 }
 
 impl Leftover {
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.slots.is_empty() && !self.tables
+        self.entries.is_empty() && !self.tables && !self.hidden
     }
 }
 
@@ -139,7 +125,6 @@ impl Work<'_> {
         set: &Arc<SetName>,
     ) -> Option<Patch> {
         let vpc = *self.now.vpcs.get(vpc)?;
-        let slot = self.now.slots.nth(0, self.capacity.member_slots)?;
         let mut next_ids = self.now.next;
         let mut pairs = Vec::new();
         let set_id = match self.now.sets.get(set) {
@@ -152,8 +137,8 @@ impl Work<'_> {
                 id
             }
         };
-        let member = Entry::Member { vpc, address, slot };
-        let what = What::Member { vpc, address, slot, set: Arc::clone(set), set_id, pairs };
+        let member = Entry::Member { vpc, address };
+        let what = What::Member { vpc, address, set: Arc::clone(set), set_id, pairs };
         self.done(Step::Show { member, set: set_id }, next_ids, what)
     }
 
@@ -172,9 +157,8 @@ impl Work<'_> {
 
     fn no_member(self, Difference { vpc, address, .. }: Difference<'_>, set: &Arc<SetName>) -> Option<Patch> {
         let vpc = *self.now.vpcs.get(vpc)?;
-        let slot = self.now.members.get(&(vpc, address))?.slot;
         let next_ids = self.now.next;
-        let step = Step::Hide { member: Entry::Member { vpc, address, slot } };
+        let step = Step::Hide { member: Entry::Member { vpc, address } };
         self.done(step, next_ids, What::NoMember { vpc, address, set: Arc::clone(set) })
     }
 
@@ -297,16 +281,14 @@ impl Resident {
             self.port_tables.insert(ranges, index);
         }
         match what {
-            What::Member { vpc, address, slot, set, set_id, pairs } => {
-                self.slots.take_this(slot);
+            What::Member { vpc, address, set, set_id, pairs } => {
                 self.pairs.extend(pairs);
                 self.sets.entry(set).or_insert(MemberSet { id: set_id, members: 0 }).members += 1;
-                self.members.insert((vpc, address), super::Member { slot, set: set_id });
+                self.members.insert((vpc, address), set_id);
             }
             What::NoMember { vpc, address, set } => {
-                if let Some(member) = self.members.remove(&(vpc, address)) {
-                    self.leftover.slots.push(member.slot);
-                }
+                self.members.remove(&(vpc, address));
+                self.leftover.hidden = true;
                 self.one_less_in(&set);
             }
             What::Policy { before, after, id } => {
@@ -359,9 +341,8 @@ impl Resident {
     /// What is left of what was in force before, to be deleted when every packet that was being judged has its verdict; it
     /// counts as deleted.
     pub fn settle(&mut self) -> Vec<Entry> {
-        let Leftover { entries, slots, tables } = std::mem::take(&mut self.leftover);
+        let Leftover { entries, tables, .. } = std::mem::take(&mut self.leftover);
         entries.iter().for_each(|entry| self.one_entry_less(entry));
-        slots.into_iter().for_each(|slot| self.slots.give_back(slot));
         if tables {
             self.release_tables();
         }

@@ -6,9 +6,7 @@ use std::process::Command;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData};
 use serde_json::json;
-use sg_common::abi::{
-    ABI_VERSION, ClassKeyV4, ClassKeyV6, Interface, MemberKeyV4, MemberKeyV6, PairKey, Row, map,
-};
+use sg_common::abi::{ABI_VERSION, ClassKeyV4, ClassKeyV6, Interface, MembersV4, MembersV6, Pairs, Row, map};
 use sg_tests::{Daemon, outside, patience};
 
 use crate::world::{
@@ -41,20 +39,31 @@ fn web_policy(world: &World) -> String {
 pub fn entries(daemon: &Daemon) -> [usize; 6] {
     let maps = daemon.pin_dir().join(format!("v{ABI_VERSION}")).join("maps");
     let pinned = |name: &str| MapData::from_pin(maps.join(name)).unwrap();
-    fn hash<K: aya::Pod, V: aya::Pod>(data: MapData) -> usize {
-        HashMap::<_, K, V>::try_from(Map::HashMap(data)).unwrap().keys().count()
+    fn elements<T: aya::Pod>(data: MapData) -> Vec<T> {
+        let array = Array::<_, T>::try_from(Map::Array(data)).unwrap();
+        array.iter().map(Result::unwrap).collect()
+    }
+    /// Entries whose key begins with something.
+    fn exact<B>(buckets: Vec<B>, begins: impl Fn(B) -> [u32; 4]) -> usize {
+        buckets.into_iter().flat_map(begins).filter(|&begin| begin != 0).count()
     }
     fn trie<K: aya::Pod>(data: MapData) -> usize {
         LpmTrie::<_, K, Row>::try_from(Map::LpmTrie(data)).unwrap().keys().count()
     }
-    let interfaces = Array::<_, Interface>::try_from(Map::Array(pinned(map::INTERFACES))).unwrap();
+    let interfaces: Vec<Interface> = elements(pinned(map::INTERFACES));
     [
         trie::<ClassKeyV4>(pinned(map::CLASSES_V4)),
         trie::<ClassKeyV6>(pinned(map::CLASSES_V6)),
-        hash::<MemberKeyV4, u32>(pinned(map::MEMBERS_V4)),
-        hash::<MemberKeyV6, u32>(pinned(map::MEMBERS_V6)),
-        hash::<PairKey, Row>(pinned(map::PAIRS)),
-        interfaces.iter().filter(|interface| interface.as_ref().unwrap().ifindex != 0).count(),
+        exact(elements(pinned(map::MEMBERS_V4)), |bucket: MembersV4| {
+            bucket.entries.map(|entry| entry.key.vpc)
+        }),
+        exact(elements(pinned(map::MEMBERS_V6)), |bucket: MembersV6| {
+            bucket.entries.map(|entry| entry.key.vpc)
+        }),
+        exact(elements(pinned(map::PAIRS)), |bucket: Pairs| {
+            bucket.entries.map(|entry| entry.key.policy_direction)
+        }),
+        interfaces.iter().filter(|interface| interface.ifindex != 0).count(),
     ]
 }
 

@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use proptest::collection::vec;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use proptest::{prop_assert, prop_assert_eq};
 use serde_json::{Value, json};
-use sg_common::abi::{ClassKeyV4, ClassKeyV6, MemberKeyV4, MemberKeyV6, PairKey, Row, map};
+use sg_common::abi::{ClassKeyV4, ClassKeyV6, MembersV4, MembersV6, Pairs, Row, map};
 use sg_common::verdict::{Action, Reason};
 
 use crate::bench::{Bench, Ingress, Way};
@@ -135,9 +135,9 @@ fn left_behind(bench: &mut Bench) -> BTreeSet<&'static str> {
     let maps = bench.enforcer().kernel().pins().maps();
     let open = |name: &str| MapData::from_pin(maps.join(name)).unwrap();
     let mut left = BTreeSet::new();
-    fn any<K: Pod, V: Pod>(data: MapData) -> bool {
-        let map: HashMap<MapData, K, V> = Map::HashMap(data).try_into().unwrap();
-        map.keys().next().is_some()
+    fn any<B: Pod>(data: MapData, begins: impl Fn(B) -> [u32; 4]) -> bool {
+        let map: Array<MapData, B> = Map::Array(data).try_into().unwrap();
+        map.iter().flat_map(|bucket| begins(bucket.unwrap())).any(|begin| begin != 0)
     }
     fn any_class<K: Pod>(data: MapData) -> bool {
         let map: LpmTrie<MapData, K, Row> = Map::LpmTrie(data).try_into().unwrap();
@@ -146,9 +146,18 @@ fn left_behind(bench: &mut Bench) -> BTreeSet<&'static str> {
     for (name, is_left) in [
         (map::CLASSES_V4, any_class::<ClassKeyV4>(open(map::CLASSES_V4))),
         (map::CLASSES_V6, any_class::<ClassKeyV6>(open(map::CLASSES_V6))),
-        (map::MEMBERS_V4, any::<MemberKeyV4, u32>(open(map::MEMBERS_V4))),
-        (map::MEMBERS_V6, any::<MemberKeyV6, u32>(open(map::MEMBERS_V6))),
-        (map::PAIRS, any::<PairKey, Row>(open(map::PAIRS))),
+        (
+            map::MEMBERS_V4,
+            any(open(map::MEMBERS_V4), |bucket: MembersV4| bucket.entries.map(|entry| entry.key.vpc)),
+        ),
+        (
+            map::MEMBERS_V6,
+            any(open(map::MEMBERS_V6), |bucket: MembersV6| bucket.entries.map(|entry| entry.key.vpc)),
+        ),
+        (
+            map::PAIRS,
+            any(open(map::PAIRS), |bucket: Pairs| bucket.entries.map(|entry| entry.key.policy_direction)),
+        ),
         (map::INTERFACES, !bench.enforcer().kernel().devices().is_empty()),
     ] {
         if is_left {

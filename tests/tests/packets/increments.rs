@@ -84,9 +84,9 @@ fn spec_d4_one_member_more_or_less_takes_as_few_map_writes_of_100000_as_of_1000(
             bench.apply(&[crowd(count, &[])]);
             let knock = Packet::tcp(at(OTHER[0], 1), at(crate::GUEST[0], 80), SYN);
             assert_eq!(bench.receives(&knock), NoRule, "{count}");
-            // The address, its set, and the generation; however many rules name the group.
+            // The address with its set, and the generation; however many rules name the group.
             let more = crowd(count, &[peer(OTHER[0])]);
-            let added = [("members_v4", 1, 0), ("member_sets", 1, 0), ("control", 1, 0)];
+            let added = [("members_v4", 1, 0), ("control", 1, 0)];
             assert_eq!(cost(bench, &more), added, "{count}: one member more");
             is_right(bench);
             assert_eq!(bench.receives(&knock), NewFlow, "{count}");
@@ -96,14 +96,14 @@ fn spec_d4_one_member_more_or_less_takes_as_few_map_writes_of_100000_as_of_1000(
             bench.forget();
             assert_eq!(bench.receives(&knock), NoRule, "{count}");
             let six = crowd(count, &[peer(OTHER[1])]);
-            let added = [("members_v6", 1, 0), ("member_sets", 1, 0), ("control", 1, 0)];
+            let added = [("members_v6", 1, 0), ("control", 1, 0)];
             assert_eq!(cost(bench, &six), added, "{count}: one of IPv6 more");
             // The first of a new combination of groups: what the rules say of it, once for each family, and their set of ports
             // is there already. One word more for the combination's id.
             let mut both = peer(OTHER[0]);
             both["security_groups"] = json!(["members", "others"]);
             let first = crowd(count, &[peer(OTHER[1]), both]);
-            let added = [("pairs", 2, 0), ("members_v4", 1, 0), ("member_sets", 1, 0), ("control", 2, 0)];
+            let added = [("pairs", 2, 0), ("members_v4", 1, 0), ("control", 2, 0)];
             assert_eq!(cost(bench, &first), added, "{count}: the first of its kind");
             is_right(bench);
             let removed = [("pairs", 0, 2), ("members_v4", 0, 1), ("control", 1, 0)];
