@@ -3,8 +3,8 @@
 //!
 //! **Layout.** An *entry* is a key and a value, in words of eight bytes; [`WAYS`] entries make a *bucket*, one or two lines of memory. A key has
 //! [`PROBES`] buckets, one after the other, by the secret hash of [`crate::table`], and is in the first that had room for it. So a
-//! look-up ends in the first bucket that has the key or a place that was never used; with as many entries as there may be, which is two
-//! thirds of the places, three of four look-ups end in the first one.
+//! look-up ends in the first bucket that has the key or a place that was never used; with as many entries as there may be, which is half
+//! of the places, six of seven look-ups end in the first one.
 //!
 //! **First words.** The four bytes that a key begins with are never 0, as nothing that the daemon numbers has that number. A first word
 //! that begins with 0 says what else there is: [`FREE`], [`GONE`] or [`RESTING`]. Of a key with further words, the other four bytes are a
@@ -23,10 +23,10 @@ use crate::table::{Shape, hash_of, scaled};
 
 /// Entries of a bucket.
 pub const WAYS: u32 = 4;
-/// Buckets of a key. With two thirds of the places in use, one key in 10¹² finds all of them full.
-pub const PROBES: u32 = 32;
+/// Buckets of a key. With half of the places in use, one key in 10⁹ finds all of them full.
+pub const PROBES: u32 = 12;
 /// Of each of these tables.
-pub const BUCKETS: u32 = 98_304;
+pub const BUCKETS: u32 = 131_072;
 /// No entry has this number.
 pub const NOWHERE: u32 = u32::MAX;
 
@@ -44,7 +44,7 @@ const fn second_half(half: u32) -> u64 {
 
 /// How many entries there may be in a table of so many buckets.
 pub const fn capacity(buckets: u32) -> u32 {
-    buckets * WAYS / 3 * 2
+    buckets * WAYS / 2
 }
 
 /// Whether it is the first word of a key, and not [`FREE`], [`GONE`] or [`RESTING`].
@@ -65,12 +65,9 @@ pub trait Memory<const KEY: usize> {
 /// One of a key's buckets.
 #[inline(always)]
 pub const fn bucket_of(hash: u64, probe: u32, buckets: u32) -> u32 {
-    if probe == 0 {
-        scaled((hash >> 32) as u32, buckets)
-    } else {
-        let mixed = (hash as u32).wrapping_add(probe.wrapping_mul(0x9e37_79b9));
-        scaled((mixed ^ (mixed >> 15)).wrapping_mul(0x85eb_ca6b), buckets)
-    }
+    // One formula for all of them, so that there is one piece of code.
+    let mixed = ((hash >> 32) as u32).wrapping_add(probe.wrapping_mul(0x9e37_79b9));
+    scaled((mixed ^ (mixed >> 15)).wrapping_mul(0x85eb_ca6b), buckets)
 }
 
 /// A key's first word as it stands in the table.

@@ -41,7 +41,7 @@ static CLASSES_V4: LpmTrie<ClassKeyV4, Row> = LpmTrie::with_max_entries(262_144,
 #[map]
 static CLASSES_V6: LpmTrie<ClassKeyV6, Row> = LpmTrie::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
-/// As `sg_common::exact` says: the daemon writes through a memory mapping, programs read. A third of the places stays free. Full: the daemon
+/// As `sg_common::exact` says: the daemon writes through a memory mapping, programs read. Half of the places stay free. Full: the daemon
 /// refuses the policy.
 #[map]
 static MEMBERS_V4: Array<MembersV4> = Array::with_max_entries(exact::BUCKETS, BPF_F_MMAPABLE);

@@ -25,8 +25,9 @@ struct Budget {
 const BUDGETS: [Budget; 6] = [
     Budget { name: program::XDP_INGRESS, instructions: 14_350, verified: 251_000 },
     Budget { name: program::TC_CHECKSUM, instructions: 1_640, verified: 33_800 },
-    Budget { name: program::TC_INGRESS, instructions: 14_500, verified: 225_000 },
-    Budget { name: program::TC_EGRESS, instructions: 14_500, verified: 225_000 },
+    // Members and what rules say of them are looked up by the programs themselves, where the kernel's hash was a call.
+    Budget { name: program::TC_INGRESS, instructions: 15_000, verified: 225_000 },
+    Budget { name: program::TC_EGRESS, instructions: 15_000, verified: 225_000 },
     // Headers are read where they are needed, not in a subprogram, which every packet would pay for: so what is read in more
     // ways here than in the programs that are attached is followed further.
     Budget { name: program::EXPLAIN, instructions: 8_980, verified: 92_000 },

@@ -300,8 +300,8 @@ mod tests {
 
     fn any_steps() -> impl Strategy<Value = Vec<Do>> {
         let step = prop_oneof![
-            8 => (0..30u32, 1..1000u64).prop_map(|(number, value)| Do::Insert(number, value)),
-            6 => (0..30u32).prop_map(Do::Remove),
+            8 => (0..20u32, 1..1000u64).prop_map(|(number, value)| Do::Insert(number, value)),
+            6 => (0..20u32).prop_map(Do::Remove),
             2 => Just(Do::Reuse),
             1 => Just(Do::Reopen),
         ];
@@ -310,13 +310,13 @@ mod tests {
 
     /// Against a map, in a table so small that most buckets are full.
     fn is_a_map<const KEY: usize>(steps: Vec<Do>) -> Result<(), TestCaseError> {
-        let memory = Shared::new(3);
+        let memory = Shared::new(2);
         let mut table = table::<KEY>(&memory);
         let mut model = BTreeMap::new();
         for step in steps {
             match step {
                 Do::Insert(number, value) => {
-                    let room = model.contains_key(&number) || model.len() + table.resting.len() < 12;
+                    let room = model.contains_key(&number) || model.len() + table.resting.len() < 8;
                     let done = table.insert(&key(number), &[value]);
                     // Of a few buckets, a key has all of them.
                     prop_assert_eq!(done, room);
@@ -330,7 +330,7 @@ mod tests {
                 Do::Reuse => table.reuse(),
                 Do::Reopen => table = Exact::new(memory.clone(), SECRET),
             }
-            for number in 0..30 {
+            for number in 0..20 {
                 prop_assert_eq!(found(&table, &key(number)), model.get(&number).copied(), "{}", number);
             }
             let entries: BTreeSet<u64> = table.entries().map(|entry| entry[KEY]).collect();
@@ -367,7 +367,7 @@ mod tests {
             assert!(table.insert(&key(number), &[u64::from(number)]), "{number}");
         }
         let further = (0..full).filter(|&number| number_of(&table, &key(number)).1 > 0).count();
-        assert!(further < full as usize / 4, "{further}");
+        assert!(further < full as usize / 7, "{further}");
         // Half of them go and others come, again and again.
         for round in 1..4 {
             for number in (round - 1) * full / 2..round * full / 2 {
