@@ -23,12 +23,15 @@ pub fn classify<F: ReadIp, T: Tables<F>>(
 ) -> AdmittedBy {
     let (half, parity, direction) = (at.half, at.parity(), at.direction());
     let policy = PolicyDirection::new(half.policy, direction);
+    let names_groups = half.flags >> direction as u32 & FLAG_NO_GROUPS_INBOUND == 0;
+    if names_groups && !T::DRY_RUN {
+        tables.look_ahead_for_member(&F::member_key(half.vpc, remote));
+    }
     if let Some(row) = tables.class(&F::class_key(policy, remote))
         && admits::<F, T>(tables, row, protocol, number)
     {
         return AdmittedBy::Cidr;
     }
-    let names_groups = half.flags >> direction as u32 & FLAG_NO_GROUPS_INBOUND == 0;
     if names_groups {
         let set = tables.member_set(&F::member_key(half.vpc, remote), parity);
         if set != 0

@@ -136,6 +136,15 @@ pub fn number_of<const KEY: usize, M: Memory<KEY>>(memory: &M, key: &[u64; KEY])
     (NOWHERE, 0)
 }
 
+/// Looks where [`find`] looks first.
+#[inline(always)]
+pub fn look_ahead<const KEY: usize, M: Memory<KEY>>(memory: &M, key: &[u64; KEY]) {
+    let Some(shape) = memory.shape() else { return };
+    if let Some(bucket) = memory.bucket(bucket_of(hash_of(key, shape.secret), 0, shape.buckets)) {
+        load(bucket, 0);
+    }
+}
+
 /// The value of an entry; `None` if there is no such entry.
 #[inline(always)]
 pub fn value<const KEY: usize, M: Memory<KEY>>(memory: &M, number: u32) -> Option<NonNull<u64>> {

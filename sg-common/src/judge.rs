@@ -102,6 +102,9 @@ pub trait Tables<F: ReadIp>: Environment {
     fn class(&self, key: &F::ClassKey) -> Option<&Row>;
     /// The membership set of an address in a generation of this parity; 0 if it is in no group.
     fn member_set(&self, key: &F::MemberKey, parity: u32) -> u32;
+    /// Looks where [`Self::member_set`] will look: what it finds there comes from memory meanwhile.
+    #[inline(always)]
+    fn look_ahead_for_member(&self, _key: &F::MemberKey) {}
     /// Whether the address is among those that the guard lets a guest use.
     fn owns(&self, key: &F::OwnKey) -> bool;
 

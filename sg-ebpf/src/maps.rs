@@ -498,7 +498,7 @@ flows!(
 );
 
 macro_rules! tables {
-    ($family:ty, $classes:ident, $set:ident, $own:ident, $flows:ident, $insert:ident, $make_live:ident,
+    ($family:ty, $classes:ident, $members:ident, $set:ident, $own:ident, $flows:ident, $insert:ident, $make_live:ident,
      $remove:ident, $push_out:ident, $ring:ident, $begun:ident,
      $fragments:ident, $frag_ring:ident, $datagrams:ident, $accounts:ident, $scratch:ident) => {
         impl<const DRY_RUN: bool> Tables<$family> for Kernel<DRY_RUN> {
@@ -516,6 +516,11 @@ macro_rules! tables {
             #[inline(always)]
             fn member_set(&self, key: &<$family as Family>::MemberKey, parity: u32) -> u32 {
                 $set(Aligned(*key).words(), parity)
+            }
+
+            #[inline(always)]
+            fn look_ahead_for_member(&self, key: &<$family as Family>::MemberKey) {
+                exact::look_ahead(&$members, Aligned(*key).words());
             }
 
             #[inline(always)]
@@ -656,6 +661,7 @@ const EEXIST: i32 = -17;
 tables!(
     V4,
     CLASSES_V4,
+    MemberTableV4,
     sgd_set_v4,
     OWN_V4,
     FlowsV4,
@@ -674,6 +680,7 @@ tables!(
 tables!(
     V6,
     CLASSES_V6,
+    MemberTableV6,
     sgd_set_v6,
     OWN_V6,
     FlowsV6,

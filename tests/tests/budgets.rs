@@ -23,9 +23,9 @@ struct Budget {
 /// If so, set the number to a tenth above what the failure shows, in the change that needs it, and say why there. If a
 /// program has become much smaller, lower its budget: a budget that is never met protects nothing.
 const BUDGETS: [Budget; 6] = [
-    Budget { name: program::XDP_INGRESS, instructions: 14_350, verified: 251_000 },
-    Budget { name: program::TC_CHECKSUM, instructions: 1_640, verified: 33_800 },
     // Members and what rules say of them are looked up by the programs themselves, where the kernel's hash was a call.
+    Budget { name: program::XDP_INGRESS, instructions: 15_000, verified: 240_000 },
+    Budget { name: program::TC_CHECKSUM, instructions: 1_640, verified: 33_800 },
     Budget { name: program::TC_INGRESS, instructions: 15_000, verified: 225_000 },
     Budget { name: program::TC_EGRESS, instructions: 15_000, verified: 225_000 },
     // Headers are read where they are needed, not in a subprogram, which every packet would pay for: so what is read in more
