@@ -18,6 +18,24 @@ struct BatchAttr {
     flags: u64,
 }
 
+impl BatchAttr {
+    /// Of `count` elements at these addresses.
+    fn new(map: BorrowedFd<'_>, count: usize, keys: u64, values: u64) -> Self {
+        let map_fd = map.as_raw_fd() as u32;
+        Self { in_batch: 0, out_batch: 0, keys, values, count: count as u32, map_fd, elem_flags: 0, flags: 0 }
+    }
+
+    /// # Safety
+    ///
+    /// Its addresses must be of live buffers, as long as the command takes them to be.
+    unsafe fn run(&mut self, command: libc::c_int) -> io::Result<()> {
+        // SAFETY: as promised.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(self), size_of::<Self>()) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
 /// `BPF_MAP_LOOKUP_BATCH`.
 const LOOKUP_BATCH: libc::c_int = 24;
 
@@ -39,21 +57,13 @@ pub(super) fn look_up<V: Pod>(
     let mut attr = BatchAttr {
         in_batch: if first > 0 { &raw const before as u64 } else { 0 },
         out_batch: &raw mut next as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: count as u32,
-        map_fd: map.as_raw_fd() as u32,
-        elem_flags: 0,
-        flags: 0,
+        ..BatchAttr::new(map, count, keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64)
     };
-    // SAFETY: the attribute's pointers are to live buffers with room for `count` elements of `cpus` values.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
-    if result != 0 {
-        let error = io::Error::last_os_error();
+    // SAFETY: there is room for `count` elements of `cpus` values.
+    match unsafe { attr.run(LOOKUP_BATCH) } {
         // The end of the array; what was found is valid.
-        if error.raw_os_error() != Some(libc::ENOENT) {
-            return Err(error);
-        }
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        Ok(()) | Err(_) => {}
     }
     // SAFETY: the kernel has written `attr.count` elements of `cpus` values each, and not more than there is room for.
     unsafe { values.set_len((attr.count as usize).min(count) * cpus) };
@@ -75,20 +85,12 @@ pub(super) fn each<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(K, 
         let mut attr = BatchAttr {
             in_batch: if started { &raw const position as u64 } else { 0 },
             out_batch: &raw mut next as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: room as u32,
-            map_fd: map.as_raw_fd() as u32,
-            elem_flags: 0,
-            flags: 0,
+            ..BatchAttr::new(map, room, keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64)
         };
-        // SAFETY: the attribute's pointers are to live buffers with room for `count` elements.
-        let result =
-            unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>()) };
-        let error = if result == 0 { None } else { Some(io::Error::last_os_error()) };
-        let end = match error {
-            None => false,
-            Some(error) => match error.raw_os_error() {
+        // SAFETY: there is room for as many elements.
+        let end = match unsafe { attr.run(LOOKUP_BATCH) } {
+            Ok(()) => false,
+            Err(error) => match error.raw_os_error() {
                 // The last batch; what it found is valid.
                 Some(libc::ENOENT) => true,
                 // A bucket has more elements than there is room for.
@@ -188,22 +190,10 @@ fn write(
     if count == 0 {
         return Ok(());
     }
-    let mut attr = BatchAttr {
-        in_batch: 0,
-        out_batch: 0,
-        keys: keys.as_ptr() as u64,
-        values: values.map_or(0, |values| values.as_ptr() as u64),
-        count: count as u32,
-        map_fd: map.as_raw_fd() as u32,
-        elem_flags: 0,
-        flags: 0,
-    };
-    // SAFETY: the attribute's pointers are to live buffers, of which the kernel reads `count` keys and values.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attr, size_of::<BatchAttr>()) };
-    if result == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
+    let values = values.map_or(0, |values| values.as_ptr() as u64);
+    let mut attr = BatchAttr::new(map, count, keys.as_ptr() as u64, values);
+    // SAFETY: the kernel reads `count` keys and values, and there are as many.
+    let Err(error) = (unsafe { attr.run(command) }) else { return Ok(()) };
     // What is refused before the first element leaves the count as it was.
     let done = if attr.count as usize == count { 0 } else { attr.count as usize };
     Err(Partly { done, error })
