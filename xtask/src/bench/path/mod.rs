@@ -14,7 +14,7 @@ use sg_tests::figures::{Figures, Spread};
 
 use super::filters::{Peer, Rules};
 use super::report::bars::{
-    EMPTY, EMPTY_BRIDGED, NONE, NONE_BRIDGED, OURS, OURS_BOTH, OURS_BRIDGED, OURS_FAST,
+    EMPTY, EMPTY_BRIDGED, NONE, NONE_BRIDGED, OURS, OURS_BOTH, OURS_BRIDGED, OURS_CLSACT, OURS_FAST,
 };
 use inject::{FLOWS, Injector};
 pub use inject::{checksum, thread_time};
@@ -40,7 +40,7 @@ impl Path {
         let mut figures = Figures::open()?;
         let (few, counts): (_, &[usize]) =
             if self.quick { (3, &[10, 10_000]) } else { (7, &[10, 100, 1000, 10_000]) };
-        let sites = sites(counts, &self.only)?;
+        let sites = sites(counts, &self.only, !self.quick)?;
         frames(&sites, few, &mut figures)?;
         traffic(&sites, few, Duration::from_millis(if self.quick { 200 } else { 500 }), &mut figures)
     }
@@ -67,8 +67,8 @@ impl Contender {
     }
 }
 
-/// All of them, side by side, each held to what it must do.
-fn sites(counts: &[usize], only: &[String]) -> Result<Vec<Contender>> {
+/// All of them, side by side, each held to what it must do. `all`: also ours in ways that are there for older kernels.
+fn sites(counts: &[usize], only: &[String], all: bool) -> Result<Vec<Contender>> {
     let mut contenders = Vec::new();
     let mut add = |name: &'static str, rules: Option<usize>, bridged, filter: Option<Filter>| -> Result<()> {
         if filter.is_some() && !only.is_empty() && !only.iter().any(|part| name.contains(part.as_str())) {
@@ -90,6 +90,9 @@ fn sites(counts: &[usize], only: &[String]) -> Result<Vec<Contender>> {
         // The tables for very many connections are large.
         let many = Some(&count) == counts.first();
         add(OURS, Some(count), false, Some(Filter::Ours { many, ports: Ports::One }))?;
+        if many && all {
+            add(OURS_CLSACT, Some(count), false, Some(Filter::Clsact))?;
+        }
         add(OURS_BRIDGED, Some(count), true, Some(Filter::Ours { many, ports: Ports::One }))?;
         add(OURS_BOTH, Some(count), true, Some(Filter::Ours { many, ports: Ports::Both }))?;
         add(OURS_FAST, Some(count), true, Some(Filter::Ours { many, ports: Ports::FastPath }))?;

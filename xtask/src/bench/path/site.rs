@@ -35,6 +35,8 @@ pub enum Filter {
         many: bool,
         ports: Ports,
     },
+    /// On the guest's device by clsact, with such tables.
+    Clsact,
     /// Programs that pass everything, on the guest's device.
     Empty,
     Peer(Peer),
@@ -136,6 +138,10 @@ impl Site {
                     wait_for_fast_path(&daemon)?;
                 }
                 Some(daemon)
+            }
+            Some((Filter::Clsact, rules)) => {
+                let extra = ["--live-flows", "1600000", "--tc", "clsact"];
+                Some(Daemon::start_with(&topology, &rules.sgd(None).to_string(), &extra)?)
             }
             Some((Filter::Peer(peer), rules)) => {
                 peer.apply(&host, rules, topology.lab.directory())?;

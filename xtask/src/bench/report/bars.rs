@@ -128,6 +128,8 @@ impl Run {
 /// Names of filters, in figures of what is measured side by side.
 pub const OURS: &str = "sgd";
 pub const OURS_BRIDGED: &str = "sgd, bridged";
+/// As kernels before 6.6 have it.
+pub const OURS_CLSACT: &str = "sgd, clsact";
 /// On the guest's port and on the one that packets come from.
 pub const OURS_BOTH: &str = "sgd on both ports, bridged";
 pub const OURS_FAST: &str = "sgd on both ports, fast path";
