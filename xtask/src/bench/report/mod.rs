@@ -159,7 +159,7 @@ fn page(
             number(tc)
         );
     }
-    text.push_str("## The machine\n\n");
+    text.push_str("What each step on the way here was worth, before and after, is in docs/levers.md.\n\n## The machine\n\n");
     let mut cells = vec![["", ""].map(str::to_owned), ["---", "---"].map(str::to_owned)];
     cells.extend(facts.iter().map(|(name, fact)| [(*name).to_owned(), fact.clone()]));
     text.push_str(&markdown(&cells));
