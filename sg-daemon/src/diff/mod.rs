@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{Group, Interface, Model, Peer, Rule, Rules, Source, Vpc, VpcId};
-use crate::policy::same::{other_peers, same_names, same_rules};
+use crate::policy::same::{same_names, same_rules};
 use words::{addresses, group_names, list, rule_words, seconds};
 
 /// What has happened to a part of a policy.
@@ -247,14 +247,15 @@ impl Diff<'_> {
 
     fn peers(&mut self) {
         let (old, new) = (self.old, self.new);
-        let mut peers = (old.peers.as_slice(), new.peers.as_slice());
-        if self.same_ids {
-            peers = other_peers(peers.0, peers.1);
+        let [before, after] = if self.same_ids {
+            old.peers.others(&new.peers)
+        } else {
+            [old, new].map(|model| model.peers.iter().collect())
+        };
+        fn by_name<'p>(model: &Model, peers: Vec<&'p Peer>) -> BTreeMap<(String, IpAddr), &'p Peer> {
+            peers.into_iter().map(|peer| ((vpc_scope(model, peer.vpc), peer.address), peer)).collect()
         }
-        fn by_name<'p>(model: &Model, peers: &'p [Peer]) -> BTreeMap<(String, IpAddr), &'p Peer> {
-            peers.iter().map(|peer| ((vpc_scope(model, peer.vpc), peer.address), peer)).collect()
-        }
-        for ((scope, address), (before, after)) in pairs(&by_name(old, peers.0), &by_name(new, peers.1)) {
+        for ((scope, address), (before, after)) in pairs(&by_name(old, before), &by_name(new, after)) {
             let side = |model: &Model, peer: Option<&&Peer>| {
                 peer.map(|peer| (group_names(model, &peer.groups), place(model, peer.source)))
             };

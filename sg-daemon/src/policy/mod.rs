@@ -5,6 +5,7 @@
 //! files to one model), `lint` (advice about a model that is right). A policy with one fault is refused whole, so
 //! whoever holds a [`model::Model`] holds one that satisfies every rule of the format.
 
+pub mod chunks;
 pub mod diagnostic;
 pub mod edit;
 mod fields;
@@ -13,6 +14,7 @@ mod lint;
 mod memo;
 pub mod model;
 pub(crate) mod names;
+pub mod peers;
 mod raw;
 mod read;
 pub mod render;
@@ -47,8 +49,8 @@ use raw::RawFile;
 use read::Files;
 pub(crate) use read::is_policy_name;
 use rewalk::Walked;
-pub(crate) use rewalk::splice;
 use source::SourceFile;
+pub(crate) use source::Splice;
 
 /// A policy that may be enforced, and advice about it.
 #[derive(Debug)]
@@ -130,7 +132,10 @@ pub struct Texts {
 pub fn texts(paths: &[PathBuf]) -> Texts {
     let Files { sources, faults, .. } = read::read(paths, &Memo::default());
     Texts {
-        files: sources.iter().map(|source| (source.path.clone(), source.text.clone(), source.bom)).collect(),
+        files: sources
+            .iter()
+            .map(|source| (source.path.clone(), source.text().to_owned(), source.bom))
+            .collect(),
         faults: faults.iter().map(ToString::to_string).collect(),
     }
 }
@@ -232,7 +237,7 @@ fn walked_before(file: FileId, known: &Known, sources: &[Arc<SourceFile>]) -> Op
     let (source, old) = (sources.get(file.0)?, known.sources.get(file.0)?);
     let walked = known.walked.get(file.0)?;
     // By another name it says the same: a candidate that has become the policy.
-    if Arc::ptr_eq(source, old) || source.text == old.text {
+    if source.same_text(old) {
         return Some(Arc::clone(walked));
     }
     rewalk::rewalk(file, (old, walked), sources).map(Arc::new)
@@ -259,7 +264,7 @@ pub struct Text(Arc<SourceFile>);
 impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
         let (one, other) = (&self.0, &other.0);
-        Arc::ptr_eq(one, other) || one.bom == other.bom && one.path == other.path && one.text == other.text
+        Arc::ptr_eq(one, other) || one.bom == other.bom && one.path == other.path && one.same_text(other)
     }
 }
 
@@ -279,6 +284,11 @@ impl Text {
         read().unwrap_or(false)
     }
 
+    /// What it is made of `before` by.
+    pub(crate) fn splice(&self, before: &Self) -> Splice {
+        rewalk::splice(&before.0, &self.0)
+    }
+
     pub(crate) fn has_bom(&self) -> bool {
         self.0.bom
     }
@@ -294,6 +304,6 @@ impl std::ops::Deref for Text {
     type Target = str;
 
     fn deref(&self) -> &str {
-        &self.0.text
+        self.0.text()
     }
 }

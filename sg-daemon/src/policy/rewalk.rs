@@ -6,7 +6,6 @@
 //! stood in a whole file in the same place. Whatever is not as it should be, faults first of all, is left to a walk of
 //! the whole file, which says it best.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use jsonc_parser::ast::Value;
@@ -16,7 +15,7 @@ use super::diagnostic::Findings;
 use super::model::FileId;
 use super::raw::{Known, List, RawFile, RawGroup, RawInterface, RawPeer, RawRemote, RawRule};
 use super::read::{MOST_TREE, STRICT, weigh};
-use super::source::{SourceFile, Span, Spanned};
+use super::source::{SourceFile, Span, Spanned, Splice};
 use super::walk;
 
 /// A file as it was walked.
@@ -36,7 +35,7 @@ pub(crate) fn rewalk(
     let new = sources.get(file.0)?;
     let change = Change::between(old, new)?;
     let RawFile { groups, interfaces, peers, settings_at, .. } = &walked.raw;
-    let work = Work { file, sources, old: &old.text, new: &new.text };
+    let work = Work { file, sources, old, new };
     // Whatever stands behind the change moves; settings say in too many places where they stand.
     if settings_at.is_some_and(|span| span.end > change.start) {
         return None;
@@ -78,11 +77,16 @@ pub(crate) struct Change {
 
 impl Change {
     fn between(old: &SourceFile, new: &SourceFile) -> Option<Self> {
-        let (before, after) = (old.text.as_bytes(), new.text.as_bytes());
-        let start = same_front(before, after);
-        let back = same_back(before.get(start..)?, after.get(start..)?);
-        let end = before.len() - back;
-        let longer = after.len() as isize - before.len() as isize;
+        let (start, end) = match new.splice_of(old) {
+            Some(splice) => (splice.start, splice.end),
+            None => {
+                let (before, after) = (old.text().as_bytes(), new.text().as_bytes());
+                let start = same_front(before, after);
+                let back = same_back(before.get(start..)?, after.get(start..)?);
+                (start, before.len() - back)
+            }
+        };
+        let longer = new.len() as isize - old.len() as isize;
         let before = old.position(end);
         let after = new.position(end.checked_add_signed(longer)?);
         Some(Self { start, end, longer, before, after })
@@ -116,7 +120,11 @@ impl Change {
 }
 
 /// What of `before` has to be replaced by what, to make `after` of it.
-pub(crate) fn splice<'a>(before: &str, after: &'a str) -> (Range<usize>, &'a str) {
+pub(crate) fn splice(before: &SourceFile, after: &SourceFile) -> Splice {
+    if let Some(splice) = after.splice_of(before) {
+        return splice.clone();
+    }
+    let (before, after) = (before.text(), after.text());
     let mut start = same_front(before.as_bytes(), after.as_bytes());
     while !before.is_char_boundary(start) || !after.is_char_boundary(start) {
         start -= 1;
@@ -126,7 +134,8 @@ pub(crate) fn splice<'a>(before: &str, after: &'a str) -> (Range<usize>, &'a str
     while !old.is_char_boundary(old.len() - back) || !new.is_char_boundary(new.len() - back) {
         back -= 1;
     }
-    (start..before.len() - back, new.get(..new.len() - back).unwrap_or_default())
+    let insert = new.get(..new.len() - back).unwrap_or_default().to_owned();
+    Splice { start, end: before.len() - back, insert }
 }
 
 /// So many bytes are compared at once.
@@ -154,8 +163,8 @@ const LARGEST_PART: usize = 1 << 20;
 struct Work<'w> {
     file: FileId,
     sources: &'w [Arc<SourceFile>],
-    old: &'w str,
-    new: &'w str,
+    old: &'w SourceFile,
+    new: &'w SourceFile,
 }
 
 impl Work<'_> {
@@ -179,8 +188,8 @@ impl Work<'_> {
         if end - start > LARGEST_PART || new_end.checked_sub(start)? > LARGEST_PART {
             return None;
         }
-        let [old_part, text] =
-            [self.old.get(start..end)?, self.new.get(start..new_end)?].map(|part| ["[", part, "]"].concat());
+        let [old_part, text] = [self.old.slice(start..end)?, self.new.slice(start..new_end)?]
+            .map(|part| ["[", &part, "]"].concat());
         let weigh = |text: &str| {
             weigh(text.as_bytes(), MOST_TREE).ok().and_then(|weight| isize::try_from(weight).ok())
         };
@@ -196,13 +205,10 @@ impl Work<'_> {
             return None;
         }
         let more = walked.len() as isize - (rest - first) as isize;
-        for (item, index) in moved.items.iter_mut().zip(0..).skip(rest) {
-            if more != 0 {
-                let index: usize = index;
-                Arc::make_mut(item).set_index(index.checked_add_signed(more)?);
-            }
+        if more != 0 {
+            moved.items.change(rest..moved.items.len(), |item| Arc::make_mut(item).add_index(more));
         }
-        moved.items.splice(first..rest, walked);
+        moved.items = moved.items.spliced(first..rest, walked);
         Some(heavier)
     }
 }
@@ -210,21 +216,19 @@ impl Work<'_> {
 /// What an object of a list says of where it stands.
 pub(crate) trait Item: Clone {
     fn span(&self) -> Span;
-    fn set_index(&mut self, index: usize);
+    fn add_index(&mut self, more: isize);
     fn move_by(&mut self, change: &Change);
 }
 
 impl<T: Item> List<T> {
     fn moved(&self, change: &Change) -> Self {
-        let moved = |item: &Arc<T>| {
-            let mut item = Arc::clone(item);
-            if item.span().start >= change.end && (change.longer != 0 || change.before != change.after) {
-                Arc::make_mut(&mut item).move_by(change);
-            }
-            item
-        };
+        let mut items = self.items.clone();
+        if change.longer != 0 || change.before != change.after {
+            let behind = items.partition_point(|item| item.span().start < change.end);
+            items.change(behind..items.len(), |item| Arc::make_mut(item).move_by(change));
+        }
         // From the inner side of its bracket on, a list that has the change in it is longer.
-        Self { span: self.span.map(|span| change.moved(span)), items: self.items.iter().map(moved).collect() }
+        Self { span: self.span.map(|span| change.moved(span)), items }
     }
 }
 
@@ -237,8 +241,8 @@ impl Item for RawPeer {
         self.span
     }
 
-    fn set_index(&mut self, index: usize) {
-        self.index = index;
+    fn add_index(&mut self, more: isize) {
+        self.index = self.index.saturating_add_signed(more);
     }
 
     fn move_by(&mut self, change: &Change) {
@@ -254,8 +258,8 @@ impl Item for RawInterface {
         self.span
     }
 
-    fn set_index(&mut self, index: usize) {
-        self.index = index;
+    fn add_index(&mut self, more: isize) {
+        self.index = self.index.saturating_add_signed(more);
     }
 
     fn move_by(&mut self, change: &Change) {
@@ -274,8 +278,8 @@ impl Item for RawGroup {
         self.span
     }
 
-    fn set_index(&mut self, index: usize) {
-        self.index = index;
+    fn add_index(&mut self, more: isize) {
+        self.index = self.index.saturating_add_signed(more);
     }
 
     fn move_by(&mut self, change: &Change) {

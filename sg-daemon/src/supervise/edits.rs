@@ -22,7 +22,7 @@ use super::install::{Place, absent};
 use super::journal::Journal;
 use super::state;
 use crate::crash::{self, Point};
-use crate::policy::{Text, is_policy_name, splice};
+use crate::policy::{Splice, Text, is_policy_name};
 
 const NAME: &str = "edits";
 /// So many bytes are on the disk before the first line is, so that a line takes no room and changes no size.
@@ -145,9 +145,8 @@ impl Kept {
         if !self.says(before) {
             return Ok(None);
         }
-        let (range, insert) = splice(old, new);
-        let (bom, insert) = (new.has_bom(), insert.to_owned());
-        let edit = Edit { place: place.clone(), bom, start: range.start, end: range.end, insert };
+        let Splice { start, end, insert } = new.splice(old);
+        let edit = Edit { place: place.clone(), bom: new.has_bom(), start, end, insert };
         let line = Line::Edit(edit).encode()?;
         let other = |unplaced: &Unplaced| unplaced.place != *place;
         if self.lock().unplaced.as_ref().is_some_and(other) {

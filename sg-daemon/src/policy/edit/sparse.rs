@@ -1,6 +1,7 @@
 //! The syntax tree of a large file, as far as an edit looks at it: the objects that are edited, their neighbours, and the
 //! ends of each list. A tree of 100,000 peers takes longer to make than everything else that is done to add one.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use jsonc_parser::ast::{Object, ObjectPropName, Value};
 use jsonc_parser::common::Range;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
+use crate::policy::chunks::Chunks;
 use crate::policy::raw::RawFile;
 use crate::policy::read::STRICT;
 use crate::policy::source::{SourceFile, Span};
@@ -22,25 +24,20 @@ pub(super) struct Sparse {
 impl Sparse {
     /// `keep` are the starts of the objects that are looked at.
     pub fn of(source: &SourceFile, raw: &RawFile, keep: &[usize]) -> Option<Self> {
-        let (mut lists, mut sparse) = (Vec::new(), Self { text: String::new(), pieces: Vec::new() });
+        let mut sparse = Self { text: String::new(), pieces: Vec::new() };
         let RawFile { groups, interfaces, peers, .. } = raw;
-        lists.push((groups.span, spans(&groups.items, |group| group.span)));
-        lists.push((interfaces.span, spans(&interfaces.items, |interface| interface.span)));
-        lists.push((peers.span, spans(&peers.items, |peer| peer.span)));
+        let mut lists = [
+            (groups.span, kept(&groups.items, keep, |group| group.span)),
+            (interfaces.span, kept(&interfaces.items, keep, |interface| interface.span)),
+            (peers.span, kept(&peers.items, keep, |peer| peer.span)),
+        ];
         lists.sort_by_key(|(span, _)| span.map(|span| span.start));
         let mut at = 0;
         for (brackets, items) in lists {
             let Some(brackets) = brackets.filter(|_| !items.is_empty()) else { continue };
             sparse.piece(source, at, brackets.start + 1)?;
-            let is_kept = |span: &Span| keep.contains(&span.start);
             let mut after = None;
-            for (index, item) in items.iter().enumerate() {
-                let ends = index == 0 || index + 1 == items.len();
-                let neighbour =
-                    |other: Option<usize>| other.and_then(|other| items.get(other)).is_some_and(is_kept);
-                if !(ends || is_kept(item) || neighbour(index.checked_sub(1)) || neighbour(Some(index + 1))) {
-                    continue;
-                }
+            for item in items {
                 if let Some(end) = after {
                     sparse.put(end, ',');
                 }
@@ -52,13 +49,13 @@ impl Sparse {
             }
             at = brackets.end - 1;
         }
-        sparse.piece(source, at, source.text.len())?;
+        sparse.piece(source, at, source.len())?;
         Some(sparse)
     }
 
     fn piece(&mut self, source: &SourceFile, start: usize, end: usize) -> Option<()> {
         self.pieces.push((self.text.len(), start));
-        self.text.write_str(source.text.get(start..end)?).ok()
+        self.text.write_str(&source.slice(start..end)?).ok()
     }
 
     /// Something that stands in the file otherwise, or not at all.
@@ -113,6 +110,14 @@ impl Sparse {
     }
 }
 
-fn spans<T>(items: &[Arc<T>], span: impl Fn(&T) -> Span) -> Vec<Span> {
-    items.iter().map(|item| span(item)).collect()
+/// The objects of a list that begin at these places, their neighbours, and the ends of the list, in order.
+fn kept<T>(items: &Chunks<Arc<T>>, keep: &[usize], span: impl Fn(&T) -> Span) -> Vec<Span> {
+    let mut indexes = BTreeSet::from([0, items.len().saturating_sub(1)]);
+    for &start in keep {
+        let at = items.partition_point(|item| span(item).start < start);
+        if items.get(at).is_some_and(|item| span(item).start == start) {
+            indexes.extend([at.saturating_sub(1), at, at + 1]);
+        }
+    }
+    indexes.into_iter().filter_map(|index| items.get(index)).map(|item| span(item)).collect()
 }

@@ -108,7 +108,7 @@ impl Walk<'_, '_> {
     ) -> List<T> {
         let span = super::field(root, name).map(|value| self.span(value.range()));
         let values = self.list(root, &Path::Root, name, of).unwrap_or_default();
-        List { span, items: self.some(values, 0, name, one) }
+        List { span, items: self.some(values, 0, name, one).into_iter().collect() }
     }
 
     /// Elements of one of the lists, from the one at `first` on.
