@@ -192,19 +192,31 @@ impl Diff<'_> {
         {
             return;
         }
-        let in_words = |model: &Model, rules: Option<&Rules>| {
-            let mut by_words: BTreeMap<String, Vec<Option<Place>>> = BTreeMap::new();
-            let written: &[Rule] = match rules {
+        fn written(rules: Option<&Rules>) -> &[Rule] {
+            match rules {
                 Some(Rules::Written(rules)) => rules,
                 _ => &[],
+            }
+        }
+        let (mut before, mut after) = (written(sides.0), written(sides.1));
+        if self.same_ids {
+            // What both begin with says the same in words.
+            let same = |(one, other): &(&Rule, &Rule)| {
+                (one.protocol, one.remote, &one.matches) == (other.protocol, other.remote, &other.matches)
             };
-            for rule in written {
+            let front = before.iter().zip(after).take_while(same).count();
+            (before, after) =
+                (before.get(front..).unwrap_or_default(), after.get(front..).unwrap_or_default());
+        }
+        let in_words = |model: &Model, rules: &[Rule]| {
+            let mut by_words: BTreeMap<String, Vec<Option<Place>>> = BTreeMap::new();
+            for rule in rules {
                 let at = place(model, rule.source);
                 by_words.entry(rule_words(model, rule, field)).or_default().push(at);
             }
             by_words
         };
-        let (old, new) = (in_words(self.old, sides.0), in_words(self.new, sides.1));
+        let (old, new) = (in_words(self.old, before), in_words(self.new, after));
         for (words, (before, after)) in pairs(&old, &new) {
             let (before, after) =
                 (before.map_or(&[][..], Vec::as_slice), after.map_or(&[][..], Vec::as_slice));

@@ -118,6 +118,11 @@ impl Memo {
         (*stamp == Stamp::of(file)).then(|| source.upgrade())?
     }
 
+    /// Remembers what a file says that was written before it was looked at.
+    pub(super) fn was_written(&self, source: &Arc<SourceFile>, file: &Metadata) {
+        self.was_read(source, Stamp::of(file));
+    }
+
     /// Remembers what a file says that was read after it was looked at.
     pub(super) fn was_read(&self, source: &Arc<SourceFile>, stamp: Stamp) {
         self.lock().files.insert(source.path.clone(), (stamp, Arc::downgrade(source)));

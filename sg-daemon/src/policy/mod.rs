@@ -30,9 +30,11 @@ pub mod view;
 mod walk;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::Read as _;
+use std::io::{self, Read as _};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -279,9 +281,36 @@ impl Text {
             }
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
-            Ok::<_, std::io::Error>(self.0.is(&bytes))
+            Ok::<_, io::Error>(self.0.is(&bytes))
         };
         read().unwrap_or(false)
+    }
+
+    /// Notes that its file says this, which the system tells as of `file`. Only where whatever happens to the file from now on shows there.
+    pub(crate) fn was_written(&self, memo: &Memo, file: &Metadata) {
+        memo.was_written(&self.0, file);
+    }
+
+    /// How long its file is.
+    pub(crate) fn file_len(&self) -> usize {
+        self.0.file_offset(self.0.len())
+    }
+
+    /// Writes what the file holds from a place of the text on.
+    pub(crate) fn write_from(&self, file: &File, start: usize) -> io::Result<()> {
+        self.write_range(file, start..self.0.len())
+    }
+
+    /// The same, to the end of a range.
+    pub(crate) fn write_range(&self, file: &File, range: Range<usize>) -> io::Result<()> {
+        let mut at = if range.start == 0 { 0 } else { self.0.file_offset(range.start) };
+        let end = self.0.file_offset(range.end);
+        for part in self.0.parts_from(range.start) {
+            let part = part.get(..part.len().min(end - at)).unwrap_or_default();
+            file.write_all_at(part, at as u64)?;
+            at += part.len();
+        }
+        Ok(())
     }
 
     /// What it is made of `before` by.

@@ -6,6 +6,7 @@
 //! stood in a whole file in the same place. Whatever is not as it should be, faults first of all, is left to a walk of
 //! the whole file, which says it best.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use jsonc_parser::ast::Value;
@@ -51,7 +52,10 @@ pub(crate) fn rewalk(
         peers: peers.moved(&change),
     };
     let weight = if change.is_in(groups) {
-        work.list(groups, &change, &mut raw.groups)?
+        match work.group(groups, &change, &mut raw.groups) {
+            Some(weight) => weight,
+            None => work.list(groups, &change, &mut raw.groups)?,
+        }
     } else if change.is_in(interfaces) {
         work.list(interfaces, &change, &mut raw.interfaces)?
     } else if change.is_in(peers) {
@@ -185,22 +189,11 @@ impl Work<'_> {
         let end = last.map_or(brackets.end - 1, |item| item.span().end);
         let rest = last.map_or(behind, |_| behind + 1);
         let new_end = end.checked_add_signed(change.longer)?;
-        if end - start > LARGEST_PART || new_end.checked_sub(start)? > LARGEST_PART {
-            return None;
-        }
-        let [old_part, text] = [self.old.slice(start..end)?, self.new.slice(start..new_end)?]
-            .map(|part| ["[", &part, "]"].concat());
-        let weigh = |text: &str| {
-            weigh(text.as_bytes(), MOST_TREE).ok().and_then(|weight| isize::try_from(weight).ok())
-        };
-        let heavier = weigh(&text)? - weigh(&old_part)?;
-        serde_json::from_str::<serde::de::IgnoredAny>(&text).ok()?;
-        let tree = parse_to_ast(&text, &CollectOptions::default(), &STRICT).ok()?.value?;
+        let part = self.part((start, end), new_end)?;
+        let tree = part.tree()?;
         let Value::Array(array) = &tree else { return None };
         let mut findings = Findings::new(self.sources);
-        // One more for the bracket that was put before it.
-        let base = isize::try_from(start).ok()? - 1;
-        let walked = walk::part::<T>(self.file, (&array.elements, base, first), &mut findings);
+        let walked = walk::part::<T>(self.file, (&array.elements, part.base, first), &mut findings);
         if !findings.is_empty() || walked.len() != array.elements.len() {
             return None;
         }
@@ -209,7 +202,84 @@ impl Work<'_> {
             moved.items.change(rest..moved.items.len(), |item| Arc::make_mut(item).add_index(more));
         }
         moved.items = moved.items.spliced(first..rest, walked);
+        Some(part.heavier)
+    }
+
+    /// Of a group of which one rule more or less is the change: walks the rules around that, and not the group's others.
+    fn group(&self, old: &List<RawGroup>, change: &Change, moved: &mut List<RawGroup>) -> Option<isize> {
+        let at = old.items.partition_point(|group| group.span.end <= change.start);
+        let is_around =
+            |group: &&Arc<RawGroup>| group.span.start < change.start && change.end < group.span.end;
+        let group = old.items.get(at).filter(is_around)?;
+        let mut next = RawGroup::clone(group);
+        next.span = change.moved(group.span);
+        move_all(next.name.as_mut_slice(), change);
+        let mut heavier = None;
+        let lists = [(true, &group.inbound, &mut next.inbound), (false, &group.outbound, &mut next.outbound)];
+        for (inbound, old, next) in lists {
+            let (Some(old), Some(next)) = (old, next) else { continue };
+            let behind = old.partition_point(|rule| rule.span.start < change.end);
+            next.iter_mut().skip(behind).for_each(|rule| rule.move_by(change));
+            if let Some((range, rules, weight)) = self.rules(old, change, inbound) {
+                next.splice(range, rules);
+                heavier = Some(weight);
+            }
+        }
+        let heavier = heavier?;
+        moved.items = moved.items.spliced(at..at + 1, [Arc::new(next)]);
         Some(heavier)
+    }
+
+    /// The rules in the place of a range of those in a list, if the change is behind one of them and inside of the list's brackets.
+    fn rules(
+        &self,
+        old: &[RawRule],
+        change: &Change,
+        inbound: bool,
+    ) -> Option<(Range<usize>, Vec<RawRule>, isize)> {
+        let first = old.partition_point(|rule| rule.span.end <= change.start).checked_sub(1)?;
+        let behind = old.partition_point(|rule| rule.span.start < change.end);
+        let start = old.get(first)?.span.start;
+        let (end, rest) = match old.get(behind) {
+            Some(next) => (next.span.end, behind + 1),
+            None if change.end <= old.last()?.span.end => (change.end, old.len()),
+            None => return None,
+        };
+        let part = self.part((start, end), end.checked_add_signed(change.longer)?)?;
+        let tree = part.tree()?;
+        let Value::Array(array) = &tree else { return None };
+        let mut findings = Findings::new(self.sources);
+        let rules = walk::rules(self.file, (&array.elements, part.base), inbound, &mut findings);
+        findings.is_empty().then_some((first..rest, rules, part.heavier))
+    }
+
+    /// What is between two places of the old text and between the same of the new one, each a list of its own.
+    fn part(&self, (start, end): (usize, usize), new_end: usize) -> Option<Part> {
+        if end - start > LARGEST_PART || new_end.checked_sub(start)? > LARGEST_PART {
+            return None;
+        }
+        let [old, text] = [self.old.slice(start..end)?, self.new.slice(start..new_end)?]
+            .map(|part| ["[", &part, "]"].concat());
+        let weigh = |text: &str| {
+            weigh(text.as_bytes(), MOST_TREE).ok().and_then(|weight| isize::try_from(weight).ok())
+        };
+        let heavier = weigh(&text)? - weigh(&old)?;
+        // One more for the bracket that was put before it.
+        Some(Part { text, base: isize::try_from(start).ok()? - 1, heavier })
+    }
+}
+
+struct Part {
+    text: String,
+    /// Where in the file its text begins.
+    base: isize,
+    heavier: isize,
+}
+
+impl Part {
+    fn tree(&self) -> Option<Value<'_>> {
+        serde_json::from_str::<serde::de::IgnoredAny>(&self.text).ok()?;
+        parse_to_ast(&self.text, &CollectOptions::default(), &STRICT).ok()?.value
     }
 }
 
@@ -287,12 +357,16 @@ impl Item for RawGroup {
         self.at = change.moved_known(&self.at);
         move_all(self.name.as_mut_slice(), change);
         let rules = [&mut self.inbound, &mut self.outbound].into_iter().flatten().flatten();
-        for RawRule { span, at, remote, .. } in rules {
-            *span = change.moved(*span);
-            *at = change.moved_known(at);
-            if let Some(RawRemote::Group(group)) = remote {
-                group.span = change.moved(group.span);
-            }
+        rules.for_each(|rule| rule.move_by(change));
+    }
+}
+
+impl RawRule {
+    fn move_by(&mut self, change: &Change) {
+        self.span = change.moved(self.span);
+        self.at = change.moved_known(&self.at);
+        if let Some(RawRemote::Group(group)) = &mut self.remote {
+            group.span = change.moved(group.span);
         }
     }
 }

@@ -393,6 +393,11 @@ impl SourceFile {
         self.with_bom.get_or_init(|| [BOM_BYTES, self.text().as_bytes()].concat())
     }
 
+    /// Where in the file a place of the text is, and its end.
+    pub fn file_offset(&self, offset: usize) -> usize {
+        if self.bom { offset + BOM_BYTES.len() } else { offset }
+    }
+
     /// What the file holds from a place of the text on, in parts; from its start, with the byte order mark.
     pub fn parts_from(&self, offset: usize) -> impl Iterator<Item = &[u8]> {
         let bom = (self.bom && offset == 0).then_some(BOM_BYTES);

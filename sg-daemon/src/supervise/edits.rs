@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::install::{Place, absent};
+use super::install::{Place, Spare, absent};
 use super::journal::Journal;
 use super::state;
 use crate::crash::{self, Point};
@@ -83,6 +83,10 @@ struct State {
     lines: Option<Lines>,
     /// What was put in place, and may not be on the disk yet.
     unplaced: Option<Unplaced>,
+    /// Files that others were put in the place of: to take a large one apart takes a while.
+    gone: Vec<File>,
+    /// For the next edit of the file that was edited last.
+    spare: Option<Spare>,
 }
 
 #[derive(Debug)]
@@ -187,10 +191,17 @@ impl Kept {
         Ok(())
     }
 
-    /// What was noted last is in the operator's place, in this file: [`Self::settle`] sees to the rest.
-    pub fn is_placed(&self, place: Place, file: Arc<File>) {
+    /// A file that says what these do, if there is one: see [`Spare`].
+    pub fn spare(&self, texts: &[Text]) -> Option<Spare> {
+        let spare = self.lock().spare.take();
+        spare.filter(|spare| texts.iter().any(|text| spare.says(text)))
+    }
+
+    /// What was noted last is in the operator's place, in this file, and `old` is what was there: [`Self::settle`] sees to the rest.
+    pub fn is_placed(&self, place: Place, file: Arc<File>, old: Option<File>) {
         let mut state = self.lock();
-        let State { lines: Some(lines), unplaced, .. } = &mut *state else { return };
+        let State { lines: Some(lines), unplaced, gone, .. } = &mut *state else { return };
+        gone.extend(old);
         *unplaced = Some(Unplaced { place, file, lines: Arc::clone(&lines.file), edits: lines.edits });
     }
 
@@ -200,6 +211,9 @@ impl Kept {
     ///
     /// If it cannot be brought there.
     pub fn settle(&self) -> io::Result<()> {
+        // Let go of without the lock.
+        let gone = std::mem::take(&mut self.lock().gone);
+        drop(gone);
         let Some(Unplaced { place, file, lines: noted, edits }) = self.lock().unplaced.clone() else {
             return Ok(());
         };
@@ -221,7 +235,23 @@ impl Kept {
             lines.file.write_all_at(line.as_bytes(), lines.end as u64)?;
             lines.end += line.len();
         }
+        drop(state);
+        self.prepare_spare(&place);
         Ok(())
+    }
+
+    /// Gets ready for another edit of the file that was edited last.
+    fn prepare_spare(&self, place: &Place) {
+        let text = |state: &State| {
+            let (index, _) = place.replaced().next()?;
+            state.texts.as_ref()?.get(index).cloned()
+        };
+        let Some(now) = text(&self.lock()) else { return };
+        let Some(spare) = place.spare(&now) else { return };
+        let mut state = self.lock();
+        if text(&state).is_some_and(|text| spare.says(&text)) {
+            state.spare = Some(spare);
+        }
     }
 }
 
@@ -436,11 +466,11 @@ mod tests {
         fn edit(&mut self, text: &str, replace: bool) {
             let (place, texts) = (self.place(), loaded(&self.file, text));
             let noting = self.kept.prepare(&self.state, &place, (&self.texts, &texts)).unwrap().unwrap();
-            let unnamed = place.stage_unnamed(&texts).unwrap().unwrap();
+            let unnamed = place.stage_unnamed(&texts, self.kept.spare(&self.texts)).unwrap().unwrap();
             self.kept.note(noting).unwrap();
             if replace {
-                unnamed.replace().unwrap();
-                self.kept.is_placed(place, unnamed.file);
+                let placed = unnamed.replace().unwrap();
+                self.kept.is_placed(place, unnamed.file, placed.old);
             }
             self.texts = texts;
         }
@@ -526,6 +556,48 @@ mod tests {
             fs::write(&site.file, torn).unwrap();
             assert!(site.recover());
             assert_eq!((site.says(), site.copy()), (one.clone(), one.clone()));
+        }
+    }
+
+    #[test]
+    fn a_large_file_is_replaced_by_a_spare_one_that_says_what_it_said() {
+        let names: Vec<String> = (0..5000).map(|number| format!("group-{number:07}")).collect();
+        let with = |more: &[&str], at: usize| {
+            let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+            names.splice(at..at, more.iter().copied());
+            document(&names).replace(
+                "\"version\"",
+                "\"settings\":{\"quotas\":{\"groups_per_project\":10000}},\"version\"",
+            )
+        };
+        for bom in ["", BOM] {
+            let text = |more: &[&str], at| [bom, &with(more, at)].concat();
+            let mut site = Site::new(&text(&[], 0));
+            // Longer at the end, longer and shorter in between, of the same length, shorter at the start.
+            let texts = [
+                text(&["webs"], 5000),
+                text(&["webs", "apps"], 2000),
+                text(&["apps"], 2000),
+                text(&["maps"], 2000),
+                text(&[], 0),
+                text(&["webs"], 0),
+            ];
+            for (number, text) in texts.iter().enumerate() {
+                assert_eq!(site.kept.lock().spare.is_some(), number > 0);
+                site.edit(text, true);
+                assert!(site.kept.lock().spare.is_none(), "it is the operator's file by now");
+                assert_eq!(site.says(), *text);
+                let names = fs::read_dir(site.file.parent().unwrap()).unwrap().count();
+                assert_eq!(names, 3, "a spare file has no name");
+                site.kept.settle().unwrap();
+            }
+            // One that says something else is not used.
+            let other = loaded(&site.file, &texts[0]);
+            assert!(site.kept.spare(&other[..1]).is_none());
+            site.edit(&texts[4], true);
+            assert_eq!(site.says(), texts[4]);
+            assert!(!site.recover());
+            assert_eq!((site.says(), site.copy()), (texts[4].clone(), texts[4].clone()));
         }
     }
 

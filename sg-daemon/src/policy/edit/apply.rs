@@ -399,12 +399,14 @@ fn sparse(known: &Known, edit: &Edit) -> Vec<Option<Sparse>> {
         }
         Edit::PeerAdd { address, .. } | Edit::PeerRemove { address, .. } => peers(address),
     };
+    // Which one goes is told by its place.
+    let all_rules = matches!(edit, Edit::RuleRemove { .. });
     let files = known.sources.iter().zip(&known.walked).enumerate();
     files
         .map(|(file, (source, walked))| {
             let here = places.iter().filter(|place| place.file.0 == file);
             let keep: Vec<usize> = here.map(|place| source.offset_of(place.line, place.column)).collect();
-            Sparse::of(source, &walked.raw, &keep)
+            Sparse::of(source, &walked.raw, &keep, all_rules)
         })
         .collect()
 }

@@ -3,14 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jsonc_parser::ast::{Object, ObjectPropName, Value};
-use jsonc_parser::common::Range;
+use jsonc_parser::common;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use crate::policy::chunks::Chunks;
-use crate::policy::raw::RawFile;
+use crate::policy::raw::{RawFile, RawGroup, RawRule};
 use crate::policy::read::STRICT;
 use crate::policy::source::{SourceFile, Span};
 
@@ -22,14 +23,14 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
-    /// `keep` are the starts of the objects that are looked at.
-    pub fn of(source: &SourceFile, raw: &RawFile, keep: &[usize]) -> Option<Self> {
+    /// `keep` are the starts of the objects that are looked at; of a group's rules, the ends of each list are, or all of them.
+    pub fn of(source: &SourceFile, raw: &RawFile, keep: &[usize], all_rules: bool) -> Option<Self> {
         let mut sparse = Self { text: String::new(), pieces: Vec::new() };
         let RawFile { groups, interfaces, peers, .. } = raw;
         let mut lists = [
-            (groups.span, kept(&groups.items, keep, |group| group.span)),
-            (interfaces.span, kept(&interfaces.items, keep, |interface| interface.span)),
-            (peers.span, kept(&peers.items, keep, |peer| peer.span)),
+            (groups.span, kept(&groups.items, keep, |group| group.span, |group| rules(group, all_rules))),
+            (interfaces.span, kept(&interfaces.items, keep, |interface| interface.span, |_| Vec::new())),
+            (peers.span, kept(&peers.items, keep, |peer| peer.span, |_| Vec::new())),
         ];
         lists.sort_by_key(|(span, _)| span.map(|span| span.start));
         let mut at = 0;
@@ -41,8 +42,15 @@ impl Sparse {
                 if let Some(end) = after {
                     sparse.put(end, ',');
                 }
-                sparse.piece(source, item.start, item.end)?;
-                after = Some(item.end);
+                let (span, gaps) = item;
+                let mut start = span.start;
+                for gap in gaps {
+                    sparse.piece(source, start, gap.start)?;
+                    sparse.put(gap.start, ',');
+                    start = gap.end;
+                }
+                sparse.piece(source, start, span.end)?;
+                after = Some(span.end);
             }
             if let Some(end) = after {
                 sparse.put(end, ' ');
@@ -80,7 +88,7 @@ impl Sparse {
         in_file + (at - start)
     }
 
-    fn range(&self, range: &mut Range) {
+    fn range(&self, range: &mut common::Range) {
         range.start = self.offset(range.start);
         range.end = self.offset(range.end);
     }
@@ -110,8 +118,14 @@ impl Sparse {
     }
 }
 
-/// The objects of a list that begin at these places, their neighbours, and the ends of the list, in order.
-fn kept<T>(items: &Chunks<Arc<T>>, keep: &[usize], span: impl Fn(&T) -> Span) -> Vec<Span> {
+/// The objects of a list that begin at these places, their neighbours, and the ends of the list, in order; with what of each is
+/// between two elements of a list and not looked at.
+fn kept<T>(
+    items: &Chunks<Arc<T>>,
+    keep: &[usize],
+    span: impl Fn(&T) -> Span,
+    gaps: impl Fn(&T) -> Vec<Range<usize>>,
+) -> Vec<(Span, Vec<Range<usize>>)> {
     let mut indexes = BTreeSet::from([0, items.len().saturating_sub(1)]);
     for &start in keep {
         let at = items.partition_point(|item| span(item).start < start);
@@ -119,5 +133,16 @@ fn kept<T>(items: &Chunks<Arc<T>>, keep: &[usize], span: impl Fn(&T) -> Span) ->
             indexes.extend([at.saturating_sub(1), at, at + 1]);
         }
     }
-    indexes.into_iter().filter_map(|index| items.get(index)).map(|item| span(item)).collect()
+    let items = indexes.into_iter().filter_map(|index| items.get(index));
+    items.map(|item| (span(item), gaps(item))).collect()
+}
+
+/// From the end of each list's first rule to the start of its last one.
+fn rules(group: &RawGroup, all: bool) -> Vec<Range<usize>> {
+    let lists =
+        [&group.inbound, &group.outbound].into_iter().flatten().filter(|rules| !all && rules.len() > 2);
+    let gap = |rules: &Vec<RawRule>| Some(rules.first()?.span.end..rules.last()?.span.start);
+    let mut gaps: Vec<_> = lists.filter_map(gap).collect();
+    gaps.sort_unstable_by_key(|gap| gap.start);
+    gaps
 }
