@@ -14,22 +14,25 @@ pub struct Peers(Chunks<Peer, About>);
 /// What is known of a chunk.
 #[derive(Debug)]
 struct About {
-    /// Two bits for each address: where one is missing the address is not there.
-    addresses: Box<[u64; WORDS]>,
+    /// Three bits for each address, in one line of the cache: where one is missing the address is not there.
+    addresses: [Line; LINES],
     /// Each group that one of them is in, at least once.
     groups: Vec<(VpcId, GroupId)>,
 }
 
-/// With 256 peers one of 250 other addresses is taken for one of theirs.
-const WORDS: usize = 128;
+type Line = [u64; 8];
+
+/// With 256 peers fewer than one of 100 other addresses is taken for one of theirs.
+const LINES: usize = 16;
 
 impl About {
     fn of(peers: &[Peer]) -> Self {
-        let mut about = Self { addresses: Box::new([0; WORDS]), groups: Vec::new() };
+        let mut about = Self { addresses: [[0; 8]; LINES], groups: Vec::new() };
         let mut before: Option<&Peer> = None;
         for peer in peers {
-            for (word, bit) in bits(peer.address) {
-                about.addresses.get_mut(word).into_iter().for_each(|word| *word |= bit);
+            let (line, bits) = bits(peer.address);
+            for (word, bit) in about.addresses.get_mut(line).into_iter().flatten().zip(bits) {
+                *word |= bit;
             }
             // They mostly come in the groups of the one before them.
             if before.is_none_or(|before| before.vpc != peer.vpc || before.groups != peer.groups) {
@@ -42,15 +45,14 @@ impl About {
         about
     }
 
-    fn may_have(&self, address: IpAddr) -> bool {
-        bits(address)
-            .into_iter()
-            .all(|(word, bit)| self.addresses.get(word).is_some_and(|word| word & bit != 0))
+    fn may_have(&self, (line, bits): (usize, Line)) -> bool {
+        let mut words = self.addresses.get(line).into_iter().flatten().zip(bits);
+        words.all(|(word, bit)| word & bit == bit)
     }
 }
 
-/// A multiplicative hash of the address, in two parts.
-fn bits(address: IpAddr) -> [(usize, u64); 2] {
+/// The line of an address and its bits there, by a multiplicative hash.
+fn bits(address: IpAddr) -> (usize, Line) {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let word = match address {
         IpAddr::V4(address) => u64::from(address.to_bits()),
@@ -61,7 +63,11 @@ fn bits(address: IpAddr) -> [(usize, u64); 2] {
     };
     let hash = word.wrapping_add(ODD).wrapping_mul(ODD);
     let hash = (hash ^ (hash >> 29)).wrapping_mul(ODD);
-    [hash >> 48, hash >> 32].map(|hash| (hash as usize / 64 % WORDS, 1 << (hash % 64)))
+    let mut line = Line::default();
+    for part in [hash >> 32, hash >> 41, hash >> 50] {
+        line.get_mut(part as usize / 64 % 8).into_iter().for_each(|word| *word |= 1 << (part % 64));
+    }
+    ((hash >> 60) as usize % LINES, line)
 }
 
 impl Peers {
@@ -91,7 +97,8 @@ impl Peers {
 
     /// The peers of that address, of every VPC, with their places.
     pub fn of_address(&self, address: IpAddr) -> impl Iterator<Item = (usize, &Peer)> {
-        let chunks = self.0.each_about(About::of).filter(move |(.., about)| about.may_have(address));
+        let bits = bits(address);
+        let chunks = self.0.each_about(About::of).filter(move |(.., about)| about.may_have(bits));
         chunks
             .flat_map(|(before, peers, _)| (before..).zip(peers))
             .filter(move |(_, peer)| peer.address == address)
@@ -157,8 +164,9 @@ mod tests {
             assert_eq!(found, [(number as usize, &peer(number))]);
         }
         assert_eq!((5000..50_000).flat_map(|number| peers.of_address(peer(number).address)).count(), 0);
-        let looked_at =
-            |address| peers.0.each_about(About::of).filter(|(.., about)| about.may_have(address)).count();
+        let looked_at = |address| {
+            peers.0.each_about(About::of).filter(|(.., about)| about.may_have(bits(address))).count()
+        };
         let looked_at: usize = (5000..50_000).map(|number| looked_at(peer(number).address)).sum();
         assert!(looked_at < 45_000 * 20 / 100, "{looked_at} chunks of twenty");
         let all = |groups: &mut dyn Iterator<Item = (VpcId, GroupId)>| -> BTreeSet<(usize, usize)> {

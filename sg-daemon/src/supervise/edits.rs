@@ -293,7 +293,10 @@ impl LastEdits {
         let index = self.edit.place.replaced().map(|(index, _)| index).next();
         let Some((_, last)) = index.and_then(|index| files.get(index)) else { return false };
         let is_older = |before: &String| bare(before).as_bytes() == bare_bytes(&found);
-        found != last.as_bytes() && (is_torn(&found, last.as_bytes()) || self.before.iter().any(is_older))
+        let after = self.before.iter().skip(1).chain([last]);
+        let mut steps = self.before.iter().map(String::as_bytes).zip(after.map(String::as_bytes));
+        found != last.as_bytes()
+            && (steps.any(|step| is_torn(&found, step)) || self.before.iter().any(is_older))
     }
 }
 
@@ -355,10 +358,20 @@ fn read(directory: &Path) -> io::Result<Option<Edited>> {
     Ok(Some(Edited { files, unplaced }))
 }
 
-/// Whether the power may have made this of a text that was about to be written: it is cut short, or parts of it are missing.
-fn is_torn(found: &[u8], text: &[u8]) -> bool {
-    let part = |(found, byte): (&u8, &u8)| found == byte || *found == 0;
-    found.len() <= text.len() && found != text && found.iter().zip(text).all(part)
+/// Whether the power may have made this of a text that was about to be written, maybe into a file that said what was `before`: it is cut short,
+/// and parts of it are missing, or are not written over.
+fn is_torn(found: &[u8], (before, text): (&[u8], &[u8])) -> bool {
+    /// What a disk writes whole.
+    const SECTOR: usize = 512;
+    let is_of = |(number, part): (usize, &[u8])| {
+        [before, text].into_iter().any(|text| {
+            let text = text.get(number * SECTOR..).unwrap_or_default();
+            part.iter().enumerate().all(|(at, byte)| *byte == 0 || text.get(at) == Some(byte))
+        })
+    };
+    found != text
+        && found.len() <= text.len().max(before.len())
+        && found.chunks(SECTOR).enumerate().all(is_of)
 }
 
 /// Files by their names, with what they say.
@@ -557,6 +570,42 @@ mod tests {
             assert!(site.recover());
             assert_eq!((site.says(), site.copy()), (one.clone(), one.clone()));
         }
+    }
+
+    #[test]
+    fn spec_d20_a_file_that_the_power_has_left_between_two_texts_is_written_again() {
+        let names: Vec<String> = (0..90).map(|number| format!("group-{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let [old, one, two] = [&[][..], &["webs"], &["webs", "apps"]]
+            .map(|more| document(&[&names[..40], more, &names[40..]].concat()));
+        let mixed = |before: &str, after: &str, sectors: usize| {
+            let sectors = sectors * 512;
+            let mixed = [&after.as_bytes()[..sectors], &before.as_bytes()[sectors..]].concat();
+            assert!(mixed != before.as_bytes() && mixed != after.as_bytes());
+            mixed
+        };
+        let torn = [
+            mixed(&one, &two, 3),
+            mixed(&two, &one, 3),
+            [mixed(&one, &two, 3), vec![0; two.len() - one.len()]].concat(),
+            // The rename of the second one is not on the disk either.
+            mixed(&old, &one, 3),
+        ];
+        for torn in torn {
+            let mut site = Site::new(&old);
+            site.edit(&one, true);
+            site.edit(&two, true);
+            fs::write(&site.file, torn).unwrap();
+            assert!(site.recover());
+            assert_eq!((site.says(), site.copy()), (two.clone(), two.clone()));
+        }
+        // That is in both, and is a text of neither: somebody has written it.
+        let mut site = Site::new(&old);
+        site.edit(&one, true);
+        let hand = one.replacen("group-5\"", "group-x\"", 1);
+        fs::write(&site.file, &hand).unwrap();
+        assert!(!site.recover());
+        assert_eq!(site.says(), hand);
     }
 
     #[test]

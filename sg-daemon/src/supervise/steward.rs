@@ -191,14 +191,12 @@ impl Steward {
         if let (Order::Reload | Order::Apply { .. } | Order::Edit(_), Some(why)) = (&order, self.why_not()) {
             return Err(Refusal::Conflict(why));
         }
-        let outcome = self.carried_out(order).await;
-        self.settle_soon();
-        outcome
+        self.carried_out(order).await
     }
 
     /// Finishes the change in the kernel, frees what the policy before has left, and sees to it that what was edited is on the disk,
     /// without anybody waiting for it.
-    fn settle_soon(&self) {
+    pub fn settle_soon(&self) {
         let shared = self.shared.clone();
         drop(spawn_blocking(move || {
             shared.settle();
