@@ -17,7 +17,7 @@ use super::members::Members;
 use super::rules::{self, Effective};
 use super::{Sets, direction_image, image, member_addresses, members, vpc_names};
 use crate::policy::model::{GroupId, Interface, Model, Remote, Role, VpcId};
-use crate::policy::same::{other_peers, same_names, same_rules};
+use crate::policy::same::{same_names, same_rules};
 
 /// Compiles a checked policy after `before`, which is another model and what was made of it.
 pub fn compile_next(model: &Model, before: (&Model, &Image)) -> Image {
@@ -189,8 +189,8 @@ fn next_members(model: &Model, vpcs: &[VpcName], old: &Model, made: &Image) -> M
     }
     // A peer that stays may have an address that an interface has, too.
     let by_interface = !touched.is_empty();
-    let (gone, come) = other_peers(&old.peers, &model.peers);
-    touched.extend(gone.iter().chain(come).map(|peer| (peer.vpc, peer.address)));
+    let [gone, come] = old.peers.others(&model.peers);
+    touched.extend(gone.iter().chain(&come).map(|peer| (peer.vpc, peer.address)));
     let mut members = made.members.clone();
     if touched.is_empty() {
         return members;
@@ -204,7 +204,9 @@ fn next_members(model: &Model, vpcs: &[VpcName], old: &Model, made: &Image) -> M
             }
         }
     }
-    for peer in if by_interface { model.peers.as_slice() } else { come } {
+    let of_interfaces = touched.iter().filter(|_| by_interface);
+    let of_interfaces = of_interfaces.flat_map(|(_, address)| model.peers.of_address(*address));
+    for peer in come.into_iter().chain(of_interfaces.map(|(_, peer)| peer)) {
         let at = (peer.vpc, peer.address);
         if touched.contains(&at) {
             groups_of.entry(at).or_default().extend(peer.groups.iter());

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{Group, Interface, Model, Peer, Rule, Rules, Source, Vpc, VpcId};
-use crate::policy::same::{other_peers, same_names, same_rules};
+use crate::policy::same::{same_names, same_rules};
 use words::{addresses, group_names, list, rule_words, seconds};
 
 /// What has happened to a part of a policy.
@@ -192,19 +192,31 @@ impl Diff<'_> {
         {
             return;
         }
-        let in_words = |model: &Model, rules: Option<&Rules>| {
-            let mut by_words: BTreeMap<String, Vec<Option<Place>>> = BTreeMap::new();
-            let written: &[Rule] = match rules {
+        fn written(rules: Option<&Rules>) -> &[Rule] {
+            match rules {
                 Some(Rules::Written(rules)) => rules,
                 _ => &[],
+            }
+        }
+        let (mut before, mut after) = (written(sides.0), written(sides.1));
+        if self.same_ids {
+            // What both begin with says the same in words.
+            let same = |(one, other): &(&Rule, &Rule)| {
+                (one.protocol, one.remote, &one.matches) == (other.protocol, other.remote, &other.matches)
             };
-            for rule in written {
+            let front = before.iter().zip(after).take_while(same).count();
+            (before, after) =
+                (before.get(front..).unwrap_or_default(), after.get(front..).unwrap_or_default());
+        }
+        let in_words = |model: &Model, rules: &[Rule]| {
+            let mut by_words: BTreeMap<String, Vec<Option<Place>>> = BTreeMap::new();
+            for rule in rules {
                 let at = place(model, rule.source);
                 by_words.entry(rule_words(model, rule, field)).or_default().push(at);
             }
             by_words
         };
-        let (old, new) = (in_words(self.old, sides.0), in_words(self.new, sides.1));
+        let (old, new) = (in_words(self.old, before), in_words(self.new, after));
         for (words, (before, after)) in pairs(&old, &new) {
             let (before, after) =
                 (before.map_or(&[][..], Vec::as_slice), after.map_or(&[][..], Vec::as_slice));
@@ -247,14 +259,15 @@ impl Diff<'_> {
 
     fn peers(&mut self) {
         let (old, new) = (self.old, self.new);
-        let mut peers = (old.peers.as_slice(), new.peers.as_slice());
-        if self.same_ids {
-            peers = other_peers(peers.0, peers.1);
+        let [before, after] = if self.same_ids {
+            old.peers.others(&new.peers)
+        } else {
+            [old, new].map(|model| model.peers.iter().collect())
+        };
+        fn by_name<'p>(model: &Model, peers: Vec<&'p Peer>) -> BTreeMap<(String, IpAddr), &'p Peer> {
+            peers.into_iter().map(|peer| ((vpc_scope(model, peer.vpc), peer.address), peer)).collect()
         }
-        fn by_name<'p>(model: &Model, peers: &'p [Peer]) -> BTreeMap<(String, IpAddr), &'p Peer> {
-            peers.iter().map(|peer| ((vpc_scope(model, peer.vpc), peer.address), peer)).collect()
-        }
-        for ((scope, address), (before, after)) in pairs(&by_name(old, peers.0), &by_name(new, peers.1)) {
+        for ((scope, address), (before, after)) in pairs(&by_name(old, before), &by_name(new, after)) {
             let side = |model: &Model, peer: Option<&&Peer>| {
                 peer.map(|peer| (group_names(model, &peer.groups), place(model, peer.source)))
             };

@@ -28,6 +28,8 @@ struct Inner {
     /// Devices that the gate has closed; the enforcer may have given them a policy since.
     closed: BTreeMap<u32, String>,
     gone: BTreeSet<u32>,
+    /// How many messages were heard, if somebody listens.
+    heard: Option<u64>,
 }
 
 /// The devices to close.
@@ -57,9 +59,20 @@ impl Gate {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on all messages about devices come here.
+    pub fn listens(&self) {
+        self.inner().heard.get_or_insert(0);
+    }
+
+    /// A number that is another one when a device has changed; `None` if nobody listens.
+    pub fn heard(&self) -> Option<u64> {
+        self.inner().heard
+    }
+
     /// What the gate's thread does with a message.
     pub fn hear(&self, change: &Change) {
         let mut inner = self.inner();
+        inner.heard.iter_mut().for_each(|heard| *heard += 1);
         match change {
             Change::Is { ifindex, name, ethernet: true } => inner.close(name, *ifindex),
             Change::Is { .. } => {}
@@ -100,7 +113,8 @@ impl Gate {
 
     /// Closes nothing any more.
     pub fn open(&self) {
-        *self.inner() = Inner::default();
+        let mut inner = self.inner();
+        *inner = Inner { heard: inner.heard, ..Inner::default() };
     }
 
     /// The devices that have gone since this was asked last: what is remembered of them is over.

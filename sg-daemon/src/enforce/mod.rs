@@ -34,7 +34,7 @@ pub use self::guard::Failure;
 pub use self::preview::{Becomes, Preview};
 pub use self::revoke::FlowFilter;
 use self::settle::Rest;
-use self::targets::{Target, names, targets};
+use self::targets::{Target, Targets, names, targets};
 pub use self::view::{View, Views};
 use crate::compile::image::{GuardImage, Image, InterfaceImage, VpcName};
 use crate::compile::{compile, compile_next};
@@ -100,6 +100,8 @@ pub struct Enforcer {
     resident: Resident,
     devices: BTreeMap<String, Device>,
     unfilterable: BTreeSet<String>,
+    /// Of the policy in force.
+    targets: Option<Arc<Targets>>,
     failures: BTreeMap<String, Failure>,
     active: Option<Active>,
     /// What the last swap has left to be done.
@@ -133,6 +135,7 @@ impl Enforcer {
             resident,
             devices: BTreeMap::new(),
             unfilterable: BTreeSet::new(),
+            targets: None,
             failures: BTreeMap::new(),
             active: None,
             rest: None,
@@ -209,11 +212,11 @@ impl Enforcer {
     /// If the policy does not fit or the kernel refuses; the policy before it is still in force, untouched.
     pub fn apply(&mut self, model: Arc<Model>) -> Result<Applied, ApplyError> {
         let image = self.compiled(&model);
-        let (targets, unfilterable) = targets(&model, &image)?;
-        if let Some(name) = unfilterable.iter().find(|name| names(&image, name)) {
+        let targets = self.targets(&model, &image)?;
+        if let Some(name) = targets.unfilterable.iter().find(|name| names(&image, name)) {
             return Err(ApplyError::NotEthernet { name: name.clone() });
         }
-        self.put_in_force(model, image, &targets, unfilterable, Failures::Refuse)
+        self.put_in_force(model, image, targets, Failures::Refuse)
     }
 
     /// The same for a policy that was accepted once: by now a device may be another one that cannot be filtered, which is
@@ -224,8 +227,24 @@ impl Enforcer {
     /// As [`Self::apply`], but not for what a device is like.
     pub fn apply_again(&mut self, model: Arc<Model>) -> Result<Applied, ApplyError> {
         let image = self.compiled(&model);
-        let (targets, unfilterable) = targets(&model, &image)?;
-        self.put_in_force(model, image, &targets, unfilterable, Failures::Close)
+        let targets = self.targets(&model, &image)?;
+        self.put_in_force(model, image, targets, Failures::Close)
+    }
+
+    /// The devices of a policy. They are not asked for again where the policy in force has the same interfaces and no device has changed.
+    fn targets(&self, model: &Model, image: &Image) -> Result<Arc<Targets>, ApplyError> {
+        let heard = self.gate.heard();
+        let same_interfaces = |active: &Active| {
+            active.image.interfaces == image.interfaces
+                && active.model.settings.managed == model.settings.managed
+        };
+        if let Some(known) = self.targets.as_ref().filter(|known| heard.is_some() && known.heard == heard)
+            && self.active.as_ref().is_some_and(same_interfaces)
+        {
+            return Ok(Arc::clone(known));
+        }
+        let (targets, unfilterable) = targets(model, image)?;
+        Ok(Arc::new(Targets { targets, unfilterable, heard }))
     }
 
     /// What has not changed since the policy in force was compiled is not compiled again.
@@ -240,8 +259,19 @@ impl Enforcer {
         &mut self,
         model: Arc<Model>,
         image: Image,
-        targets: &[Target],
-        unfilterable: BTreeSet<String>,
+        targets: Arc<Targets>,
+        failures: Failures,
+    ) -> Result<Applied, ApplyError> {
+        let applied = self.put_on_devices(model, image, &targets, failures)?;
+        self.targets = Some(targets);
+        Ok(applied)
+    }
+
+    fn put_on_devices(
+        &mut self,
+        model: Arc<Model>,
+        image: Image,
+        Targets { targets, unfilterable, .. }: &Targets,
         failures: Failures,
     ) -> Result<Applied, ApplyError> {
         self.forget_gone();
@@ -345,7 +375,7 @@ impl Enforcer {
         let Some(active) = &self.active else { return Ok(false) };
         let model = Arc::clone(&active.model);
         let (targets, unfilterable) = targets(&active.model, &active.image)?;
-        self.note_unfilterable(unfilterable);
+        self.note_unfilterable(&unfilterable);
         if self.has_renamed(&targets) {
             // Under its new name a device may have another policy, which only a swap puts in force.
             return self.apply_again(model).map(|applied| applied.changed);
@@ -411,11 +441,11 @@ impl Enforcer {
         self.fast_path.as_ref()?.way(ifindex)
     }
 
-    fn note_unfilterable(&mut self, now: BTreeSet<String>) {
+    fn note_unfilterable(&mut self, now: &BTreeSet<String>) {
         for name in now.difference(&self.unfilterable) {
             tracing::warn!(interface = name, "not filtered: the device carries no Ethernet frames");
         }
-        self.unfilterable = now;
+        self.unfilterable.clone_from(now);
     }
 
     /// Whether a device has another name than before.

@@ -6,7 +6,18 @@ use super::{ApplyError, links};
 use crate::compile::image::Image;
 use crate::policy::model::{HookChoice, Kind, Model, Role};
 
+/// The present devices of the policy in force.
+#[derive(Debug)]
+pub(super) struct Targets {
+    pub targets: Vec<Target>,
+    /// Those that cannot be filtered.
+    pub unfilterable: BTreeSet<String>,
+    /// By what messages had been heard of devices before these were asked for: see [`Gate::heard`](super::gate::Gate::heard).
+    pub heard: Option<u64>,
+}
+
 /// A present device that is to be filtered.
+#[derive(Debug)]
 pub(super) struct Target {
     pub name: String,
     pub ifindex: u32,

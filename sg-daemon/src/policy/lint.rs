@@ -18,6 +18,7 @@
 //! | failsafe (note) | an interface with role `host`: what always passes (D26) |
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -25,8 +26,8 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::diagnostic::{Fault, Findings, quote};
 use super::model::{
-    AuditBy, Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, PortRange, Protocol, Remote,
-    Role, Rule, Rules, Source, VpcId,
+    AuditBy, Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, Peer, PortRange, Protocol,
+    Remote, Role, Rule, Rules, Source, VpcId,
 };
 use super::resolve::Resolved;
 use super::source::{SourceFile, Span};
@@ -56,9 +57,10 @@ struct MetadataReach<'m> {
 
 impl<'m> MetadataReach<'m> {
     fn new(model: &'m Model) -> Self {
-        let members =
-            memberships(model).filter(|(_, address)| *address == METADATA).map(|(key, _)| key).collect();
-        Self { model, members }
+        let interfaces = interface_memberships(model).filter(|(_, address)| *address == METADATA);
+        let peers = model.peers.of_address(METADATA);
+        let peers = peers.flat_map(|(_, peer)| peer.groups.iter().map(move |&id| (peer.vpc, id)));
+        Self { model, members: interfaces.map(|(key, _)| key).chain(peers).collect() }
     }
 
     fn reaches(&self, interface: &Interface) -> bool {
@@ -105,29 +107,20 @@ fn tcp_ports(rule: &Rule) -> Option<PortRange> {
     }
 }
 
-/// Every address of every group (D1).
-fn memberships(model: &Model) -> impl Iterator<Item = ((VpcId, GroupId), IpAddr)> + '_ {
-    let interfaces = model.interfaces.iter().flat_map(move |interface| {
+/// Every address that a group has by an interface (D1).
+fn interface_memberships(model: &Model) -> impl Iterator<Item = ((VpcId, GroupId), IpAddr)> + '_ {
+    model.interfaces.iter().flat_map(move |interface| {
         interface.groups.iter().flat_map(move |&id| {
             let extra = model.groups.get(id.0).is_some_and(|group| group.include_allowed_addresses);
             let allowed = if extra { interface.allowed_addresses.as_slice() } else { &[] };
             interface.addresses.iter().chain(allowed).map(move |&address| ((interface.vpc, id), address))
         })
-    });
-    let peers =
-        model.peers.iter().flat_map(|peer| peer.groups.iter().map(move |&id| ((peer.vpc, id), peer.address)));
-    interfaces.chain(peers)
+    })
 }
 
 pub(crate) fn lint(resolved: &Resolved, sources: &[Arc<SourceFile>], findings: &mut Findings<'_>) {
-    let mut members: HashSet<(VpcId, GroupId)> = HashSet::new();
-    let mut last = None;
-    for (key, _) in memberships(&resolved.model) {
-        // Peers mostly come in the groups of the one before them.
-        if last.replace(key) != Some(key) {
-            members.insert(key);
-        }
-    }
+    let interfaces = interface_memberships(&resolved.model).map(|(key, _)| key);
+    let members = interfaces.chain(resolved.model.peers.groups()).collect();
     let mut lint = Lint { resolved, model: &resolved.model, sources, findings, members };
     lint.settings();
     lint.groups();
@@ -144,11 +137,11 @@ struct Lint<'l, 's> {
 }
 
 impl Lint<'_, '_> {
-    fn report(&mut self, source: Source, field: &str, fault: Fault) {
+    fn report(&mut self, source: Source, field: &dyn fmt::Display, fault: Fault) {
         let Some(file) = self.sources.get(source.file.0) else { return };
         let start = file.offset_of(source.line, source.column);
         let span: Span = file.rest_of_line(source.file, start);
-        self.findings.report(span, &field, fault);
+        self.findings.report(span, field, fault);
     }
 
     fn settings(&mut self) {
@@ -170,19 +163,19 @@ impl Lint<'_, '_> {
             for (direction, rules) in [("inbound", &group.inbound), ("outbound", &group.outbound)] {
                 let Rules::Written(rules) = rules else { continue };
                 for (at, rule) in rules.iter().enumerate() {
-                    let field = format!("security_groups[{index}].{direction}[{at}]");
+                    let field = &format_args!("security_groups[{index}].{direction}[{at}]");
                     if direction == "inbound" {
-                        self.open_to_the_world(rule, &field);
-                        self.many_ports(rule, &field);
+                        self.open_to_the_world(rule, field);
+                        self.many_ports(rule, field);
                     }
-                    self.never_matches(rule, &field);
-                    self.no_members(group, rule, &field);
+                    self.never_matches(rule, field);
+                    self.no_members(group, rule, field);
                 }
             }
         }
     }
 
-    fn open_to_the_world(&mut self, rule: &Rule, field: &str) {
+    fn open_to_the_world(&mut self, rule: &Rule, field: &dyn fmt::Display) {
         let Remote::Cidr(net) = rule.remote else { return };
         let Some(ports) = tcp_ports(rule) else { return };
         if net.prefix_len() != 0 {
@@ -198,7 +191,7 @@ impl Lint<'_, '_> {
         }
     }
 
-    fn many_ports(&mut self, rule: &Rule, field: &str) {
+    fn many_ports(&mut self, rule: &Rule, field: &dyn fmt::Display) {
         let message = match (rule.protocol, &rule.matches, rule.remote) {
             (_, Match::Ports(ports), _) if ports.range().len() > MANY_PORTS => {
                 format!("the range {}-{} opens {} ports", ports.min, ports.max, ports.range().len())
@@ -218,7 +211,7 @@ impl Lint<'_, '_> {
         );
     }
 
-    fn never_matches(&mut self, rule: &Rule, field: &str) {
+    fn never_matches(&mut self, rule: &Rule, field: &dyn fmt::Display) {
         let message = match (rule.protocol, rule.remote) {
             (Protocol::Number(58), Remote::Cidr(net @ IpNet::V4(_))) => {
                 format!("ICMPv6 travels in IPv6 only and {net} is IPv4: this rule never matches")
@@ -232,7 +225,7 @@ impl Lint<'_, '_> {
         self.report(rule.source, field, fault);
     }
 
-    fn no_members(&mut self, group: &Group, rule: &Rule, field: &str) {
+    fn no_members(&mut self, group: &Group, rule: &Rule, field: &dyn fmt::Display) {
         let Remote::Group(target) = rule.remote else { return };
         let has_members =
             match group.vpc {
@@ -349,32 +342,24 @@ impl Lint<'_, '_> {
         for interface in &self.model.interfaces {
             local.extend(interface.addresses.iter().map(|&a| ((interface.vpc, a), interface.name.as_str())));
         }
-        // Nearly no peer is one of them: most are passed over without a look into the map.
-        let bit = |address: IpAddr| match address {
-            IpAddr::V4(address) => address.to_bits() % SIEVE as u32,
-            IpAddr::V6(address) => address.to_bits() as u32 % SIEVE as u32,
-        };
-        let mut sieve = vec![false; SIEVE];
-        for (_, address) in local.keys() {
-            sieve.get_mut(bit(*address) as usize).into_iter().for_each(|bit| *bit = true);
+        let mut at_home: Vec<(usize, &Peer, &str)> = Vec::new();
+        for (&(vpc, address), &name) in &local {
+            let peers = self.model.peers.of_address(address).filter(|(_, peer)| peer.vpc == vpc);
+            at_home.extend(peers.map(|(place, peer)| (place, peer, name)));
         }
-        let peers = self.model.peers.iter().zip(&self.resolved.peer_index);
-        for (peer, index) in peers.filter(|(peer, _)| sieve.get(bit(peer.address) as usize) == Some(&true)) {
-            if let Some(name) = local.get(&(peer.vpc, peer.address)) {
-                let fault = Fault::warning(format!(
-                    "peer {} is the address of interface {} here",
-                    peer.address,
-                    quote(name)
-                ))
-                .suggest("peers are members on other hosts; remove it if the instance lives on this one");
-                self.report(peer.source, &format!("peers[{index}].address"), fault);
-            }
+        at_home.sort_unstable_by_key(|(place, ..)| *place);
+        for (place, peer, name) in at_home {
+            let fault = Fault::warning(format!(
+                "peer {} is the address of interface {} here",
+                peer.address,
+                quote(name)
+            ))
+            .suggest("peers are members on other hosts; remove it if the instance lives on this one");
+            let index = self.resolved.peer_index(place);
+            self.report(peer.source, &format!("peers[{index}].address"), fault);
         }
     }
 }
-
-/// So many addresses are told from each other by their last bits.
-const SIEVE: usize = 1 << 16;
 
 /// What always passes, in words.
 fn failsafe(failsafe: &Failsafe) -> String {

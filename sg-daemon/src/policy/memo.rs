@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use super::rewalk::Walked;
-use super::source::SourceFile;
+use super::source::{SourceFile, Splice};
 use super::{Counts, Diagnostic};
 use crate::policy::model::Model;
 
@@ -87,12 +87,11 @@ impl Memo {
         sources.into_iter().find(|source| source.path == path && source.is(bytes)).cloned()
     }
 
-    /// The same by its text.
-    pub(super) fn text(&self, path: &Path, bom: bool, text: &str) -> Option<Arc<SourceFile>> {
+    /// What was made of a file by a splice before.
+    pub(super) fn follower(&self, source: &Arc<SourceFile>, splice: &Splice) -> Option<Arc<SourceFile>> {
         let known = self.known();
         let sources = known.iter().flat_map(|known| &known.sources);
-        let is = |source: &&Arc<SourceFile>| source.path == path && source.bom == bom && source.text == text;
-        sources.into_iter().find(is).cloned()
+        sources.into_iter().find(|next| source.is_followed_by(splice, next)).cloned()
     }
 
     pub(super) fn remember(&self, known: Arc<Known>) {
@@ -117,6 +116,11 @@ impl Memo {
         let remembered = self.lock();
         let (stamp, source) = remembered.files.get(path)?;
         (*stamp == Stamp::of(file)).then(|| source.upgrade())?
+    }
+
+    /// Remembers what a file says that was written before it was looked at.
+    pub(super) fn was_written(&self, source: &Arc<SourceFile>, file: &Metadata) {
+        self.was_read(source, Stamp::of(file));
     }
 
     /// Remembers what a file says that was read after it was looked at.
@@ -165,7 +169,7 @@ mod tests {
                 write(&text);
                 File::open(&path).unwrap().set_times(FileTimes::new().set_modified(modified)).unwrap();
                 kept.push(says());
-                assert_eq!(kept.last().unwrap().text, text);
+                assert_eq!(kept.last().unwrap().text(), text);
             }
         }
     }

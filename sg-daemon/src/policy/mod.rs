@@ -5,6 +5,7 @@
 //! files to one model), `lint` (advice about a model that is right). A policy with one fault is refused whole, so
 //! whoever holds a [`model::Model`] holds one that satisfies every rule of the format.
 
+pub mod chunks;
 pub mod diagnostic;
 pub mod edit;
 mod fields;
@@ -13,6 +14,7 @@ mod lint;
 mod memo;
 pub mod model;
 pub(crate) mod names;
+pub mod peers;
 mod raw;
 mod read;
 pub mod render;
@@ -28,9 +30,11 @@ pub mod view;
 mod walk;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::Read as _;
+use std::io::{self, Read as _};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,8 +51,8 @@ use raw::RawFile;
 use read::Files;
 pub(crate) use read::is_policy_name;
 use rewalk::Walked;
-pub(crate) use rewalk::splice;
 use source::SourceFile;
+pub(crate) use source::Splice;
 
 /// A policy that may be enforced, and advice about it.
 #[derive(Debug)]
@@ -130,7 +134,10 @@ pub struct Texts {
 pub fn texts(paths: &[PathBuf]) -> Texts {
     let Files { sources, faults, .. } = read::read(paths, &Memo::default());
     Texts {
-        files: sources.iter().map(|source| (source.path.clone(), source.text.clone(), source.bom)).collect(),
+        files: sources
+            .iter()
+            .map(|source| (source.path.clone(), source.text().to_owned(), source.bom))
+            .collect(),
         faults: faults.iter().map(ToString::to_string).collect(),
     }
 }
@@ -232,7 +239,7 @@ fn walked_before(file: FileId, known: &Known, sources: &[Arc<SourceFile>]) -> Op
     let (source, old) = (sources.get(file.0)?, known.sources.get(file.0)?);
     let walked = known.walked.get(file.0)?;
     // By another name it says the same: a candidate that has become the policy.
-    if Arc::ptr_eq(source, old) || source.text == old.text {
+    if source.same_text(old) {
         return Some(Arc::clone(walked));
     }
     rewalk::rewalk(file, (old, walked), sources).map(Arc::new)
@@ -259,7 +266,7 @@ pub struct Text(Arc<SourceFile>);
 impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
         let (one, other) = (&self.0, &other.0);
-        Arc::ptr_eq(one, other) || one.bom == other.bom && one.path == other.path && one.text == other.text
+        Arc::ptr_eq(one, other) || one.bom == other.bom && one.path == other.path && one.same_text(other)
     }
 }
 
@@ -274,9 +281,41 @@ impl Text {
             }
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
-            Ok::<_, std::io::Error>(self.0.is(&bytes))
+            Ok::<_, io::Error>(self.0.is(&bytes))
         };
         read().unwrap_or(false)
+    }
+
+    /// Notes that its file says this, which the system tells as of `file`. Only where whatever happens to the file from now on shows there.
+    pub(crate) fn was_written(&self, memo: &Memo, file: &Metadata) {
+        memo.was_written(&self.0, file);
+    }
+
+    /// How long its file is.
+    pub(crate) fn file_len(&self) -> usize {
+        self.0.file_offset(self.0.len())
+    }
+
+    /// Writes what the file holds from a place of the text on.
+    pub(crate) fn write_from(&self, file: &File, start: usize) -> io::Result<()> {
+        self.write_range(file, start..self.0.len())
+    }
+
+    /// The same, to the end of a range.
+    pub(crate) fn write_range(&self, file: &File, range: Range<usize>) -> io::Result<()> {
+        let mut at = if range.start == 0 { 0 } else { self.0.file_offset(range.start) };
+        let end = self.0.file_offset(range.end);
+        for part in self.0.parts_from(range.start) {
+            let part = part.get(..part.len().min(end - at)).unwrap_or_default();
+            file.write_all_at(part, at as u64)?;
+            at += part.len();
+        }
+        Ok(())
+    }
+
+    /// What it is made of `before` by.
+    pub(crate) fn splice(&self, before: &Self) -> Splice {
+        rewalk::splice(&before.0, &self.0)
     }
 
     pub(crate) fn has_bom(&self) -> bool {
@@ -294,6 +333,6 @@ impl std::ops::Deref for Text {
     type Target = str;
 
     fn deref(&self) -> &str {
-        &self.0.text
+        self.0.text()
     }
 }

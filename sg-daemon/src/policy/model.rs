@@ -11,6 +11,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::peers::Peers;
+
 /// Index into [`Model::files`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub usize);
@@ -39,7 +41,7 @@ pub struct Model {
     /// Every group of every VPC; exactly one `default` for each project, written or not (K20).
     pub groups: Vec<Group>,
     pub interfaces: Vec<Interface>,
-    pub peers: Vec<Peer>,
+    pub peers: Peers,
 }
 
 /// Who says that an interface is in audit.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 
+use super::chunks::Chunks;
 use super::model::{
     Enforcement, EtherTypes, HookChoice, Kind, LinkLocal, Match, Metadata, OnRuleChange, Protocol, Role,
 };
@@ -31,15 +32,15 @@ pub(crate) struct RawFile {
 pub(crate) struct List<T> {
     /// With its brackets; `None` if there is no list.
     pub span: Option<Span>,
-    pub items: Vec<Arc<T>>,
+    pub items: Chunks<Arc<T>>,
 }
 
 impl<'l, T> IntoIterator for &'l List<T> {
     type Item = &'l T;
-    type IntoIter = std::iter::Map<std::slice::Iter<'l, Arc<T>>, fn(&'l Arc<T>) -> &'l T>;
+    type IntoIter = Box<dyn Iterator<Item = &'l T> + 'l>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.items.iter().map(Arc::as_ref)
+        Box::new(self.items.iter().map(Arc::as_ref))
     }
 }
 

@@ -14,7 +14,7 @@ use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use super::diagnostic::{Diagnostic, Fault, Findings, Severity};
 use super::memo::{Memo, Stamp};
 use super::model::FileId;
-use super::source::{SourceFile, Span};
+use super::source::{SourceFile, Span, Splice};
 
 /// Of all files together. A policy of 100,000 peers is about 10 MiB.
 pub(crate) const MOST_BYTES: u64 = 64 << 20;
@@ -78,14 +78,15 @@ impl Files {
     }
 
     /// The same with another text in one of them, which may make them too large.
-    pub(crate) fn with(&self, file: usize, text: String) -> Self {
+    pub(crate) fn with(&self, file: usize, splice: Splice) -> Self {
         let (mut sources, mut faults) = (self.sources.clone(), self.faults.clone());
         let mut bytes = self.bytes;
         if let Some(source) = sources.get_mut(file) {
-            bytes = bytes.saturating_sub(source.text.len() as u64) + text.len() as u64;
+            let before = source.len() as u64;
             // What was looked at once is not taken apart again.
-            let known = self.memo.text(&source.path, source.bom, &text);
-            *source = known.unwrap_or_else(|| Arc::new(source.followed_by(text)));
+            let known = self.memo.follower(source, &splice);
+            *source = known.unwrap_or_else(|| Arc::new(source.followed_by(splice)));
+            bytes = bytes.saturating_sub(before) + source.len() as u64;
         }
         if bytes > MOST_BYTES {
             let path = sources.get(file).map_or(Path::new(""), |source| &source.path);
@@ -233,7 +234,7 @@ pub(crate) fn parse<'s>(
 ) -> Option<Value<'s>> {
     let span = |start: usize, end: usize| Span { file, start, end };
     let mut refuse = |start: usize, end: usize, fault: Fault| findings.report(span(start, end), &"", fault);
-    match weigh(source.text.as_bytes(), *room) {
+    match weigh(source.text().as_bytes(), *room) {
         Ok(weight) => *room -= weight,
         Err((at, TooMuch::Depth)) => {
             refuse(at, at + 1, Fault::error(format!("nested more than {MOST_NESTING} deep")));
@@ -253,15 +254,15 @@ pub(crate) fn parse<'s>(
     }
     // The tree builder takes a few things for JSON that are not (control characters in strings, leading zeros, other
     // white space), so a strict parser goes first; it also has the better words for what is wrong.
-    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&source.text) {
+    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(source.text()) {
         let at = source.offset(error.line(), error.column());
         let message = error.to_string();
         let message = message.split(" at line ").next().unwrap_or_default();
-        let hint = not_json(&source.text, at);
+        let hint = not_json(source.text(), at);
         refuse(at, at + 1, Fault::error(format!("not JSON: {message}")).suggest_opt(hint));
         return None;
     }
-    match parse_to_ast(&source.text, &CollectOptions::default(), &STRICT) {
+    match parse_to_ast(source.text(), &CollectOptions::default(), &STRICT) {
         Ok(tree) => tree.value,
         Err(error) => {
             let range = error.range();

@@ -16,7 +16,7 @@ use super::diagnostic::Findings;
 use super::model::FileId;
 use super::raw::{Known, List, RawFile, RawGroup, RawInterface, RawPeer, RawRemote, RawRule};
 use super::read::{MOST_TREE, STRICT, weigh};
-use super::source::{SourceFile, Span, Spanned};
+use super::source::{SourceFile, Span, Spanned, Splice};
 use super::walk;
 
 /// A file as it was walked.
@@ -36,7 +36,7 @@ pub(crate) fn rewalk(
     let new = sources.get(file.0)?;
     let change = Change::between(old, new)?;
     let RawFile { groups, interfaces, peers, settings_at, .. } = &walked.raw;
-    let work = Work { file, sources, old: &old.text, new: &new.text };
+    let work = Work { file, sources, old, new };
     // Whatever stands behind the change moves; settings say in too many places where they stand.
     if settings_at.is_some_and(|span| span.end > change.start) {
         return None;
@@ -52,7 +52,10 @@ pub(crate) fn rewalk(
         peers: peers.moved(&change),
     };
     let weight = if change.is_in(groups) {
-        work.list(groups, &change, &mut raw.groups)?
+        match work.group(groups, &change, &mut raw.groups) {
+            Some(weight) => weight,
+            None => work.list(groups, &change, &mut raw.groups)?,
+        }
     } else if change.is_in(interfaces) {
         work.list(interfaces, &change, &mut raw.interfaces)?
     } else if change.is_in(peers) {
@@ -78,11 +81,16 @@ pub(crate) struct Change {
 
 impl Change {
     fn between(old: &SourceFile, new: &SourceFile) -> Option<Self> {
-        let (before, after) = (old.text.as_bytes(), new.text.as_bytes());
-        let start = same_front(before, after);
-        let back = same_back(before.get(start..)?, after.get(start..)?);
-        let end = before.len() - back;
-        let longer = after.len() as isize - before.len() as isize;
+        let (start, end) = match new.splice_of(old) {
+            Some(splice) => (splice.start, splice.end),
+            None => {
+                let (before, after) = (old.text().as_bytes(), new.text().as_bytes());
+                let start = same_front(before, after);
+                let back = same_back(before.get(start..)?, after.get(start..)?);
+                (start, before.len() - back)
+            }
+        };
+        let longer = new.len() as isize - old.len() as isize;
         let before = old.position(end);
         let after = new.position(end.checked_add_signed(longer)?);
         Some(Self { start, end, longer, before, after })
@@ -116,7 +124,11 @@ impl Change {
 }
 
 /// What of `before` has to be replaced by what, to make `after` of it.
-pub(crate) fn splice<'a>(before: &str, after: &'a str) -> (Range<usize>, &'a str) {
+pub(crate) fn splice(before: &SourceFile, after: &SourceFile) -> Splice {
+    if let Some(splice) = after.splice_of(before) {
+        return splice.clone();
+    }
+    let (before, after) = (before.text(), after.text());
     let mut start = same_front(before.as_bytes(), after.as_bytes());
     while !before.is_char_boundary(start) || !after.is_char_boundary(start) {
         start -= 1;
@@ -126,7 +138,8 @@ pub(crate) fn splice<'a>(before: &str, after: &'a str) -> (Range<usize>, &'a str
     while !old.is_char_boundary(old.len() - back) || !new.is_char_boundary(new.len() - back) {
         back -= 1;
     }
-    (start..before.len() - back, new.get(..new.len() - back).unwrap_or_default())
+    let insert = new.get(..new.len() - back).unwrap_or_default().to_owned();
+    Splice { start, end: before.len() - back, insert }
 }
 
 /// So many bytes are compared at once.
@@ -154,8 +167,8 @@ const LARGEST_PART: usize = 1 << 20;
 struct Work<'w> {
     file: FileId,
     sources: &'w [Arc<SourceFile>],
-    old: &'w str,
-    new: &'w str,
+    old: &'w SourceFile,
+    new: &'w SourceFile,
 }
 
 impl Work<'_> {
@@ -176,55 +189,116 @@ impl Work<'_> {
         let end = last.map_or(brackets.end - 1, |item| item.span().end);
         let rest = last.map_or(behind, |_| behind + 1);
         let new_end = end.checked_add_signed(change.longer)?;
-        if end - start > LARGEST_PART || new_end.checked_sub(start)? > LARGEST_PART {
-            return None;
-        }
-        let [old_part, text] =
-            [self.old.get(start..end)?, self.new.get(start..new_end)?].map(|part| ["[", part, "]"].concat());
-        let weigh = |text: &str| {
-            weigh(text.as_bytes(), MOST_TREE).ok().and_then(|weight| isize::try_from(weight).ok())
-        };
-        let heavier = weigh(&text)? - weigh(&old_part)?;
-        serde_json::from_str::<serde::de::IgnoredAny>(&text).ok()?;
-        let tree = parse_to_ast(&text, &CollectOptions::default(), &STRICT).ok()?.value?;
+        let part = self.part((start, end), new_end)?;
+        let tree = part.tree()?;
         let Value::Array(array) = &tree else { return None };
         let mut findings = Findings::new(self.sources);
-        // One more for the bracket that was put before it.
-        let base = isize::try_from(start).ok()? - 1;
-        let walked = walk::part::<T>(self.file, (&array.elements, base, first), &mut findings);
+        let walked = walk::part::<T>(self.file, (&array.elements, part.base, first), &mut findings);
         if !findings.is_empty() || walked.len() != array.elements.len() {
             return None;
         }
         let more = walked.len() as isize - (rest - first) as isize;
-        for (item, index) in moved.items.iter_mut().zip(0..).skip(rest) {
-            if more != 0 {
-                let index: usize = index;
-                Arc::make_mut(item).set_index(index.checked_add_signed(more)?);
+        if more != 0 {
+            moved.items.change(rest..moved.items.len(), |item| Arc::make_mut(item).add_index(more));
+        }
+        moved.items = moved.items.spliced(first..rest, walked);
+        Some(part.heavier)
+    }
+
+    /// Of a group of which one rule more or less is the change: walks the rules around that, and not the group's others.
+    fn group(&self, old: &List<RawGroup>, change: &Change, moved: &mut List<RawGroup>) -> Option<isize> {
+        let at = old.items.partition_point(|group| group.span.end <= change.start);
+        let is_around =
+            |group: &&Arc<RawGroup>| group.span.start < change.start && change.end < group.span.end;
+        let group = old.items.get(at).filter(is_around)?;
+        let mut next = RawGroup::clone(group);
+        next.span = change.moved(group.span);
+        move_all(next.name.as_mut_slice(), change);
+        let mut heavier = None;
+        let lists = [(true, &group.inbound, &mut next.inbound), (false, &group.outbound, &mut next.outbound)];
+        for (inbound, old, next) in lists {
+            let (Some(old), Some(next)) = (old, next) else { continue };
+            let behind = old.partition_point(|rule| rule.span.start < change.end);
+            next.iter_mut().skip(behind).for_each(|rule| rule.move_by(change));
+            if let Some((range, rules, weight)) = self.rules(old, change, inbound) {
+                next.splice(range, rules);
+                heavier = Some(weight);
             }
         }
-        moved.items.splice(first..rest, walked);
+        let heavier = heavier?;
+        moved.items = moved.items.spliced(at..at + 1, [Arc::new(next)]);
         Some(heavier)
+    }
+
+    /// The rules in the place of a range of those in a list, if the change is behind one of them and inside of the list's brackets.
+    fn rules(
+        &self,
+        old: &[RawRule],
+        change: &Change,
+        inbound: bool,
+    ) -> Option<(Range<usize>, Vec<RawRule>, isize)> {
+        let first = old.partition_point(|rule| rule.span.end <= change.start).checked_sub(1)?;
+        let behind = old.partition_point(|rule| rule.span.start < change.end);
+        let start = old.get(first)?.span.start;
+        let (end, rest) = match old.get(behind) {
+            Some(next) => (next.span.end, behind + 1),
+            None if change.end <= old.last()?.span.end => (change.end, old.len()),
+            None => return None,
+        };
+        let part = self.part((start, end), end.checked_add_signed(change.longer)?)?;
+        let tree = part.tree()?;
+        let Value::Array(array) = &tree else { return None };
+        let mut findings = Findings::new(self.sources);
+        let rules = walk::rules(self.file, (&array.elements, part.base), inbound, &mut findings);
+        findings.is_empty().then_some((first..rest, rules, part.heavier))
+    }
+
+    /// What is between two places of the old text and between the same of the new one, each a list of its own.
+    fn part(&self, (start, end): (usize, usize), new_end: usize) -> Option<Part> {
+        if end - start > LARGEST_PART || new_end.checked_sub(start)? > LARGEST_PART {
+            return None;
+        }
+        let [old, text] = [self.old.slice(start..end)?, self.new.slice(start..new_end)?]
+            .map(|part| ["[", &part, "]"].concat());
+        let weigh = |text: &str| {
+            weigh(text.as_bytes(), MOST_TREE).ok().and_then(|weight| isize::try_from(weight).ok())
+        };
+        let heavier = weigh(&text)? - weigh(&old)?;
+        // One more for the bracket that was put before it.
+        Some(Part { text, base: isize::try_from(start).ok()? - 1, heavier })
+    }
+}
+
+struct Part {
+    text: String,
+    /// Where in the file its text begins.
+    base: isize,
+    heavier: isize,
+}
+
+impl Part {
+    fn tree(&self) -> Option<Value<'_>> {
+        serde_json::from_str::<serde::de::IgnoredAny>(&self.text).ok()?;
+        parse_to_ast(&self.text, &CollectOptions::default(), &STRICT).ok()?.value
     }
 }
 
 /// What an object of a list says of where it stands.
 pub(crate) trait Item: Clone {
     fn span(&self) -> Span;
-    fn set_index(&mut self, index: usize);
+    fn add_index(&mut self, more: isize);
     fn move_by(&mut self, change: &Change);
 }
 
 impl<T: Item> List<T> {
     fn moved(&self, change: &Change) -> Self {
-        let moved = |item: &Arc<T>| {
-            let mut item = Arc::clone(item);
-            if item.span().start >= change.end && (change.longer != 0 || change.before != change.after) {
-                Arc::make_mut(&mut item).move_by(change);
-            }
-            item
-        };
+        let mut items = self.items.clone();
+        if change.longer != 0 || change.before != change.after {
+            let behind = items.partition_point(|item| item.span().start < change.end);
+            items.change(behind..items.len(), |item| Arc::make_mut(item).move_by(change));
+        }
         // From the inner side of its bracket on, a list that has the change in it is longer.
-        Self { span: self.span.map(|span| change.moved(span)), items: self.items.iter().map(moved).collect() }
+        Self { span: self.span.map(|span| change.moved(span)), items }
     }
 }
 
@@ -237,8 +311,8 @@ impl Item for RawPeer {
         self.span
     }
 
-    fn set_index(&mut self, index: usize) {
-        self.index = index;
+    fn add_index(&mut self, more: isize) {
+        self.index = self.index.saturating_add_signed(more);
     }
 
     fn move_by(&mut self, change: &Change) {
@@ -254,8 +328,8 @@ impl Item for RawInterface {
         self.span
     }
 
-    fn set_index(&mut self, index: usize) {
-        self.index = index;
+    fn add_index(&mut self, more: isize) {
+        self.index = self.index.saturating_add_signed(more);
     }
 
     fn move_by(&mut self, change: &Change) {
@@ -274,8 +348,8 @@ impl Item for RawGroup {
         self.span
     }
 
-    fn set_index(&mut self, index: usize) {
-        self.index = index;
+    fn add_index(&mut self, more: isize) {
+        self.index = self.index.saturating_add_signed(more);
     }
 
     fn move_by(&mut self, change: &Change) {
@@ -283,12 +357,16 @@ impl Item for RawGroup {
         self.at = change.moved_known(&self.at);
         move_all(self.name.as_mut_slice(), change);
         let rules = [&mut self.inbound, &mut self.outbound].into_iter().flatten().flatten();
-        for RawRule { span, at, remote, .. } in rules {
-            *span = change.moved(*span);
-            *at = change.moved_known(at);
-            if let Some(RawRemote::Group(group)) = remote {
-                group.span = change.moved(group.span);
-            }
+        rules.for_each(|rule| rule.move_by(change));
+    }
+}
+
+impl RawRule {
+    fn move_by(&mut self, change: &Change) {
+        self.span = change.moved(self.span);
+        self.at = change.moved_known(&self.at);
+        if let Some(RawRemote::Group(group)) = &mut self.remote {
+            group.span = change.moved(group.span);
         }
     }
 }

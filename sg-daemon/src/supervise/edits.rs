@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::install::{Place, absent};
+use super::install::{Place, Spare, absent};
 use super::journal::Journal;
 use super::state;
 use crate::crash::{self, Point};
-use crate::policy::{Text, is_policy_name, splice};
+use crate::policy::{Splice, Text, is_policy_name};
 
 const NAME: &str = "edits";
 /// So many bytes are on the disk before the first line is, so that a line takes no room and changes no size.
@@ -83,6 +83,10 @@ struct State {
     lines: Option<Lines>,
     /// What was put in place, and may not be on the disk yet.
     unplaced: Option<Unplaced>,
+    /// Files that others were put in the place of: to take a large one apart takes a while.
+    gone: Vec<File>,
+    /// For the next edit of the file that was edited last.
+    spare: Option<Spare>,
 }
 
 #[derive(Debug)]
@@ -145,9 +149,8 @@ impl Kept {
         if !self.says(before) {
             return Ok(None);
         }
-        let (range, insert) = splice(old, new);
-        let (bom, insert) = (new.has_bom(), insert.to_owned());
-        let edit = Edit { place: place.clone(), bom, start: range.start, end: range.end, insert };
+        let Splice { start, end, insert } = new.splice(old);
+        let edit = Edit { place: place.clone(), bom: new.has_bom(), start, end, insert };
         let line = Line::Edit(edit).encode()?;
         let other = |unplaced: &Unplaced| unplaced.place != *place;
         if self.lock().unplaced.as_ref().is_some_and(other) {
@@ -188,10 +191,17 @@ impl Kept {
         Ok(())
     }
 
-    /// What was noted last is in the operator's place, in this file: [`Self::settle`] sees to the rest.
-    pub fn is_placed(&self, place: Place, file: Arc<File>) {
+    /// A file that says what these do, if there is one: see [`Spare`].
+    pub fn spare(&self, texts: &[Text]) -> Option<Spare> {
+        let spare = self.lock().spare.take();
+        spare.filter(|spare| texts.iter().any(|text| spare.says(text)))
+    }
+
+    /// What was noted last is in the operator's place, in this file, and `old` is what was there: [`Self::settle`] sees to the rest.
+    pub fn is_placed(&self, place: Place, file: Arc<File>, old: Option<File>) {
         let mut state = self.lock();
-        let State { lines: Some(lines), unplaced, .. } = &mut *state else { return };
+        let State { lines: Some(lines), unplaced, gone, .. } = &mut *state else { return };
+        gone.extend(old);
         *unplaced = Some(Unplaced { place, file, lines: Arc::clone(&lines.file), edits: lines.edits });
     }
 
@@ -201,6 +211,9 @@ impl Kept {
     ///
     /// If it cannot be brought there.
     pub fn settle(&self) -> io::Result<()> {
+        // Let go of without the lock.
+        let gone = std::mem::take(&mut self.lock().gone);
+        drop(gone);
         let Some(Unplaced { place, file, lines: noted, edits }) = self.lock().unplaced.clone() else {
             return Ok(());
         };
@@ -222,7 +235,23 @@ impl Kept {
             lines.file.write_all_at(line.as_bytes(), lines.end as u64)?;
             lines.end += line.len();
         }
+        drop(state);
+        self.prepare_spare(&place);
         Ok(())
+    }
+
+    /// Gets ready for another edit of the file that was edited last.
+    fn prepare_spare(&self, place: &Place) {
+        let text = |state: &State| {
+            let (index, _) = place.replaced().next()?;
+            state.texts.as_ref()?.get(index).cloned()
+        };
+        let Some(now) = text(&self.lock()) else { return };
+        let Some(spare) = place.spare(&now) else { return };
+        let mut state = self.lock();
+        if text(&state).is_some_and(|text| spare.says(&text)) {
+            state.spare = Some(spare);
+        }
     }
 }
 
@@ -264,7 +293,10 @@ impl LastEdits {
         let index = self.edit.place.replaced().map(|(index, _)| index).next();
         let Some((_, last)) = index.and_then(|index| files.get(index)) else { return false };
         let is_older = |before: &String| bare(before).as_bytes() == bare_bytes(&found);
-        found != last.as_bytes() && (is_torn(&found, last.as_bytes()) || self.before.iter().any(is_older))
+        let after = self.before.iter().skip(1).chain([last]);
+        let mut steps = self.before.iter().map(String::as_bytes).zip(after.map(String::as_bytes));
+        found != last.as_bytes()
+            && (steps.any(|step| is_torn(&found, step)) || self.before.iter().any(is_older))
     }
 }
 
@@ -326,10 +358,20 @@ fn read(directory: &Path) -> io::Result<Option<Edited>> {
     Ok(Some(Edited { files, unplaced }))
 }
 
-/// Whether the power may have made this of a text that was about to be written: it is cut short, or parts of it are missing.
-fn is_torn(found: &[u8], text: &[u8]) -> bool {
-    let part = |(found, byte): (&u8, &u8)| found == byte || *found == 0;
-    found.len() <= text.len() && found != text && found.iter().zip(text).all(part)
+/// Whether the power may have made this of a text that was about to be written, maybe into a file that said what was `before`: it is cut short,
+/// and parts of it are missing, or are not written over.
+fn is_torn(found: &[u8], (before, text): (&[u8], &[u8])) -> bool {
+    /// What a disk writes whole.
+    const SECTOR: usize = 512;
+    let is_of = |(number, part): (usize, &[u8])| {
+        [before, text].into_iter().any(|text| {
+            let text = text.get(number * SECTOR..).unwrap_or_default();
+            part.iter().enumerate().all(|(at, byte)| *byte == 0 || text.get(at) == Some(byte))
+        })
+    };
+    found != text
+        && found.len() <= text.len().max(before.len())
+        && found.chunks(SECTOR).enumerate().all(is_of)
 }
 
 /// Files by their names, with what they say.
@@ -437,11 +479,11 @@ mod tests {
         fn edit(&mut self, text: &str, replace: bool) {
             let (place, texts) = (self.place(), loaded(&self.file, text));
             let noting = self.kept.prepare(&self.state, &place, (&self.texts, &texts)).unwrap().unwrap();
-            let unnamed = place.stage_unnamed(&texts).unwrap().unwrap();
+            let unnamed = place.stage_unnamed(&texts, self.kept.spare(&self.texts)).unwrap().unwrap();
             self.kept.note(noting).unwrap();
             if replace {
-                unnamed.replace().unwrap();
-                self.kept.is_placed(place, unnamed.file);
+                let placed = unnamed.replace().unwrap();
+                self.kept.is_placed(place, unnamed.file, placed.old);
             }
             self.texts = texts;
         }
@@ -527,6 +569,84 @@ mod tests {
             fs::write(&site.file, torn).unwrap();
             assert!(site.recover());
             assert_eq!((site.says(), site.copy()), (one.clone(), one.clone()));
+        }
+    }
+
+    #[test]
+    fn spec_d20_a_file_that_the_power_has_left_between_two_texts_is_written_again() {
+        let names: Vec<String> = (0..90).map(|number| format!("group-{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let [old, one, two] = [&[][..], &["webs"], &["webs", "apps"]]
+            .map(|more| document(&[&names[..40], more, &names[40..]].concat()));
+        let mixed = |before: &str, after: &str, sectors: usize| {
+            let sectors = sectors * 512;
+            let mixed = [&after.as_bytes()[..sectors], &before.as_bytes()[sectors..]].concat();
+            assert!(mixed != before.as_bytes() && mixed != after.as_bytes());
+            mixed
+        };
+        let torn = [
+            mixed(&one, &two, 3),
+            mixed(&two, &one, 3),
+            [mixed(&one, &two, 3), vec![0; two.len() - one.len()]].concat(),
+            // The rename of the second one is not on the disk either.
+            mixed(&old, &one, 3),
+        ];
+        for torn in torn {
+            let mut site = Site::new(&old);
+            site.edit(&one, true);
+            site.edit(&two, true);
+            fs::write(&site.file, torn).unwrap();
+            assert!(site.recover());
+            assert_eq!((site.says(), site.copy()), (two.clone(), two.clone()));
+        }
+        // That is in both, and is a text of neither: somebody has written it.
+        let mut site = Site::new(&old);
+        site.edit(&one, true);
+        let hand = one.replacen("group-5\"", "group-x\"", 1);
+        fs::write(&site.file, &hand).unwrap();
+        assert!(!site.recover());
+        assert_eq!(site.says(), hand);
+    }
+
+    #[test]
+    fn a_large_file_is_replaced_by_a_spare_one_that_says_what_it_said() {
+        let names: Vec<String> = (0..5000).map(|number| format!("group-{number:07}")).collect();
+        let with = |more: &[&str], at: usize| {
+            let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+            names.splice(at..at, more.iter().copied());
+            document(&names).replace(
+                "\"version\"",
+                "\"settings\":{\"quotas\":{\"groups_per_project\":10000}},\"version\"",
+            )
+        };
+        for bom in ["", BOM] {
+            let text = |more: &[&str], at| [bom, &with(more, at)].concat();
+            let mut site = Site::new(&text(&[], 0));
+            // Longer at the end, longer and shorter in between, of the same length, shorter at the start.
+            let texts = [
+                text(&["webs"], 5000),
+                text(&["webs", "apps"], 2000),
+                text(&["apps"], 2000),
+                text(&["maps"], 2000),
+                text(&[], 0),
+                text(&["webs"], 0),
+            ];
+            for (number, text) in texts.iter().enumerate() {
+                assert_eq!(site.kept.lock().spare.is_some(), number > 0);
+                site.edit(text, true);
+                assert!(site.kept.lock().spare.is_none(), "it is the operator's file by now");
+                assert_eq!(site.says(), *text);
+                let names = fs::read_dir(site.file.parent().unwrap()).unwrap().count();
+                assert_eq!(names, 3, "a spare file has no name");
+                site.kept.settle().unwrap();
+            }
+            // One that says something else is not used.
+            let other = loaded(&site.file, &texts[0]);
+            assert!(site.kept.spare(&other[..1]).is_none());
+            site.edit(&texts[4], true);
+            assert_eq!(site.says(), texts[4]);
+            assert!(!site.recover());
+            assert_eq!((site.says(), site.copy()), (texts[4].clone(), texts[4].clone()));
         }
     }
 

@@ -174,6 +174,7 @@ async fn enforce(
             Some(request) = ordered.recv() => {
                 // Who does not wait any more has gone away; what was done is done.
                 let _ = request.answer.send(steward.order(request.order).await);
+                steward.settle_soon();
             }
             () = steward.due() => steward.time_is_up().await,
             changed = links.changed() => {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
-use super::install::Place;
+use super::install::{Place, Placed};
 use super::journal::Journal;
 use super::retry::Retry;
 use super::state::Prepared;
@@ -191,14 +191,12 @@ impl Steward {
         if let (Order::Reload | Order::Apply { .. } | Order::Edit(_), Some(why)) = (&order, self.why_not()) {
             return Err(Refusal::Conflict(why));
         }
-        let outcome = self.carried_out(order).await;
-        self.settle_soon();
-        outcome
+        self.carried_out(order).await
     }
 
     /// Finishes the change in the kernel, frees what the policy before has left, and sees to it that what was edited is on the disk,
     /// without anybody waiting for it.
-    fn settle_soon(&self) {
+    pub fn settle_soon(&self) {
         let shared = self.shared.clone();
         drop(spawn_blocking(move || {
             shared.settle();
@@ -608,7 +606,8 @@ fn edit_in_force(
     let Ok(Some(noting)) = shared.kept.prepare(&options.state_dir, place, (old, texts)) else {
         return Ok(None);
     };
-    let Ok(Some(unnamed)) = place.stage_unnamed(texts) else { return Ok(None) };
+    let spare = shared.kept.spare(old);
+    let Ok(Some(unnamed)) = place.stage_unnamed(texts, spare) else { return Ok(None) };
     let applied = enforcer
         .apply(Arc::clone(model))
         .map_err(|error| Refusal::Faulty(format!("{:#}", anyhow::Error::new(error))))?;
@@ -617,12 +616,21 @@ fn edit_in_force(
         let undone = undone.map_err(|undo| format!("{:#}", anyhow::Error::new(undo)));
         return Err(undecided(&error, undone));
     }
-    let replaced = unnamed.replace();
-    match &replaced {
-        Ok(()) => shared.kept.is_placed(place.clone(), unnamed.file),
+    let replaced = match unnamed.replace() {
+        Ok(Placed { old, now }) => {
+            let text = place.replaced().next().and_then(|(index, _)| texts.get(index));
+            if let (Some(text), Some(file)) = (text, now) {
+                text.was_written(&shared.memo, &file);
+            }
+            shared.kept.is_placed(place.clone(), unnamed.file, old);
+            Ok(())
+        }
         // What is noted stays noted, and is never said to be in place.
-        Err(_) => shared.kept.forget(),
-    }
+        Err(error) => {
+            shared.kept.forget();
+            Err(error)
+        }
+    };
     Ok(Some(Noted { applied, place: place.clone(), texts: texts.clone(), replaced }))
 }
 

@@ -182,6 +182,7 @@ pub struct LinkWatch {
 impl LinkWatch {
     pub fn new(gate: Arc<Gate>) -> io::Result<Self> {
         let messages = Messages::new()?;
+        gate.listens();
         let (sender, changes) = channel(1);
         let watch = move || {
             come_first();

@@ -268,7 +268,7 @@ fn edited(mut files: Files, edits: &[Edit]) -> Result<EditedPolicy, EditError> {
     }
     let pairs = files.sources.iter().zip(&before.sources).enumerate();
     let changed =
-        pairs.filter(|(_, (after, before))| after.text != before.text).map(|(index, (after, before))| {
+        pairs.filter(|(_, (after, before))| !after.same_text(before)).map(|(index, (after, before))| {
             EditedFile {
                 index,
                 path: after.path.clone(),
@@ -343,20 +343,20 @@ fn one(files: &mut Files, known: &Known, edit: &Edit) -> Result<Made, EditError>
             member::remove_peer(&policy, scope(project, vpc), address, groups)
         }
     }?;
-    let (file, what, text, at) = match planned {
+    let (file, what, splice, at) = match planned {
         Planned::Already { at, what } => {
             let file = model.files.get(at.file.0).map_or_else(String::new, |file| file.display().to_string());
             return Ok(Made { done: Done { text: what, changed: false, file, line: at.line }, known: None });
         }
         Planned::Change { file, change, what } => {
-            let (text, at) = change.apply(policy.text(file));
-            (file, what, text, at)
+            let (splice, at) = change.splice();
+            (file, what, splice, at)
         }
         Planned::Copy { file, splice, what } => {
-            (file, what, splice.apply(policy.text(file)), splice.starts().next().unwrap_or(0))
+            (file, what, splice.splice(), splice.starts().next().unwrap_or(0))
         }
     };
-    *files = files.with(file, text);
+    *files = files.with(file, splice);
     let Some(source) = files.sources.get(file) else {
         return Err(EditError::NotFound("the file is gone; edit again".to_owned()));
     };
@@ -386,7 +386,8 @@ fn sparse(known: &Known, edit: &Edit) -> Vec<Option<Sparse>> {
     };
     let peers = |address: &String| {
         let address = address.parse().ok();
-        model.peers.iter().filter(|peer| Some(peer.address) == address).map(|peer| peer.source).collect()
+        let peers = address.into_iter().flat_map(|address| model.peers.of_address(address));
+        peers.map(|(_, peer)| peer.source).collect()
     };
     let places: Vec<Source> = match edit {
         // A copy looks at the whole file.
@@ -398,12 +399,14 @@ fn sparse(known: &Known, edit: &Edit) -> Vec<Option<Sparse>> {
         }
         Edit::PeerAdd { address, .. } | Edit::PeerRemove { address, .. } => peers(address),
     };
+    // Which one goes is told by its place.
+    let all_rules = matches!(edit, Edit::RuleRemove { .. });
     let files = known.sources.iter().zip(&known.walked).enumerate();
     files
         .map(|(file, (source, walked))| {
             let here = places.iter().filter(|place| place.file.0 == file);
             let keep: Vec<usize> = here.map(|place| source.offset_of(place.line, place.column)).collect();
-            Sparse::of(source, &walked.raw, &keep)
+            Sparse::of(source, &walked.raw, &keep, all_rules)
         })
         .collect()
 }
@@ -454,15 +457,12 @@ impl<'p> Policy<'p> {
         Self { files, model: &known.model, walked: &known.walked, trees }
     }
 
-    pub fn text(&self, file: usize) -> &'p str {
-        self.files.sources.get(file).map_or("", |source| &source.text)
-    }
-
     /// A file's tree and layout. What has been loaded has both.
     pub fn file(&self, file: usize) -> Result<(&Object<'p>, Style<'p>), EditError> {
-        let tree = self.trees.get(file).and_then(Option::as_ref);
-        let tree = tree.ok_or_else(|| EditError::NotFound("the file is gone; edit again".to_owned()))?;
-        Ok((tree, Style::of(self.text(file), tree)))
+        let found = self.trees.get(file).and_then(Option::as_ref).zip(self.files.sources.get(file));
+        let (tree, source) =
+            found.ok_or_else(|| EditError::NotFound("the file is gone; edit again".to_owned()))?;
+        Ok((tree, Style::of(source, tree)))
     }
 
     pub fn offset(&self, at: Source) -> usize {
@@ -471,9 +471,14 @@ impl<'p> Policy<'p> {
 
     /// The policy with another text in a file, for looking at what it would say.
     pub fn with(&self, file: usize, change: &Change) -> Result<Arc<Model>, EditError> {
-        let (text, _) = change.apply(self.text(file));
-        let known = check(&self.files.with(file, text)).map_err(EditError::After)?;
+        let known = check(&self.files.with(file, change.splice().0)).map_err(EditError::After)?;
         Ok(Arc::clone(&known.model))
+    }
+
+    /// The last file of a VPC that has peers.
+    pub fn last_of_peers(&self, id: VpcId) -> Option<usize> {
+        let has_peers = |walked: &Arc<Walked>| !walked.raw.peers.items.is_empty();
+        self.files_of(id).filter(|file| self.walked.get(*file).is_some_and(has_peers)).last()
     }
 
     /// The files that describe a VPC, in order.

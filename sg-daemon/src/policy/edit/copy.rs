@@ -112,8 +112,8 @@ fn edited(mut files: Files, request: &CopyRequest) -> Result<Edited, CopyError> 
     let (file, edit) = plan(&files.sources, request)?;
     let gone = || CopyError::NotFound { name: quote(&request.source), hint: String::new() };
     let source = files.sources.get(file).ok_or_else(gone)?;
-    let (before, text) = (source.whole().to_vec(), edit.apply(&source.text));
-    files = files.with(file, text);
+    let before = source.whole().to_vec();
+    files = files.with(file, edit.splice());
     let source = files.sources.get(file).ok_or_else(gone)?;
     let after = source.whole().to_vec();
     let path = source.path.clone();
@@ -209,8 +209,8 @@ pub(super) fn plan(
             && tree.as_ref().and_then(|tree| tree.get_boolean("ipv6")).is_some_and(|ipv6| ipv6.value)
     });
     let edit = match chosen.written {
-        Some(index) => splice::beside(&source.text, tree, index, request),
-        None => splice::written_out(&source.text, tree, ipv6, request),
+        Some(index) => splice::beside(source.text(), tree, index, request),
+        None => splice::written_out(source.text(), tree, ipv6, request),
     };
     match edit {
         Some(edit) => Ok((chosen.file, edit)),
@@ -274,7 +274,7 @@ fn places<'c>(candidates: impl Iterator<Item = &'c Candidate<'c>>) -> String {
 
 /// The tree of a file that has been loaded before.
 pub(super) fn root(source: &SourceFile) -> Option<Object<'_>> {
-    match parse_to_ast(&source.text, &CollectOptions::default(), &STRICT).ok()?.value? {
+    match parse_to_ast(source.text(), &CollectOptions::default(), &STRICT).ok()?.value? {
         Value::Object(object) => Some(object),
         _ => None,
     }

@@ -1,10 +1,13 @@
 //! Elements of lists and fields of objects, put into a text and taken out of it.
 
+use std::borrow::Cow;
+
 use jsonc_parser::ast::{Array, Object, ObjectProp, Value};
 use jsonc_parser::common::Ranged;
 use serde_json::Value as Json;
 
-use super::splice::{Layout, json_string, space_before};
+use super::splice::{Layout, json_string};
+use crate::policy::source::{self, SourceFile};
 
 /// One replacement in a text.
 #[derive(Debug)]
@@ -17,17 +20,16 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// The new text, and where in it the edited part begins.
-    pub fn apply(&self, text: &str) -> (String, usize) {
-        let before = text.get(..self.start).unwrap_or_default();
-        let after = text.get(self.end..).unwrap_or_default();
-        ([before, &self.insert, after].concat(), self.start + self.new)
+    /// What it does, and where in the new text the edited part begins.
+    pub fn splice(&self) -> (source::Splice, usize) {
+        let &Self { start, end, ref insert, new } = self;
+        (source::Splice { start, end, insert: insert.clone() }, start + new)
     }
 }
 
 /// How a file is laid out.
 pub(super) struct Style<'t> {
-    text: &'t str,
+    source: &'t SourceFile,
     /// The indentation of one level.
     unit: String,
     /// `{"a":1}` rather than `{ "a": 1 }`.
@@ -35,20 +37,20 @@ pub(super) struct Style<'t> {
 }
 
 impl<'t> Style<'t> {
-    pub fn of(text: &'t str, root: &Object<'_>) -> Self {
+    pub fn of(source: &'t SourceFile, root: &Object<'_>) -> Self {
         let first = root.properties.first();
-        let space = first.map_or("", |first| space_before(text, first.range.start));
-        let colon = first.and_then(|first| text.get(first.name.range().end..first.value.range().start));
+        let space = first.map_or_else(Cow::default, |first| source.space_before(first.range.start));
+        let colon = first.and_then(|first| source.slice(first.name.range().end..first.value.range().start));
         Self {
-            text,
-            unit: Layout::of(space).unit().to_owned(),
+            source,
+            unit: Layout::of(&space).unit().to_owned(),
             compact: colon.is_some_and(|colon| !colon.contains(' ')) && !space.contains('\n'),
         }
     }
 
     /// How things are set apart that begin at `at`, as the last of their kind.
     fn layout(&self, at: usize) -> Layout {
-        let layout = Layout::of(space_before(self.text, at));
+        let layout = Layout::of(&self.source.space_before(at));
         if layout.separator == " " && self.compact { Layout { separator: String::new() } } else { layout }
     }
 

@@ -148,13 +148,13 @@ fn parsed(address: &str) -> Result<IpAddr, EditError> {
 }
 
 fn peer<'p>(policy: &Policy<'p>, vpc: VpcId, address: IpAddr) -> Option<&'p Peer> {
-    policy.model.peers.iter().find(|peer| peer.vpc == vpc && peer.address == address)
+    let mut peers = policy.model.peers.of_address(address).map(|(_, peer)| peer);
+    peers.find(|peer| peer.vpc == vpc)
 }
 
 /// A further peer: where others are, or in the VPC's first file.
 fn new_peer(policy: &Policy<'_>, vpc: VpcId, peer: &Value) -> Result<(usize, Change), EditError> {
-    let others = policy.model.peers.iter().filter(|peer| peer.vpc == vpc);
-    let file = others.map(|peer| peer.source.file.0).max().or_else(|| policy.files_of(vpc).next());
+    let file = policy.last_of_peers(vpc).or_else(|| policy.files_of(vpc).next());
     let file = file.ok_or_else(|| {
         EditError::NotFound(format!(
             "no file describes {}; write a file with its \"project\" and \"vpc\" first",

@@ -1,14 +1,17 @@
 //! The syntax tree of a large file, as far as an edit looks at it: the objects that are edited, their neighbours, and the
 //! ends of each list. A tree of 100,000 peers takes longer to make than everything else that is done to add one.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jsonc_parser::ast::{Object, ObjectPropName, Value};
-use jsonc_parser::common::Range;
+use jsonc_parser::common;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
-use crate::policy::raw::RawFile;
+use crate::policy::chunks::Chunks;
+use crate::policy::raw::{RawFile, RawGroup, RawRule};
 use crate::policy::read::STRICT;
 use crate::policy::source::{SourceFile, Span};
 
@@ -20,45 +23,47 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
-    /// `keep` are the starts of the objects that are looked at.
-    pub fn of(source: &SourceFile, raw: &RawFile, keep: &[usize]) -> Option<Self> {
-        let (mut lists, mut sparse) = (Vec::new(), Self { text: String::new(), pieces: Vec::new() });
+    /// `keep` are the starts of the objects that are looked at; of a group's rules, the ends of each list are, or all of them.
+    pub fn of(source: &SourceFile, raw: &RawFile, keep: &[usize], all_rules: bool) -> Option<Self> {
+        let mut sparse = Self { text: String::new(), pieces: Vec::new() };
         let RawFile { groups, interfaces, peers, .. } = raw;
-        lists.push((groups.span, spans(&groups.items, |group| group.span)));
-        lists.push((interfaces.span, spans(&interfaces.items, |interface| interface.span)));
-        lists.push((peers.span, spans(&peers.items, |peer| peer.span)));
+        let mut lists = [
+            (groups.span, kept(&groups.items, keep, |group| group.span, |group| rules(group, all_rules))),
+            (interfaces.span, kept(&interfaces.items, keep, |interface| interface.span, |_| Vec::new())),
+            (peers.span, kept(&peers.items, keep, |peer| peer.span, |_| Vec::new())),
+        ];
         lists.sort_by_key(|(span, _)| span.map(|span| span.start));
         let mut at = 0;
         for (brackets, items) in lists {
             let Some(brackets) = brackets.filter(|_| !items.is_empty()) else { continue };
             sparse.piece(source, at, brackets.start + 1)?;
-            let is_kept = |span: &Span| keep.contains(&span.start);
             let mut after = None;
-            for (index, item) in items.iter().enumerate() {
-                let ends = index == 0 || index + 1 == items.len();
-                let neighbour =
-                    |other: Option<usize>| other.and_then(|other| items.get(other)).is_some_and(is_kept);
-                if !(ends || is_kept(item) || neighbour(index.checked_sub(1)) || neighbour(Some(index + 1))) {
-                    continue;
-                }
+            for item in items {
                 if let Some(end) = after {
                     sparse.put(end, ',');
                 }
-                sparse.piece(source, item.start, item.end)?;
-                after = Some(item.end);
+                let (span, gaps) = item;
+                let mut start = span.start;
+                for gap in gaps {
+                    sparse.piece(source, start, gap.start)?;
+                    sparse.put(gap.start, ',');
+                    start = gap.end;
+                }
+                sparse.piece(source, start, span.end)?;
+                after = Some(span.end);
             }
             if let Some(end) = after {
                 sparse.put(end, ' ');
             }
             at = brackets.end - 1;
         }
-        sparse.piece(source, at, source.text.len())?;
+        sparse.piece(source, at, source.len())?;
         Some(sparse)
     }
 
     fn piece(&mut self, source: &SourceFile, start: usize, end: usize) -> Option<()> {
         self.pieces.push((self.text.len(), start));
-        self.text.write_str(source.text.get(start..end)?).ok()
+        self.text.write_str(&source.slice(start..end)?).ok()
     }
 
     /// Something that stands in the file otherwise, or not at all.
@@ -83,7 +88,7 @@ impl Sparse {
         in_file + (at - start)
     }
 
-    fn range(&self, range: &mut Range) {
+    fn range(&self, range: &mut common::Range) {
         range.start = self.offset(range.start);
         range.end = self.offset(range.end);
     }
@@ -113,6 +118,31 @@ impl Sparse {
     }
 }
 
-fn spans<T>(items: &[Arc<T>], span: impl Fn(&T) -> Span) -> Vec<Span> {
-    items.iter().map(|item| span(item)).collect()
+/// The objects of a list that begin at these places, their neighbours, and the ends of the list, in order; with what of each is
+/// between two elements of a list and not looked at.
+fn kept<T>(
+    items: &Chunks<Arc<T>>,
+    keep: &[usize],
+    span: impl Fn(&T) -> Span,
+    gaps: impl Fn(&T) -> Vec<Range<usize>>,
+) -> Vec<(Span, Vec<Range<usize>>)> {
+    let mut indexes = BTreeSet::from([0, items.len().saturating_sub(1)]);
+    for &start in keep {
+        let at = items.partition_point(|item| span(item).start < start);
+        if items.get(at).is_some_and(|item| span(item).start == start) {
+            indexes.extend([at.saturating_sub(1), at, at + 1]);
+        }
+    }
+    let items = indexes.into_iter().filter_map(|index| items.get(index));
+    items.map(|item| (span(item), gaps(item))).collect()
+}
+
+/// From the end of each list's first rule to the start of its last one.
+fn rules(group: &RawGroup, all: bool) -> Vec<Range<usize>> {
+    let lists =
+        [&group.inbound, &group.outbound].into_iter().flatten().filter(|rules| !all && rules.len() > 2);
+    let gap = |rules: &Vec<RawRule>| Some(rules.first()?.span.end..rules.last()?.span.start);
+    let mut gaps: Vec<_> = lists.filter_map(gap).collect();
+    gaps.sort_unstable_by_key(|gap| gap.start);
+    gaps
 }

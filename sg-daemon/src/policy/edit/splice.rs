@@ -4,6 +4,7 @@ use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
 
 use super::CopyRequest;
+use crate::policy::source;
 use crate::policy::values::DEFAULT_GROUP;
 
 /// Text to insert at one place of a file.
@@ -18,10 +19,8 @@ pub(super) struct Splice {
 }
 
 impl Splice {
-    pub fn apply(&self, text: &str) -> String {
-        let before = text.get(..self.start).unwrap_or_default();
-        let after = text.get(self.end..).unwrap_or_default();
-        [before, &self.insert, after].concat()
+    pub fn splice(&self) -> source::Splice {
+        source::Splice { start: self.start, end: self.end, insert: self.insert.clone() }
     }
 
     /// Byte offsets of the copies in the new text.

@@ -9,6 +9,7 @@ use super::settings::timeouts;
 use crate::policy::diagnostic::{Fault, quote};
 use crate::policy::memo::Known;
 use crate::policy::model::{GroupId, Interface, Peer, VpcId};
+use crate::policy::peers::Peers;
 use crate::policy::raw::{RawFile, RawInterface, RawPeer};
 use crate::policy::same::same_names;
 use crate::policy::source::{Span, Spanned};
@@ -90,11 +91,10 @@ impl Resolver<'_, '_> {
     }
 
     pub(super) fn peers(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>], before: Option<&Known>) {
+        self.out.peers_of_files = files.iter().map(|file| file.peers.items.len()).collect();
         let after = before.and_then(|before| self.peers_after(files, vpcs, before));
         if let Some(peers) = after {
             self.out.model.peers = peers;
-            let raw = files.iter().flat_map(|file| &file.peers);
-            self.out.peer_index = raw.map(|raw| raw.index).collect();
             return;
         }
         let mut seen: HashMap<(VpcId, IpAddr), Span> = HashMap::new();
@@ -108,51 +108,62 @@ impl Resolver<'_, '_> {
 
     /// The peers of a policy whose names all mean what they meant in another one that had no fault: those that both have are
     /// as they were. `None` if that is not so, or if there is something to complain of.
-    fn peers_after(&self, files: &[&RawFile], vpcs: &[Option<VpcId>], before: &Known) -> Option<Vec<Peer>> {
+    fn peers_after(&self, files: &[&RawFile], vpcs: &[Option<VpcId>], before: &Known) -> Option<Peers> {
         const FEW: usize = 16;
         if files.len() != before.walked.len() || !same_names(&before.model, &self.out.model) {
             return None;
         }
-        let mut peers = Vec::with_capacity(before.model.peers.len() + FEW);
-        let mut fresh = Vec::new();
-        let mut rest = before.model.peers.as_slice();
+        let mut peers = before.model.peers.clone();
+        let mut fresh = 0..0;
+        // Where the file's first one is.
+        let mut base = 0;
         for ((file, vpc), walked) in files.iter().zip(vpcs).zip(&before.walked) {
             let (vpc, old) = ((*vpc)?, &walked.raw);
             if (&file.project, &file.vpc) != (&old.project, &old.vpc) {
                 return None;
             }
-            let (known, others) = rest.split_at_checked(old.peers.items.len())?;
-            rest = others;
             let (old, new) = (&old.peers.items, &file.peers.items);
-            let front = old.iter().zip(new).take_while(|(old, new)| Arc::ptr_eq(old, new)).count();
-            let left = old.len().min(new.len()) - front;
-            let pairs = old.iter().rev().zip(new.iter().rev()).take(left);
-            let back = pairs.take_while(|(old, new)| Arc::ptr_eq(old, new) || same_peer(old, new)).count();
-            peers.extend_from_slice(known.get(..front)?);
-            for raw in new.get(front..new.len() - back)? {
+            let is_old = |old: &Arc<RawPeer>, new: &Arc<RawPeer>| Arc::ptr_eq(old, new);
+            let front = old.same_front(new, is_old);
+            let back = old.same_back(new, front, |old, new| is_old(old, new) || same_peer(old, new));
+            let mut others: Vec<Peer> = Vec::new();
+            for raw in new.range(front..new.len() - back) {
                 let groups: Option<Arc<[GroupId]>> =
                     raw.groups.iter().map(|name| self.named(vpc, &name.value)).collect();
-                let before = peers.last().map(|before: &Peer| &before.groups);
-                let groups = match (before, groups) {
+                let before = others.last().or_else(|| peers.get((base + front).checked_sub(1)?));
+                let groups = match (before.map(|before| &before.groups), groups) {
                     (Some(before), Some(groups)) if *before == groups => Some(Arc::clone(before)),
                     (_, groups) => groups,
                 };
-                fresh.push(peers.len());
                 let (address, source) = (raw.address.as_ref()?.value, self.at(raw.span, &raw.at));
-                peers.push(Peer { address, groups: groups?, vpc, source });
+                others.push(Peer { address, groups: groups?, vpc, source });
             }
-            let behind = known.get(known.len() - back..)?.iter().zip(new.get(new.len() - back..)?);
-            // They may stand on another line.
-            peers.extend(
-                behind.map(|(peer, raw)| Peer { source: self.at(raw.span, &raw.at), ..peer.clone() }),
-            );
+            let (start, end) = (base + front, base + front + others.len());
+            if end - start > FEW || (!fresh.is_empty() && start < end) {
+                return None;
+            }
+            if start < end {
+                fresh = start..end;
+            }
+            if front + back < old.len() || !others.is_empty() {
+                peers = peers.spliced(start..base + old.len() - back, others);
+            }
+            // Those behind may stand on another line.
+            if old.last().zip(new.last()).is_some_and(|(old, new)| !is_old(old, new)) {
+                let mut raw = new.range(new.len() - back..new.len());
+                peers.change(end..base + new.len(), |peer| {
+                    raw.next().into_iter().for_each(|raw| peer.source = self.at(raw.span, &raw.at));
+                });
+            }
+            base += new.len();
         }
         let taken = |at: usize| {
-            let this = peers.get(at).map(|peer| (peer.vpc, peer.address));
-            let mut others = peers.iter().enumerate().filter(|(other, _)| *other != at);
-            others.any(|(_, peer)| Some((peer.vpc, peer.address)) == this)
+            let this = peers.get(at);
+            this.is_none_or(|this| {
+                peers.of_address(this.address).any(|(other, peer)| other != at && peer.vpc == this.vpc)
+            })
         };
-        (fresh.len() <= FEW && !fresh.into_iter().any(taken)).then_some(peers)
+        (!fresh.into_iter().any(taken)).then_some(peers)
     }
 
     fn peer(&mut self, raw: &RawPeer, vpc: VpcId, seen: &mut HashMap<(VpcId, IpAddr), Span>) {
@@ -173,7 +184,6 @@ impl Resolver<'_, '_> {
         let groups = before.map_or_else(|| groups.into(), |before| Arc::clone(&before.groups));
         let peer = Peer { address: address.value, groups, vpc, source: self.at(raw.span, &raw.at) };
         self.out.model.peers.push(peer);
-        self.out.peer_index.push(raw.index);
     }
 
     fn members(

@@ -23,10 +23,22 @@ pub(crate) struct Resolved {
     pub group_index: Vec<Option<usize>>,
     /// Parallel to `model.interfaces`.
     pub interface_index: Vec<usize>,
-    /// Parallel to `model.peers`.
-    pub peer_index: Vec<usize>,
+    /// How many peers each file has: without a fault, each of them is one of `model.peers`.
+    pub peers_of_files: Vec<usize>,
     /// Where `settings.managed` stands.
     pub managed: Option<Span>,
+}
+
+impl Resolved {
+    /// Where in the list of its file a peer stands.
+    pub fn peer_index(&self, place: usize) -> usize {
+        let mut left = place;
+        for &peers in &self.peers_of_files {
+            let Some(rest) = left.checked_sub(peers) else { break };
+            left = rest;
+        }
+        left
+    }
 }
 
 /// Merges what the walk found. The result is meaningful only if `findings` hold no error afterwards.

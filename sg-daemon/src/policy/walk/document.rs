@@ -5,11 +5,12 @@ use std::sync::Arc;
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
 
+use super::rule::Direction;
 use super::{Path, Walk};
 use crate::policy::diagnostic::{Fault, Findings, quote};
 use crate::policy::fields;
 use crate::policy::model::FileId;
-use crate::policy::raw::{List, RawFile, RawGroup, RawInterface, RawPeer, RawSettings};
+use crate::policy::raw::{List, RawFile, RawGroup, RawInterface, RawPeer, RawRule, RawSettings};
 use crate::policy::values::NAME_CHARS;
 
 pub(crate) fn document(file: FileId, value: &Value<'_>, findings: &mut Findings<'_>) -> Option<RawFile> {
@@ -39,6 +40,18 @@ pub(crate) fn part<T: Part>(
     findings: &mut Findings<'_>,
 ) -> Vec<Arc<T>> {
     Walk { file, base, findings }.some(values, first, T::LIST, T::walk)
+}
+
+/// Rules of one list of a group, likewise.
+pub(crate) fn rules(
+    file: FileId,
+    (values, base): (&[Value<'_>], isize),
+    inbound: bool,
+    findings: &mut Findings<'_>,
+) -> Vec<RawRule> {
+    let mut walk = Walk { file, base, findings };
+    let direction = if inbound { Direction::Inbound } else { Direction::Outbound };
+    values.iter().map(|value| walk.rule(value, &Path::Root, direction)).collect()
 }
 
 /// What the lists at the top of a file have for elements.
@@ -108,7 +121,7 @@ impl Walk<'_, '_> {
     ) -> List<T> {
         let span = super::field(root, name).map(|value| self.span(value.range()));
         let values = self.list(root, &Path::Root, name, of).unwrap_or_default();
-        List { span, items: self.some(values, 0, name, one) }
+        List { span, items: self.some(values, 0, name, one).into_iter().collect() }
     }
 
     /// Elements of one of the lists, from the one at `first` on.

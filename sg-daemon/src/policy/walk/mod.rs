@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 use jsonc_parser::ast::{Object, ObjectProp, Value};
 use jsonc_parser::common::{Range, Ranged};
 
-pub(crate) use document::{Part, document, part};
+pub(crate) use document::{Part, document, part, rules};
 
 use super::diagnostic::{Fault, Findings, quote};
 use super::model::FileId;
