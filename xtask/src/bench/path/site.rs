@@ -129,8 +129,8 @@ impl Site {
                 None
             }
             Some((Filter::Ours { many, ports }, rules)) => {
-                // A sixteenth is one interface's.
-                let extra: &[&str] = if many { &["--live-flows", "1600000"] } else { &[] };
+                // A sixteenth is one interface's: no more room than its connections need.
+                let extra: &[&str] = if many { &["--live-flows", "1100000"] } else { &[] };
                 let fast_path = ports == Ports::FastPath;
                 let other = (ports != Ports::One).then_some(Other { device: UPLINK, fast_path });
                 let daemon = Daemon::start_with(&topology, &rules.sgd(other).to_string(), extra)?;
@@ -140,7 +140,7 @@ impl Site {
                 Some(daemon)
             }
             Some((Filter::Clsact, rules)) => {
-                let extra = ["--live-flows", "1600000", "--tc", "clsact"];
+                let extra = ["--live-flows", "1100000", "--tc", "clsact"];
                 Some(Daemon::start_with(&topology, &rules.sgd(None).to_string(), &extra)?)
             }
             Some((Filter::Peer(peer), rules)) => {
