@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use serde_json::json;
 use sg_common::abi::{ABI_VERSION, ClassKeyV4, ClassKeyV6, Interface, MembersV4, MembersV6, Pairs, Row, map};
 use sg_tests::{Daemon, outside, patience};
