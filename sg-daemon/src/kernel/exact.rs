@@ -1,6 +1,8 @@
 //! The daemon's side of `sg_common::exact`: the tables of members and of what rules say of groups, as memory.
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -10,20 +12,53 @@ use sg_common::table::{SECRETS, Shape, hash_of};
 
 use super::mapped::Mapped;
 
-/// The memory of buckets.
+/// The memory of buckets. Where it is not at hand, there is nothing in it.
 pub trait Buckets {
     fn len(&self) -> u32;
-    /// The first word of a bucket, which stays readable and writable.
+    /// The first word of a bucket, which stays readable and writable; `None` if the memory is not at hand.
     fn first_word(&self, bucket: u32) -> Option<NonNull<u64>>;
+    /// Sees to it that it is at hand.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be had.
+    fn take(&mut self) -> io::Result<()>;
+    /// It is not needed.
+    fn let_go(&mut self);
 }
 
-impl<B: Pod> Buckets for Mapped<B> {
+/// The elements of an array map, in the daemon's memory from the first entry on: many hosts have no members, or none of IPv6.
+#[derive(Debug)]
+pub struct OnceNeeded<B> {
+    map: OwnedFd,
+    len: u32,
+    mapped: Option<Mapped<B>>,
+}
+
+impl<B: Pod> OnceNeeded<B> {
+    pub fn new(map: OwnedFd, len: u32) -> Self {
+        Self { map, len, mapped: None }
+    }
+}
+
+impl<B: Pod> Buckets for OnceNeeded<B> {
     fn len(&self) -> u32 {
-        Mapped::len(self)
+        self.len
     }
 
     fn first_word(&self, bucket: u32) -> Option<NonNull<u64>> {
-        self.element(bucket).map(NonNull::cast)
+        self.mapped.as_ref()?.element(bucket).map(NonNull::cast)
+    }
+
+    fn take(&mut self) -> io::Result<()> {
+        if self.mapped.is_none() {
+            self.mapped = Some(Mapped::new(self.map.as_fd(), self.len)?);
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self) {
+        self.mapped = None;
     }
 }
 
@@ -52,8 +87,13 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Memory<KEY> for Exact<KEY
 
 impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
     /// A table as it is found. Nothing is used again that an earlier daemon deleted, until [`Self::reuse`].
-    pub fn new(memory: B, secret: [u64; SECRETS]) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// If its memory cannot be had.
+    pub fn new(memory: B, secret: [u64; SECRETS]) -> io::Result<Self> {
         let mut table = Self { memory, secret, passed: HashMap::new(), resting: Vec::new() };
+        table.memory.take()?;
         for bucket in 0..table.memory.len() {
             for position in 0..WAYS {
                 let Some(entry) = table.entry(bucket * WAYS + position) else { continue };
@@ -71,7 +111,10 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
                 }
             }
         }
-        table
+        if !table.rests() && table.entries().next().is_none() {
+            table.memory.let_go();
+        }
+        Ok(table)
     }
 
     /// The same memory once more, for who only looks.
@@ -99,8 +142,12 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
     }
 
     /// Adds an entry, or gives the key another value while no packet looks. False if there is no room for it.
-    #[must_use]
-    pub fn insert(&mut self, key: &[u64; KEY], value: &[u64]) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// If the first entry's memory cannot be had.
+    pub fn insert(&mut self, key: &[u64; KEY], value: &[u64]) -> io::Result<bool> {
+        self.memory.take()?;
         let hash = hash_of(key, &self.secret);
         let (mut number, _) = exact::number_of(self, key);
         if number == NOWHERE {
@@ -108,12 +155,12 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
                 (0..PROBES).flat_map(|probe| self.places(hash, probe).map(move |place| (probe, place)));
             let usable = |number: u32| matches!(self.first(number), Some(FREE | GONE));
             let Some((probe, place)) = places.into_iter().find(|&(_, place)| usable(place)) else {
-                return false;
+                return Ok(false);
             };
             self.passes(key, probe);
             number = place;
         }
-        let Some(entry) = self.entry(number) else { return false };
+        let Some(entry) = self.entry(number) else { return Ok(false) };
         for (word, value) in value.iter().enumerate() {
             store(entry, KEY + word, *value);
         }
@@ -122,7 +169,7 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
         }
         // Last, as programs look for it.
         store(entry, 0, exact::first_word(key, hash));
-        true
+        Ok(true)
     }
 
     /// Deletes an entry; its place rests. False if there is none.
@@ -210,6 +257,7 @@ fn store(entry: NonNull<u64>, word: usize, value: u64) {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::io;
     use std::ptr::NonNull;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -251,6 +299,12 @@ mod tests {
             let first = self.0.get(bucket as usize * WAYS as usize * ENTRY)?;
             NonNull::new(first.as_ptr())
         }
+
+        fn take(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn let_go(&mut self) {}
     }
 
     const SECRET: [u64; SECRETS] = [
@@ -270,7 +324,7 @@ mod tests {
     type Table<const KEY: usize> = Exact<KEY, ENTRY, Shared>;
 
     fn table<const KEY: usize>(memory: &Shared) -> Table<KEY> {
-        Exact::new(memory.clone(), SECRET)
+        Exact::new(memory.clone(), SECRET).unwrap()
     }
 
     /// Keys as members have them: some differ in their last word only, some in their VPC.
@@ -317,7 +371,7 @@ mod tests {
             match step {
                 Do::Insert(number, value) => {
                     let room = model.contains_key(&number) || model.len() + table.resting.len() < 8;
-                    let done = table.insert(&key(number), &[value]);
+                    let done = table.insert(&key(number), &[value]).unwrap();
                     // Of a few buckets, a key has all of them.
                     prop_assert_eq!(done, room);
                     if done {
@@ -328,7 +382,7 @@ mod tests {
                     prop_assert_eq!(table.remove(&key(number)), model.remove(&number).is_some());
                 }
                 Do::Reuse => table.reuse(),
-                Do::Reopen => table = Exact::new(memory.clone(), SECRET),
+                Do::Reopen => table = Exact::new(memory.clone(), SECRET).unwrap(),
             }
             for number in 0..20 {
                 prop_assert_eq!(found(&table, &key(number)), model.get(&number).copied(), "{}", number);
@@ -364,7 +418,7 @@ mod tests {
         let full = capacity(BUCKETS);
         assert!(full >= 262_144);
         for number in 0..full {
-            assert!(table.insert(&key(number), &[u64::from(number)]), "{number}");
+            assert!(table.insert(&key(number), &[u64::from(number)]).unwrap(), "{number}");
         }
         let further = (0..full).filter(|&number| number_of(&table, &key(number)).1 > 0).count();
         assert!(further < full as usize / 7, "{further}");
@@ -373,7 +427,7 @@ mod tests {
             for number in (round - 1) * full / 2..round * full / 2 {
                 assert!(table.remove(&key(number)), "{number}");
                 table.reuse();
-                assert!(table.insert(&key(number + full), &[u64::from(number)]), "{number}");
+                assert!(table.insert(&key(number + full), &[u64::from(number)]).unwrap(), "{number}");
             }
         }
         let found = (0..3 * full).filter(|&number| found(&table, &key(number)).is_some()).count();
@@ -386,7 +440,7 @@ mod tests {
         let mut table = table::<3>(&memory);
         // They stay.
         for number in 0..8 {
-            assert!(table.insert(&key(number), &[u64::from(number)]));
+            assert!(table.insert(&key(number), &[u64::from(number)]).unwrap());
         }
         let over = AtomicBool::new(false);
         let looks = AtomicU64::new(0);
@@ -414,7 +468,7 @@ mod tests {
             let mut rounds = 0;
             while rounds < 2000 || looks.load(Ordering::Relaxed) < 2000 {
                 for number in 8..24 {
-                    assert!(table.insert(&key(number), &[u64::from(number)]));
+                    assert!(table.insert(&key(number), &[u64::from(number)]).unwrap());
                 }
                 for number in 8..24 {
                     assert!(table.remove(&key(number)));

@@ -19,11 +19,10 @@ use sg_common::abi::{
 use zerocopy::{IntoBytes as _, transmute};
 
 use super::batch::{self, Elements, Partly};
-use super::exact::Exact;
+use super::exact::{Exact, OnceNeeded};
 use super::flow_memory::FlowFds;
 use super::grace::grace;
-use super::mapped::Mapped;
-use super::{KernelError, TableSizes, map_data, mapped, max_entries};
+use super::{KernelError, TableSizes, map_data, max_entries};
 use crate::compile::ranges::Table as PortRow;
 use crate::plan::{Entry, Table, table_indexes};
 
@@ -49,9 +48,9 @@ const MAPS: [&str; Table::COUNT] = [
 pub struct TableMaps {
     classes_v4: LpmTrie<MapData, ClassKeyV4, Row>,
     classes_v6: LpmTrie<MapData, ClassKeyV6, Row>,
-    members_v4: Exact<1, 2, Mapped<MembersV4>>,
-    members_v6: Exact<3, 4, Mapped<MembersV6>>,
-    pairs: Exact<1, 4, Mapped<Pairs>>,
+    members_v4: Exact<1, 2, OnceNeeded<MembersV4>>,
+    members_v6: Exact<3, 4, OnceNeeded<MembersV6>>,
+    pairs: Exact<1, 4, OnceNeeded<Pairs>>,
     own_v4: HashMap<MapData, OwnKeyV4, u32>,
     own_v6: HashMap<MapData, OwnKeyV6, u32>,
     port_sets: Array<MapData, PortTable>,
@@ -91,9 +90,9 @@ impl TableMaps {
             *entries = max_entries(ebpf, name)?;
             entry_fds.push((name, map_fd(ebpf, name)?));
         }
-        let members_v4 = Exact::new(mapped(ebpf, map::MEMBERS_V4)?, control.secret);
-        let members_v6 = Exact::new(mapped(ebpf, map::MEMBERS_V6)?, control.secret);
-        let pairs = Exact::new(mapped(ebpf, map::PAIRS)?, control.secret);
+        let members_v4 = exact(ebpf, map::MEMBERS_V4, control)?;
+        let members_v6 = exact(ebpf, map::MEMBERS_V6, control)?;
+        let pairs = exact(ebpf, map::PAIRS, control)?;
         for (table, room) in [
             (Table::MembersV4, members_v4.capacity()),
             (Table::MembersV6, members_v6.capacity()),
@@ -163,6 +162,7 @@ impl TableMaps {
 
     /// Writes an entry of one of the tables that are memory here. A member is in `sets` from the moment that it is there.
     pub fn insert(&mut self, entry: &Entry, sets: MemberSets) -> Result<(), KernelError> {
+        let name = MAPS.get(entry.table() as usize).copied().unwrap_or_default();
         for _ in 0..2 {
             let there = match entry {
                 Entry::Pair { key, row } => {
@@ -175,16 +175,16 @@ impl TableMaps {
                 Entry::Member { vpc, address: IpAddr::V6(address) } => {
                     self.members_v6.insert(&transmute!(member_v6(*vpc, *address)), &[transmute!(sets)])
                 }
-                Entry::PortTable { .. } | Entry::Class { .. } | Entry::Own { .. } => false,
+                Entry::PortTable { .. } | Entry::Class { .. } | Entry::Own { .. } => Ok(false),
             };
-            if there {
+            if there.map_err(|source| KernelError::Io { name, source })? {
                 return Ok(());
             }
             // There may be room when what was deleted is.
             grace();
             self.reuse();
         }
-        Err(KernelError::Full { name: MAPS.get(entry.table() as usize).copied().unwrap_or_default() })
+        Err(KernelError::Full { name })
     }
 
     /// Says in which set an address is in generations of a parity. False if it is no member.
@@ -366,6 +366,15 @@ fn elements(entries: &[Entry]) -> Elements {
 
 fn refused(name: &'static str, call: &'static str, io_error: io::Error) -> KernelError {
     KernelError::Map { name, source: MapError::SyscallError(SyscallError { call, io_error }) }
+}
+
+fn exact<const KEY: usize, const ENTRY: usize, B: Pod>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    control: &Control,
+) -> Result<Exact<KEY, ENTRY, OnceNeeded<B>>, KernelError> {
+    let memory = OnceNeeded::new(map_fd(ebpf, name)?, max_entries(ebpf, name)?);
+    Exact::new(memory, control.secret).map_err(|source| KernelError::Io { name, source })
 }
 
 fn map_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
