@@ -102,7 +102,7 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
                     first if exact::is_key(first) => {
                         let key = table.key_of(entry);
                         let (_, probe) = exact::number_of(&table, &key);
-                        table.passes(&key, probe);
+                        table.passes(hash_of(&key, &table.secret), probe);
                     }
                     _ => {
                         store(entry, 0, RESTING);
@@ -157,7 +157,7 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
             let Some((probe, place)) = places.into_iter().find(|&(_, place)| usable(place)) else {
                 return Ok(false);
             };
-            self.passes(key, probe);
+            self.passes(hash, probe);
             number = place;
         }
         let Some(entry) = self.entry(number) else { return Ok(false) };
@@ -212,9 +212,8 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
         }
     }
 
-    /// Notes that a key is in the bucket of this probe, and not in those before.
-    fn passes(&mut self, key: &[u64; KEY], probe: u32) {
-        let hash = hash_of(key, &self.secret);
+    /// Notes that a key of this hash is in the bucket of this probe, and not in those before.
+    fn passes(&mut self, hash: u64, probe: u32) {
         for probe in 0..probe {
             *self.passed.entry(exact::bucket_of(hash, probe, self.memory.len())).or_default() += 1;
         }

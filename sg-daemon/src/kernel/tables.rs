@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aya::maps::lpm_trie::LpmTrie;
@@ -187,13 +188,17 @@ impl TableMaps {
         Err(KernelError::Full { name })
     }
 
-    /// Says in which set an address is in generations of a parity. False if it is no member.
-    pub fn store_set(&mut self, vpc: u32, address: IpAddr, parity: usize, set: u32) -> bool {
-        let sets = match address {
+    /// The two words that say in which sets an address is, by parity; `None` if it is no member.
+    fn words_of_sets(&self, vpc: u32, address: IpAddr) -> Option<NonNull<u64>> {
+        match address {
             IpAddr::V4(address) => self.members_v4.value(&transmute!(member_v4(vpc, address))),
             IpAddr::V6(address) => self.members_v6.value(&transmute!(member_v6(vpc, address))),
-        };
-        let Some(sets) = sets else { return false };
+        }
+    }
+
+    /// Says in which set an address is in generations of a parity. False if it is no member.
+    pub fn store_set(&mut self, vpc: u32, address: IpAddr, parity: usize, set: u32) -> bool {
+        let Some(sets) = self.words_of_sets(vpc, address) else { return false };
         // SAFETY: a member's value is two such words, which are only ever changed whole.
         unsafe { AtomicU32::from_ptr(sets.cast::<u32>().add(parity & 1).as_ptr()) }
             .store(set, Ordering::SeqCst);
@@ -202,12 +207,9 @@ impl TableMaps {
 
     /// In which sets an address is, by parity.
     pub fn sets_of(&self, vpc: u32, address: IpAddr) -> Option<[u32; 2]> {
-        let sets = match address {
-            IpAddr::V4(address) => self.members_v4.value(&transmute!(member_v4(vpc, address))),
-            IpAddr::V6(address) => self.members_v6.value(&transmute!(member_v6(vpc, address))),
-        };
+        let sets = self.words_of_sets(vpc, address)?;
         // SAFETY: as in `store_set`.
-        sets.map(|sets| transmute!(unsafe { AtomicU64::from_ptr(sets.as_ptr()) }.load(Ordering::Relaxed)))
+        Some(transmute!(unsafe { AtomicU64::from_ptr(sets.as_ptr()) }.load(Ordering::Relaxed)))
     }
 
     /// Every member, and the sets that it is in, by parity.

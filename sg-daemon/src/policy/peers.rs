@@ -133,7 +133,7 @@ impl<'p> IntoIterator for &'p Peers {
     type IntoIter = Box<dyn Iterator<Item = &'p Peer> + 'p>;
 
     fn into_iter(self) -> Self::IntoIter {
-        Box::new(self.iter())
+        (&self.0).into_iter()
     }
 }
 

@@ -27,6 +27,9 @@ const TAP_MAC: &str = "52:54:00:00:00:03";
 /// The client's.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 
+/// With tables for very many connections: a sixteenth is one interface's, and no more room than its connections need.
+const FOR_MANY: [&str; 2] = ["--live-flows", "1100000"];
+
 /// What stands between.
 #[derive(Debug, Clone, Copy)]
 pub enum Filter {
@@ -129,8 +132,7 @@ impl Site {
                 None
             }
             Some((Filter::Ours { many, ports }, rules)) => {
-                // A sixteenth is one interface's: no more room than its connections need.
-                let extra: &[&str] = if many { &["--live-flows", "1100000"] } else { &[] };
+                let extra: &[&str] = if many { &FOR_MANY } else { &[] };
                 let fast_path = ports == Ports::FastPath;
                 let other = (ports != Ports::One).then_some(Other { device: UPLINK, fast_path });
                 let daemon = Daemon::start_with(&topology, &rules.sgd(other).to_string(), extra)?;
@@ -140,7 +142,7 @@ impl Site {
                 Some(daemon)
             }
             Some((Filter::Clsact, rules)) => {
-                let extra = ["--live-flows", "1100000", "--tc", "clsact"];
+                let extra = [&FOR_MANY[..], &["--tc", "clsact"]].concat();
                 Some(Daemon::start_with(&topology, &rules.sgd(None).to_string(), &extra)?)
             }
             Some((Filter::Peer(peer), rules)) => {
