@@ -27,8 +27,8 @@ const TAP_MAC: &str = "52:54:00:00:00:03";
 /// The client's.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 
-/// With tables for very many connections: a sixteenth is one interface's, and no more room than its connections need.
-const FOR_MANY: [&str; 2] = ["--live-flows", "1100000"];
+/// With tables for very many connections: a sixteenth is one interface's, and has room for those of the programs' sockets beside them.
+const FOR_MANY: [&str; 2] = ["--live-flows", "1600000"];
 
 /// What stands between.
 #[derive(Debug, Clone, Copy)]
