@@ -151,7 +151,9 @@ impl Sgd {
                 return ExitCode::FAILURE;
             }
         };
-        match runtime.block_on(run(self.options())) {
+        // As a task, not here: what it does for others it then does on their thread, and nobody waits for another one to wake up.
+        let daemon = runtime.spawn(run(self.options()));
+        match runtime.block_on(daemon).map_err(anyhow::Error::from).flatten() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error:#}");

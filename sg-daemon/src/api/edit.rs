@@ -1,5 +1,7 @@
 //! What goes over the socket about edits, and their routes: each is an [`Edit`] that the steward carries out.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,10 +11,12 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::extract::{At, Body, Failure, IfMatch, Params};
+use super::policy::gone;
 use super::routes::{Doc, Routes};
 use super::server::{Shared, blocking};
 use crate::diff::{Change, diff};
 use crate::policy::edit::{Done, Edit, EditError, EditedPolicy, RuleDirection, apply_next};
+use crate::policy::model::Model;
 use crate::supervise::steward::{self, EditOrder, Order, Refusal};
 
 /// The most that are carried out at once.
@@ -49,14 +53,18 @@ pub struct EditAnswer {
 impl EditAnswer {
     /// Of edits that are not in force, or not by a daemon.
     pub fn of(edited: &EditedPolicy, dry_run: bool) -> Self {
-        Self {
-            dry_run,
-            done: edited.done.clone(),
-            changes: diff(&edited.before, &edited.after),
-            generation: None,
-            revoked: 0,
-            warning: None,
-        }
+        Self::made(edited.done.clone(), (&edited.before, &edited.after), dry_run)
+    }
+
+    fn made(done: Vec<Done>, (before, after): (&Model, &Model), dry_run: bool) -> Self {
+        Self { dry_run, done, changes: diff(before, after), generation: None, revoked: 0, warning: None }
+    }
+
+    /// The same of edits that are about to be in force, to be made on another thread.
+    pub fn later(edited: &EditedPolicy) -> impl FnOnce() -> Self + Send + use<> {
+        let EditedPolicy { done, before, after, .. } = edited;
+        let (done, before, after) = (done.clone(), Arc::clone(before), Arc::clone(after));
+        move || Self::made(done, (&before, &after), false)
     }
 }
 
@@ -316,15 +324,8 @@ async fn carry_out(shared: Shared, edits: Vec<Edit>, dry_run: bool) -> Outcome {
     }
     let (told, tells) = oneshot::channel();
     let order = Order::Edit(EditOrder { edits, told });
-    let (answer, outcome) = oneshot::channel();
-    let gone = || {
-        Failure(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "sgd is about to end; ask again when it runs anew".to_owned(),
-        )
-    };
-    shared.orders.send(steward::Request { order, answer }).await.map_err(|_| gone())?;
-    let applied = outcome.await.map_err(|_| gone())?.map_err(|refusal| match refusal {
+    let answer = steward::carry_out(&shared.orders, order).await.ok_or_else(gone)?;
+    let applied = answer.map_err(|refusal| match refusal {
         Refusal::Edit(error) => refused(&error),
         other => super::policy::failure(&other),
     })?;

@@ -11,7 +11,7 @@ use axum::Json;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use ipnet::IpNet;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::candidate::{
     ApplyAnswer, Candidate, DeviceBecomes, DeviceChange, DiffAnswer, EntryCount, PlanAnswer, PolicyFiles,
@@ -258,15 +258,13 @@ async fn post_rollback(State(shared): State<Shared>) -> Result<Json<ApplyAnswer>
 }
 
 async fn give(shared: &Shared, order: Order) -> Result<Json<ApplyAnswer>, Failure> {
-    let (answer, outcome) = oneshot::channel();
-    let gone = || {
-        Failure(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "sgd is about to end; ask again when it runs anew".to_owned(),
-        )
-    };
-    shared.orders.send(steward::Request { order, answer }).await.map_err(|_| gone())?;
-    outcome.await.map_err(|_| gone())?.map(Json).map_err(|refusal| failure(&refusal))
+    let answer = steward::carry_out(&shared.orders, order).await.ok_or_else(gone)?;
+    answer.map(Json).map_err(|refusal| failure(&refusal))
+}
+
+/// Nobody carries out orders any more.
+pub(super) fn gone() -> Failure {
+    Failure(StatusCode::SERVICE_UNAVAILABLE, "sgd is about to end; ask again when it runs anew".to_owned())
 }
 
 pub(super) fn failure(refusal: &Refusal) -> Failure {

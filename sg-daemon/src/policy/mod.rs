@@ -32,12 +32,13 @@ mod walk;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, Read as _};
+use std::io::{self, IoSlice, Read as _};
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::sys::uio::pwritev;
 use serde::Serialize;
 
 use diagnostic::Findings;
@@ -53,6 +54,9 @@ pub(crate) use read::is_policy_name;
 use rewalk::Walked;
 use source::SourceFile;
 pub(crate) use source::Splice;
+
+/// The kernel takes so many parts in one call (UIO_MAXIOV, include/uapi/linux/uio.h).
+const MOST_AT_ONCE: usize = 1024;
 
 /// A policy that may be enforced, and advice about it.
 #[derive(Debug)]
@@ -304,11 +308,27 @@ impl Text {
     /// The same, to the end of a range.
     pub(crate) fn write_range(&self, file: &File, range: Range<usize>) -> io::Result<()> {
         let mut at = if range.start == 0 { 0 } else { self.0.file_offset(range.start) };
-        let end = self.0.file_offset(range.end);
+        let mut left = self.0.file_offset(range.end) - at;
+        let mut parts = Vec::new();
         for part in self.0.parts_from(range.start) {
-            let part = part.get(..part.len().min(end - at)).unwrap_or_default();
-            file.write_all_at(part, at as u64)?;
-            at += part.len();
+            let part = part.get(..part.len().min(left)).unwrap_or_default();
+            left -= part.len();
+            parts.extend((!part.is_empty()).then(|| IoSlice::new(part)));
+        }
+        // In as few calls as there can be: each is an event for those who watch the directory.
+        let mut parts = parts.as_mut_slice();
+        while !parts.is_empty() {
+            let most = parts.get(..parts.len().min(MOST_AT_ONCE)).unwrap_or_default();
+            let offset = at.try_into().map_err(io::Error::other)?;
+            match pwritev(file, most, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written;
+                    IoSlice::advance_slices(&mut parts, written);
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }

@@ -12,10 +12,12 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::install::{Place, Spare, absent};
@@ -167,28 +169,37 @@ impl Kept {
         Ok(fits.then(|| Noting { line, texts: texts.to_vec() }))
     }
 
-    /// Notes an edit: from here on the policy with it is the one to start with.
+    /// Notes an edit: from here on the policy with it is the one to start with. While the disk writes, it does what else is to be done,
+    /// which is returned beside.
     ///
     /// # Errors
     ///
     /// If it cannot be noted; the policy without it still is then.
-    pub fn note(&self, Noting { line, texts }: Noting) -> io::Result<()> {
+    pub fn note<T>(
+        &self,
+        Noting { line, texts }: Noting,
+        meanwhile: impl FnOnce() -> T,
+    ) -> (io::Result<()>, Option<T>) {
         let mut state = self.lock();
         let State { texts: kept, lines: Some(lines), .. } = &mut *state else {
-            return Err(io::Error::other("the last good copy has changed"));
+            return (Err(io::Error::other("the last good copy has changed")), None);
         };
         let written = lines.file.write_all_at(line.as_bytes(), lines.end as u64);
+        let done = written.is_ok().then(|| {
+            begin_to_write(&lines.file, lines.end, line.len());
+            meanwhile()
+        });
         if let Err(error) = written.and_then(|()| lines.file.sync_data()) {
             let nothing = vec![0; line.len()];
             let _ = lines.file.write_all_at(&nothing, lines.end as u64).and_then(|()| lines.file.sync_data());
             *state = State::default();
-            return Err(error);
+            return (Err(error), done);
         }
         lines.end += line.len();
         lines.edits += 1;
         *kept = Some(texts);
         crash::at(Point::EditDecided);
-        Ok(())
+        (Ok(()), done)
     }
 
     /// A file that says what these do, if there is one: see [`Spare`].
@@ -252,6 +263,17 @@ impl Kept {
         if text(&state).is_some_and(|text| spare.says(&text)) {
             state.spare = Some(spare);
         }
+    }
+}
+
+/// Has the kernel begin to write a part of a file to the disk, and waits for nothing. What fails is told when that is waited for.
+fn begin_to_write(file: &File, start: usize, bytes: usize) {
+    let (Ok(start), Ok(bytes)) = (libc::off64_t::try_from(start), libc::off64_t::try_from(bytes)) else {
+        return;
+    };
+    // SAFETY: the call takes a descriptor, which is open, and numbers.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), start, bytes, libc::SYNC_FILE_RANGE_WRITE);
     }
 }
 
@@ -480,10 +502,11 @@ mod tests {
             let (place, texts) = (self.place(), loaded(&self.file, text));
             let noting = self.kept.prepare(&self.state, &place, (&self.texts, &texts)).unwrap().unwrap();
             let unnamed = place.stage_unnamed(&texts, self.kept.spare(&self.texts)).unwrap().unwrap();
-            self.kept.note(noting).unwrap();
-            if replace {
-                let placed = unnamed.replace().unwrap();
-                self.kept.is_placed(place, unnamed.file, placed.old);
+            let (noted, named) = self.kept.note(noting, || replace.then(|| unnamed.name().unwrap()));
+            noted.unwrap();
+            if let Some(named) = named.unwrap() {
+                let placed = named.replace().unwrap();
+                self.kept.is_placed(place, named.file, placed.old);
             }
             self.texts = texts;
         }

@@ -68,12 +68,59 @@ pub struct Place {
 /// Takes the room that a new file needs. Without that ext4 looks for it when the file gets the name of another one, and writes the text
 /// at once (`auto_da_alloc`, Documentation/admin-guide/ext4.rst), for which whoever renames it would wait.
 fn with_room(file: &File, bytes: usize) -> io::Result<()> {
-    let Ok(length @ 1..) = libc::off_t::try_from(bytes) else { return Ok(()) };
-    match fallocate(file, FallocateFlags::empty(), 0, length) {
+    take_room(file, FallocateFlags::empty(), bytes).map(drop)
+}
+
+/// Whether there is room now.
+fn take_room(file: &File, flags: FallocateFlags, bytes: usize) -> io::Result<bool> {
+    let Ok(length @ 1..) = libc::off_t::try_from(bytes) else { return Ok(false) };
+    match fallocate(file, flags, 0, length) {
+        Ok(()) => Ok(true),
         // The file system cannot do it, and nothing is lost.
-        Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Removes what a daemon that died has left beside the policy files.
+pub fn remove_staged(paths: &[PathBuf]) {
+    let whole = |path: &PathBuf| path.canonicalize().ok();
+    for path in paths.iter().filter_map(whole) {
+        let Ok(entries) = path.read_dir() else {
+            remove_beside(&path);
+            continue;
+        };
+        for entry in entries.flatten() {
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            if is_link && is_policy_name(&entry.file_name()) {
+                whole(&entry.path()).iter().for_each(|target| remove_beside(target));
+            }
+            let name = entry.file_name();
+            let staged = name.to_str().and_then(|name| name.strip_prefix('.')?.strip_suffix(STAGED));
+            if staged.is_some_and(|name| is_policy_name(OsStr::new(name))) {
+                remove(&entry.path());
+            }
+        }
+    }
+}
+
+fn remove_beside(path: &Path) {
+    if let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) {
+        remove(&beside(directory, name));
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = absent(fs::remove_file(path)) {
+        tracing::warn!(%error, "{} stays", path.display());
+    }
+}
+
+const STAGED: &str = ".sgd-new";
+
+/// Hidden, and no policy by its name: who reads the directory meanwhile passes over it.
+fn beside(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!(".{name}{STAGED}"))
 }
 
 impl Place {
@@ -165,9 +212,8 @@ impl Place {
         Ok(there)
     }
 
-    /// Hidden, and no policy by its name: who reads the directory meanwhile passes over it.
     fn beside(&self, name: &str) -> PathBuf {
-        self.directory.join(format!(".{name}.sgd-new"))
+        beside(&self.directory, name)
     }
 
     /// Writes the new texts beside the old ones, with mode and owner of those. Returned is what has to be on the disk before
@@ -184,24 +230,14 @@ impl Place {
             absent(fs::remove_file(&beside))?;
             let mut file = File::options().write(true).create_new(true).mode(0o644).open(&beside)?;
             file.write_all(text.as_ref())?;
-            self.owned_as(name, &file)?;
+            owned_as(&self.directory.join(name), &file)?;
             pending.push(file);
         }
         Ok(pending)
     }
 
-    /// Gives a new file mode and owner of the one that it is to replace.
-    fn owned_as(&self, name: &str, file: &File) -> io::Result<()> {
-        let Ok(old) = fs::metadata(self.directory.join(name)) else { return Ok(()) };
-        let made = file.metadata()?;
-        if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
-            fchown(file, Some(old.uid()), Some(old.gid()))?;
-        }
-        file.set_permissions(old.permissions())
-    }
-
-    /// The text of the only file that is replaced, in a file that has no name yet, so nothing is left of it after a crash: in the
-    /// spare one, if that fits. `None` if several are replaced, or the file system knows no such files.
+    /// The text of the only file that is replaced, in a file that has no name yet, so nothing is left of it after a crash. With a spare
+    /// file that has room for it, it is written there when it is named. `None` if several are replaced, or the file system knows no such files.
     ///
     /// # Errors
     ///
@@ -210,22 +246,24 @@ impl Place {
         let mut replaced = self.replaced();
         let (Some((index, name)), None) = (replaced.next(), replaced.next()) else { return Ok(None) };
         let text = texts.get(index).ok_or_else(|| io::Error::other("a text is missing"))?;
-        let spare = spare.filter(|spare| spare.directory == self.directory);
-        let file = match spare.and_then(|spare| spare.edited(text).ok()) {
-            Some(file) => file,
-            None => match self.unnamed()? {
-                Some(file) => {
-                    with_room(&file, text.file_len())?;
-                    text.write_from(&file, 0)?;
-                    file
-                }
-                None => return Ok(None),
-            },
-        };
-        self.owned_as(name, &file)?;
-        crash::at(Point::EditStaged);
         let (beside, target) = (self.beside(name), self.directory.join(name));
-        Ok(Some(Unnamed { file: Arc::new(file), beside, target }))
+        let fits = |spare: &Spare| {
+            spare.directory == self.directory
+                && text.file_len() <= spare.room
+                && text.has_bom() == spare.text.has_bom()
+        };
+        let (file, unwritten) = match spare.filter(fits) {
+            Some(Spare { text: before, file, .. }) => (file, Some((before, text.clone()))),
+            None => {
+                let Some(file) = self.unnamed()? else { return Ok(None) };
+                with_room(&file, text.file_len())?;
+                text.write_from(&file, 0)?;
+                owned_as(&target, &file)?;
+                (file, None)
+            }
+        };
+        crash::at(Point::EditStaged);
+        Ok(Some(Unnamed { file: Arc::new(file), unwritten, beside, target }))
     }
 
     /// `None` if the file system knows no files without names.
@@ -245,11 +283,15 @@ impl Place {
     /// A spare file for an edit that follows `text`. `None` if that is written as fast without one, or cannot be had.
     pub fn spare(&self, text: &Text) -> Option<Spare> {
         const LARGE: usize = 64 << 10;
+        /// By so much a few edits make a file longer.
+        const LONGER: usize = 16 << 10;
         let length = text.file_len();
-        let file = (length >= LARGE).then(|| self.unnamed().ok()?)?;
-        let file = file?;
-        with_room(&file, length).and_then(|()| text.write_from(&file, 0)).ok()?;
-        Some(Spare { text: text.clone(), directory: self.directory.clone(), file })
+        let (_, name) = self.replaced().next().filter(|_| length >= LARGE)?;
+        let file = self.unnamed().ok()??;
+        let room = length + LONGER;
+        let has_room = take_room(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, room).ok()?;
+        text.write_from(&file, 0).and_then(|()| owned_as(&self.directory.join(name), &file)).ok()?;
+        has_room.then(|| Spare { text: text.clone(), directory: self.directory.clone(), file, room })
     }
 
     /// What the first of the files that are replaced says.
@@ -273,11 +315,7 @@ impl Place {
 
     /// Takes back [`Self::stage`], as far as it came.
     pub fn unstage(&self) {
-        for (_, name) in self.replaced() {
-            if let Err(error) = absent(fs::remove_file(self.beside(name))) {
-                tracing::warn!(%error, "{} stays", self.beside(name).display());
-            }
-        }
+        self.replaced().for_each(|(_, name)| remove(&self.beside(name)));
     }
 
     /// Puts the staged texts in the place of the old ones, and removes those that the candidate does not have.
@@ -307,6 +345,16 @@ impl Place {
     }
 }
 
+/// Gives a new file mode and owner of the one that it is to replace.
+fn owned_as(target: &Path, file: &File) -> io::Result<()> {
+    let Ok(old) = fs::metadata(target) else { return Ok(()) };
+    let made = file.metadata()?;
+    if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+        fchown(file, Some(old.uid()), Some(old.gid()))?;
+    }
+    if made.mode() == old.mode() { Ok(()) } else { file.set_permissions(old.permissions()) }
+}
+
 /// A file without a name that says what an operator's file says. An edit of that has to put into it what it changes and what is
 /// behind that, and nothing else: the text of a hundred thousand peers takes longer to write than all else that is done for one.
 #[derive(Debug)]
@@ -314,31 +362,28 @@ pub struct Spare {
     text: Text,
     directory: PathBuf,
     file: File,
+    /// So many bytes have their place on the disk already.
+    room: usize,
 }
 
 impl Spare {
     pub fn says(&self, text: &Text) -> bool {
         self.text == *text
     }
+}
 
-    /// Makes it say what `text` says.
-    fn edited(self, text: &Text) -> io::Result<File> {
-        let Self { text: before, file, .. } = self;
-        if text.has_bom() != before.has_bom() {
-            return Err(io::Error::other("another byte order mark"));
-        }
-        with_room(&file, text.file_len())?;
-        let Splice { start, end, insert } = text.splice(&before);
-        if insert.len() == end - start {
-            text.write_range(&file, start..start + insert.len())?;
-        } else {
-            text.write_from(&file, start)?;
-        }
-        if text.file_len() < before.file_len() {
-            file.set_len(text.file_len() as u64)?;
-        }
-        Ok(file)
+/// Makes a file that says what `before` says say what `text` says.
+fn write_edit(file: &File, before: &Text, text: &Text) -> io::Result<()> {
+    let Splice { start, end, insert } = text.splice(before);
+    if insert.len() == end - start {
+        text.write_range(file, start..start + insert.len())?;
+    } else {
+        text.write_from(file, start)?;
     }
+    if text.file_len() < before.file_len() {
+        file.set_len(text.file_len() as u64)?;
+    }
+    Ok(())
 }
 
 /// A file that was put in its place.
@@ -353,23 +398,63 @@ pub struct Placed {
 /// A text that is to take the place of a file.
 #[derive(Debug)]
 pub struct Unnamed {
+    file: Arc<File>,
+    /// What the file says, and what it is to say.
+    unwritten: Option<(Text, Text)>,
+    beside: PathBuf,
+    target: PathBuf,
+}
+
+/// The same in its place but for the last step.
+#[derive(Debug)]
+pub struct Named {
     pub file: Arc<File>,
+    /// Before it had a name.
+    staged: Metadata,
     beside: PathBuf,
     target: PathBuf,
 }
 
 impl Unnamed {
+    /// Writes what is not written yet, and puts it beside the file.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written, or have a name there.
+    pub fn name(self) -> io::Result<Named> {
+        if let Some((before, text)) = &self.unwritten {
+            write_edit(&self.file, before, text)?;
+            owned_as(&self.target, &self.file)?;
+        }
+        let staged = self.file.metadata()?;
+        let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let name = || linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &self.beside, AtFlags::AT_SYMLINK_FOLLOW);
+        match name() {
+            // Of one that was replaced halfway.
+            Err(Errno::EEXIST) => {
+                absent(fs::remove_file(&self.beside))?;
+                name()?;
+            }
+            named => named?,
+        }
+        crash::at(Point::EditNamed);
+        let Self { file, beside, target, .. } = self;
+        Ok(Named { file, staged, beside, target })
+    }
+}
+
+impl Named {
+    /// It is not to take the place of the file.
+    pub fn take_back(self) {
+        remove(&self.beside);
+    }
+
     /// Puts it there; it may not be on the disk then.
     ///
     /// # Errors
     ///
     /// If the file cannot be replaced; it is as it was.
     pub fn replace(&self) -> io::Result<Placed> {
-        absent(fs::remove_file(&self.beside))?;
-        let staged = self.file.metadata()?;
-        let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &self.beside, AtFlags::AT_SYMLINK_FOLLOW)?;
-        crash::at(Point::EditNamed);
         let old = File::open(&self.target).ok();
         let linked = self.file.metadata();
         let before = coarse();
@@ -380,7 +465,7 @@ impl Unnamed {
         let now = placed.ok().filter(|placed| {
             let text = |file: &Metadata| (file.mtime(), file.mtime_nsec(), file.len());
             linked.is_ok()
-                && text(placed) == text(&staged)
+                && text(placed) == text(&self.staged)
                 && before
                     .is_some_and(|tick| Some(tick) == after && (placed.ctime(), placed.ctime_nsec()) > tick)
         });
@@ -489,6 +574,25 @@ mod tests {
         assert!(link.is_symlink());
         assert_eq!(fs::read_to_string(target.join("real.json")).unwrap(), "new");
         assert_eq!(names(&target), ["real.json"]);
+    }
+
+    #[test]
+    fn what_a_daemon_that_died_has_left_beside_the_files_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (policies, elsewhere) = (dir.path().join("policies"), dir.path().join("elsewhere"));
+        for directory in [&policies, &elsewhere] {
+            fs::create_dir(directory).unwrap();
+            for name in ["p.json", ".p.json.sgd-new", ".q.json.sgd-new", ".notes.sgd-new", "r.json.sgd-new"] {
+                fs::write(directory.join(name), "").unwrap();
+            }
+        }
+        symlink("../elsewhere/p.json", policies.join("link.json")).unwrap();
+        remove_staged(&[policies.clone(), dir.path().join("none")]);
+        assert_eq!(names(&policies), [".notes.sgd-new", "link.json", "p.json", "r.json.sgd-new"]);
+        assert_eq!(names(&elsewhere), [".notes.sgd-new", ".q.json.sgd-new", "p.json", "r.json.sgd-new"]);
+        fs::write(elsewhere.join(".p.json.sgd-new"), "").unwrap();
+        remove_staged(&[policies.join("link.json")]);
+        assert_eq!(names(&elsewhere), [".notes.sgd-new", ".q.json.sgd-new", "p.json", "r.json.sgd-new"]);
     }
 
     #[test]

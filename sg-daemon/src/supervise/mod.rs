@@ -25,6 +25,7 @@ use anyhow::Context as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::block_in_place;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::edits::Kept;
@@ -104,6 +105,9 @@ async fn enforce(
     let flow_log = open_flow_log(options.flow_log.as_ref())?;
     let replacement = layout::find(options)?;
     let (unfinished, notice) = recover(&options.state_dir);
+    if unfinished.is_none() {
+        install::remove_staged(&options.policy);
+    }
     // Watches begin before anything is read, so that no change falls in between.
     let mut files = FileWatch::new(&options.policy).context(
         "cannot watch the policy files; look at fs.inotify.max_user_watches and max_user_instances",
@@ -144,7 +148,7 @@ async fn enforce(
         flow_log: Arc::new(Mutex::new(flow_log)),
     };
     replacement.begin(&shared);
-    let started = start(options, &shared, unfinished.as_ref()).await;
+    let started = block_in_place(|| start(options, &shared, unfinished.as_ref()));
     let by_device = started.inspect_err(|_| replacement.give_up(&shared))?;
     replacement.finish(&shared).await?;
     begin_to_count(&shared)?;
@@ -168,21 +172,20 @@ async fn enforce(
                 if let Some(flow_log) = &*shared.flow_log() {
                     flow_log.reopen();
                 }
-                steward.files_changed().await;
+                block_in_place(|| steward.files_changed());
             }
-            () = files.changed() => steward.files_changed().await,
-            Some(request) = ordered.recv() => {
-                // Who does not wait any more has gone away; what was done is done.
-                let _ = request.answer.send(steward.order(request.order).await);
+            () = files.changed() => block_in_place(|| steward.files_changed()),
+            Some(borrower) = ordered.recv() => {
+                steward = steward.lend(borrower).await.context("an order was not carried out to its end")?;
                 steward.settle_soon();
             }
-            () = steward.due() => steward.time_is_up().await,
+            () = steward.due() => block_in_place(|| steward.time_is_up()),
             changed = links.changed() => {
                 changed.context("the network devices cannot be watched any more; restart sgd")?;
                 on_enforcer(&shared, reconcile).await?;
                 steward.retry.devices_changed();
             }
-            () = steward.retry.due() => steward.devices_changed().await,
+            () = steward.retry.due() => block_in_place(|| steward.devices_changed()),
             _ = collect.tick() => collect_flows(&shared).await?,
             () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
@@ -198,7 +201,7 @@ async fn enforce(
     tokio::task::spawn_blocking(move || events.stop()).await?;
     end_flow_log(&shared).await;
     if !options.detach_on_exit {
-        steward.stop().await;
+        block_in_place(|| steward.stop());
     }
     let kept = shared.kept.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || kept.settle()).await? {
@@ -272,17 +275,16 @@ fn recover_edits(state_dir: &Path) -> (Option<Journal>, Option<String>) {
 
 /// The first policy: the operator's, or the last good one while the operator's is bad. Whether the operator's was refused
 /// for what a device is like.
-async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>) -> anyhow::Result<bool> {
+fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>) -> anyhow::Result<bool> {
     if let Some(journal) = unfinished {
         // The operator's files may be half replaced.
         apply_copy(journal.files(), shared)
-            .await
             .context("the policy that was applied last cannot be used; correct the policy files (`sgctl check`), and start sgd again")?;
         return Ok(false);
     }
-    let error = match apply_files(options, shared, Copy::IfPossible).await {
+    let error = match apply_files(options, shared, Copy::IfPossible) {
         Ok(applied) => {
-            report(applied);
+            accepted(applied);
             return Ok(false);
         }
         Err(error) => error,
@@ -298,7 +300,7 @@ async fn start(options: &Options, shared: &Shared, unfinished: Option<&Journal>)
     }
     tracing::error!(error = format!("{error:#}"), "policy refused; the last good policy is used");
     *shared.refused() = Some(format!("{error:#}"));
-    apply_copy(copy, shared).await.context(
+    apply_copy(copy, shared).context(
         "the copy of the last good policy cannot be used either; correct the policy files (`sgctl check`), and start sgd again",
     )?;
     Ok(by_device(&error))
@@ -314,21 +316,21 @@ enum Cause {
 }
 
 /// Puts the operator's files in force; if they are bad, what is in force stays (D22).
-async fn reload(options: &Options, shared: &Shared, cause: Cause) -> anyhow::Result<Applied> {
+fn reload(options: &Options, shared: &Shared, cause: Cause) -> anyhow::Result<Applied> {
     if cause == Cause::Devices {
-        return read_again(options, shared, cause).await;
+        return read_again(options, shared, cause);
     }
     notify::reloading();
-    let outcome = read_again(options, shared, cause).await;
+    let outcome = read_again(options, shared, cause);
     notify::ready(shared);
     outcome
 }
 
-async fn read_again(options: &Options, shared: &Shared, cause: Cause) -> anyhow::Result<Applied> {
-    let error = match apply_files(options, shared, Copy::Needed).await {
+fn read_again(options: &Options, shared: &Shared, cause: Cause) -> anyhow::Result<Applied> {
+    let error = match apply_files(options, shared, Copy::Needed) {
         Ok(applied) => {
             *shared.refused() = None;
-            report(applied);
+            accepted(applied);
             return Ok(applied);
         }
         Err(error) => error,
@@ -347,9 +349,13 @@ fn by_device(error: &anyhow::Error) -> bool {
     error.downcast_ref::<ApplyError>().is_some_and(|error| !matches!(error, ApplyError::Plan(_)))
 }
 
+fn accepted(applied: Applied) {
+    TALLY.accepted(applied.changed);
+    report(applied);
+}
+
 fn report(applied: Applied) {
     let Applied { generation, changed, written, deleted, revoked } = applied;
-    TALLY.accepted(changed);
     if changed {
         tracing::info!(generation, written, deleted, revoked, "policy applied");
     } else {
@@ -367,53 +373,45 @@ enum Copy {
 }
 
 /// Puts the operator's files in force and keeps what they said as the last good policy.
-async fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::Result<Applied> {
-    let (paths, state_dir, shared) = (options.policy.clone(), options.state_dir.clone(), shared.clone());
-    tokio::task::spawn_blocking(move || {
-        let loaded = load(&paths, &shared.memo)?;
-        if shared.kept.says(&loaded.texts) {
-            return Ok(shared.enforcer().apply(loaded.model)?);
+fn apply_files(options: &Options, shared: &Shared, need: Copy) -> anyhow::Result<Applied> {
+    let loaded = load(&options.policy, &shared.memo)?;
+    if shared.kept.says(&loaded.texts) {
+        return Ok(shared.enforcer().apply(loaded.model)?);
+    }
+    shared.kept.settle().context("what was edited last cannot be brought to the disk")?;
+    let files = loaded.model.files.iter().map(PathBuf::as_path);
+    let texts = loaded.texts.iter().map(|text| text.as_bytes());
+    let copy = state::prepare(&options.state_dir, files.zip(texts), None);
+    let copy = match copy {
+        Err(error) if need == Copy::Needed => {
+            let path = options.state_dir.display();
+            return Err(error).with_context(|| {
+                format!("there is no copy of the policy in the state directory {path}; make room, and run `sgctl apply`")
+            });
         }
-        shared.kept.settle().context("what was edited last cannot be brought to the disk")?;
-        let files = loaded.model.files.iter().map(PathBuf::as_path);
-        let texts = loaded.texts.iter().map(|text| text.as_bytes());
-        let copy = state::prepare(&state_dir, files.zip(texts), None);
-        let copy = match copy {
-            Err(error) if need == Copy::Needed => {
-                let path = state_dir.display();
-                return Err(error).with_context(|| {
-                    format!("there is no copy of the policy in the state directory {path}; make room, and run `sgctl apply`")
-                });
-            }
-            copy => copy,
-        };
-        let mut enforcer = shared.enforcer();
-        let applied = enforcer.apply(loaded.model)?;
-        // While the enforcer is held: nobody is told that the policy is in force before it is kept.
-        shared.kept.forget();
-        match copy.and_then(state::Prepared::commit) {
-            Ok(()) => shared.kept.is_now(loaded.texts),
-            Err(error) => {
-                tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
-            }
+        copy => copy,
+    };
+    let mut enforcer = shared.enforcer();
+    let applied = enforcer.apply(loaded.model)?;
+    // While the enforcer is held: nobody is told that the policy is in force before it is kept.
+    shared.kept.forget();
+    match copy.and_then(state::Prepared::commit) {
+        Ok(()) => shared.kept.is_now(loaded.texts),
+        Err(error) => {
+            tracing::error!(%error, "the policy is in force, but its copy in the state directory is an older one");
         }
-        Ok(applied)
-    })
-    .await?
+    }
+    Ok(applied)
 }
 
 /// Puts the last good policy in force.
-async fn apply_copy(copy: PathBuf, shared: &Shared) -> anyhow::Result<Applied> {
-    let shared = shared.clone();
-    tokio::task::spawn_blocking(move || {
-        let model = match edits::edited(&copy)? {
-            // Edits that could not be brought into the copy.
-            Some(files) => policy::load_bytes(files)?.model,
-            None => load(&[copy], &shared.memo)?.model,
-        };
-        Ok(shared.enforcer().apply_again(model)?)
-    })
-    .await?
+fn apply_copy(copy: PathBuf, shared: &Shared) -> anyhow::Result<Applied> {
+    let model = match edits::edited(&copy)? {
+        // Edits that could not be brought into the copy.
+        Some(files) => policy::load_bytes(files)?.model,
+        None => load(&[copy], &shared.memo)?.model,
+    };
+    Ok(shared.enforcer().apply_again(model)?)
 }
 
 fn load(paths: &[PathBuf], memo: &Memo) -> anyhow::Result<Loaded> {

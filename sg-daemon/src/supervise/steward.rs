@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
+use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use super::install::{Place, Placed};
@@ -71,15 +71,36 @@ pub enum Refusal {
 
 pub type Answer = Result<ApplyAnswer, Refusal>;
 
-/// An order and who waits for its outcome.
-#[derive(Debug)]
-pub struct Request {
-    pub order: Order,
-    pub answer: oneshot::Sender<Answer>,
+/// Who has an order asks here for the steward.
+pub type Orders = mpsc::Sender<oneshot::Sender<Loan>>;
+
+/// The steward in the hands of who has an order for it: what is done at once in one place need not wait for other threads to
+/// wake up. It goes back when this is dropped.
+pub struct Loan(Option<(Steward, oneshot::Sender<Steward>)>);
+
+impl Loan {
+    fn carry_out(mut self, order: Order) -> Option<Answer> {
+        let (steward, _) = self.0.as_mut()?;
+        Some(steward.order(order))
+    }
 }
 
-/// How a later order is given to the daemon.
-pub type Orders = mpsc::Sender<Request>;
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some((steward, back)) = self.0.take() {
+            // Nobody waits for it when the daemon ends.
+            let _ = back.send(steward);
+        }
+    }
+}
+
+/// Carries out an order, to its end, on the thread of who asks, which may block it. `None` if the daemon is about to end.
+pub async fn carry_out(orders: &Orders, order: Order) -> Option<Answer> {
+    let (lend, lent) = oneshot::channel();
+    orders.send(lend).await.ok()?;
+    let loan = lent.await.ok()?;
+    block_in_place(|| loan.carry_out(order))
+}
 
 /// What there is to know about changes, for the API.
 #[derive(Debug, Clone, Default)]
@@ -108,12 +129,22 @@ pub struct Steward {
     /// Decided upon, and not in the operator's files yet.
     unfinished: Option<Journal>,
     due: Option<Instant>,
+    /// What is not in the log yet: nobody waits for that.
+    unreported: Option<Applied>,
 }
 
 impl Steward {
     pub fn new(options: Options, shared: Shared, retry: Retry, unfinished: Option<Journal>) -> Self {
         let due = unfinished.is_some().then(|| Instant::now() + AGAIN);
-        Self { options, shared, retry, unconfirmed: None, unfinished, due }
+        Self { options, shared, retry, unconfirmed: None, unfinished, due, unreported: None }
+    }
+
+    /// Lends it to who has an order, until that is carried out. `None` if it does not come back.
+    pub async fn lend(self, borrower: oneshot::Sender<Loan>) -> Option<Self> {
+        let (back, returned) = oneshot::channel();
+        // Who has gone away meanwhile gives it back at once.
+        drop(borrower.send(Loan(Some((self, back)))));
+        returned.await.ok()
     }
 
     /// Returns when there is something to do by the clock. Cancel-safe.
@@ -125,48 +156,48 @@ impl Steward {
     }
 
     /// Does what is due.
-    pub async fn time_is_up(&mut self) {
+    pub fn time_is_up(&mut self) {
         self.due = None;
         if self.unconfirmed.is_some() {
-            let outcome = self.roll_back("the policy was not confirmed in time").await;
+            let outcome = self.roll_back("the policy was not confirmed in time");
             if let Err(error) = outcome {
                 tracing::error!(%error, "not rolled back; tried again");
             }
         }
         if let Some(journal) = self.unfinished.take() {
-            self.finish(journal, None, Names::Candidate).await;
+            self.finish(journal, None, Names::Candidate);
         }
     }
 
     /// The daemon's files have changed, or it is told to read them.
-    pub async fn files_changed(&mut self) {
+    pub fn files_changed(&mut self) {
         if let Some(why) = self.why_not() {
             tracing::warn!("the policy files are not read now: {why}");
             self.shared.changes().files_changed = self.unconfirmed.is_some();
             return;
         }
         // The outcome is in the log and in the status.
-        let _ = self.reload(Cause::Operator).await;
+        let _ = self.reload(Cause::Operator);
     }
 
     /// Devices have changed, for which the policy was refused.
-    pub async fn devices_changed(&mut self) {
+    pub fn devices_changed(&mut self) {
         if self.why_not().is_some() {
             // Later, if at all: whatever ends the wait reads the files, or has replaced them.
             return self.retry.tried(true);
         }
-        let by_device = self.read(Cause::Devices).await.is_err_and(|error| by_device(&error));
+        let by_device = self.read(Cause::Devices).is_err_and(|error| by_device(&error));
         self.retry.tried(by_device);
     }
 
-    async fn reload(&mut self, cause: Cause) -> anyhow::Result<Applied> {
-        let outcome = self.read(cause).await;
+    fn reload(&mut self, cause: Cause) -> anyhow::Result<Applied> {
+        let outcome = self.read(cause);
         self.retry = Retry::new(outcome.as_ref().is_err_and(by_device));
         outcome
     }
 
-    async fn read(&mut self, cause: Cause) -> anyhow::Result<Applied> {
-        let outcome = reload(&self.options, &self.shared, cause).await;
+    fn read(&mut self, cause: Cause) -> anyhow::Result<Applied> {
+        let outcome = reload(&self.options, &self.shared, cause);
         self.settle_soon();
         if outcome.is_ok() {
             *self.shared.changes() = Changes::default();
@@ -187,16 +218,17 @@ impl Steward {
         })
     }
 
-    pub async fn order(&mut self, order: Order) -> Answer {
+    fn order(&mut self, order: Order) -> Answer {
         if let (Order::Reload | Order::Apply { .. } | Order::Edit(_), Some(why)) = (&order, self.why_not()) {
             return Err(Refusal::Conflict(why));
         }
-        self.carried_out(order).await
+        self.carried_out(order)
     }
 
     /// Finishes the change in the kernel, frees what the policy before has left, and sees to it that what was edited is on the disk,
     /// without anybody waiting for it.
-    pub fn settle_soon(&self) {
+    pub fn settle_soon(&mut self) {
+        self.report();
         let shared = self.shared.clone();
         drop(spawn_blocking(move || {
             shared.settle();
@@ -209,15 +241,19 @@ impl Steward {
         }));
     }
 
-    async fn carried_out(&mut self, order: Order) -> Answer {
+    fn report(&mut self) {
+        self.unreported.take().into_iter().for_each(report);
+    }
+
+    fn carried_out(&mut self, order: Order) -> Answer {
         match order {
-            Order::Reload => match self.reload(Cause::Operator).await {
+            Order::Reload => match self.reload(Cause::Operator) {
                 Ok(applied) => Ok(answer(applied)),
                 Err(error) => Err(Refusal::Faulty(format!("{error:#}"))),
             },
-            Order::Apply { files, confirm } => self.apply(files, confirm).await,
-            Order::Edit(order) => self.edit(order).await,
-            Order::Confirm => self.confirm().await,
+            Order::Apply { files, confirm } => self.apply(files, confirm),
+            Order::Edit(order) => self.edit(order),
+            Order::Confirm => self.confirm(),
             Order::Rollback => {
                 if self.unconfirmed.is_none() {
                     return Err(Refusal::Conflict(
@@ -225,69 +261,61 @@ impl Steward {
                             .to_owned(),
                     ));
                 }
-                self.roll_back("rolled back as asked").await.map(answer)
+                self.roll_back("rolled back as asked").map(answer)
             }
         }
     }
 
-    async fn apply(&mut self, mut files: Vec<(PathBuf, Vec<u8>)>, confirm: Option<Duration>) -> Answer {
+    fn apply(&mut self, mut files: Vec<(PathBuf, Vec<u8>)>, confirm: Option<Duration>) -> Answer {
         // As they will be read from a directory.
         files.sort_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()));
-        let (options, shared) = (self.options.clone(), self.shared.clone());
-        let work = move || {
-            let candidate = Candidate::of(&options, files)?;
-            put_in_force(&options, &shared, candidate, confirm)
-        };
-        match counted(blocking(work).await?)? {
-            InForce::Begun(begun) => self.keep(*begun, confirm, Names::Candidate).await,
-            InForce::Noted(noted) => self.noted(*noted).await,
+        let in_force = Candidate::of(&self.options, files)
+            .and_then(|candidate| put_in_force(&self.options, &self.shared, candidate, confirm));
+        match counted(in_force)? {
+            InForce::Begun(begun) => self.keep(*begun, confirm, Names::Candidate),
+            InForce::Noted(noted) => self.noted(*noted),
         }
     }
 
     /// Edits the daemon's own files.
-    async fn edit(&mut self, EditOrder { edits, told }: EditOrder) -> Answer {
-        let (options, shared) = (self.options.clone(), self.shared.clone());
-        let work = move || -> Result<Result<InForce, u64>, Refusal> {
-            let edited = apply_next(&options.policy, &edits, &shared.memo)?;
-            // Who does not wait any more has gone away.
-            let _ = told.send(EditAnswer::of(&edited, false));
-            if edited.changed.is_empty() {
-                return Ok(Err(shared.enforcer().kernel().generation()));
-            }
-            let candidate = Candidate::of_edit(edited)?;
-            put_in_force(&options, &shared, candidate, None).map(Ok)
-        };
-        match counted(blocking(work).await?)? {
-            Ok(InForce::Begun(begun)) => self.keep(*begun, None, Names::Own).await,
-            Ok(InForce::Noted(noted)) => self.noted(*noted).await,
-            Err(generation) => {
-                let applied = Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 };
-                Ok(answer(applied))
-            }
+    fn edit(&mut self, EditOrder { edits, told }: EditOrder) -> Answer {
+        let edited =
+            counted(apply_next(&self.options.policy, &edits, &self.shared.memo).map_err(Refusal::Edit))?;
+        let answers = EditAnswer::later(&edited);
+        // Meanwhile; who does not wait any more has gone away.
+        drop(spawn_blocking(move || told.send(answers())));
+        if edited.changed.is_empty() {
+            return Ok(answer(self.unchanged()));
+        }
+        let in_force = Candidate::of_edit(edited)
+            .and_then(|candidate| put_in_force(&self.options, &self.shared, candidate, None));
+        match counted(in_force)? {
+            InForce::Begun(begun) => self.keep(*begun, None, Names::Own),
+            InForce::Noted(noted) => self.noted(*noted),
         }
     }
 
     fn accepted(&mut self, applied: Applied) {
-        report(applied);
+        TALLY.accepted(applied.changed);
+        self.unreported = Some(applied);
         self.retry = Retry::new(false);
         *self.shared.refused() = None;
         *self.shared.changes() = Changes::default();
     }
 
     /// What follows an edit that is decided upon.
-    async fn noted(&mut self, Noted { applied, place, texts, replaced }: Noted) -> Answer {
+    fn noted(&mut self, Noted { applied, place, texts, replaced }: Noted) -> Answer {
         self.accepted(applied);
         let Err(error) = replaced else { return Ok(answer(applied)) };
         // Not by a rename of its own: by the journal, which tries until it can be done.
-        let state_dir = self.options.state_dir.clone();
-        let begin = move || {
-            let journal = Journal::begin(&state_dir, place, &texts, None)?;
+        let begin = || {
+            let journal = Journal::begin(&self.options.state_dir, place, &texts, None)?;
             let mut prepared = journal.stage(&texts).inspect_err(|_| drop(journal.undo()))?;
             journal.decide(&mut prepared).inspect_err(|_| drop(journal.undo()))?;
             Ok::<_, std::io::Error>((journal, prepared))
         };
-        let warning = match blocking(begin).await? {
-            Ok((journal, prepared)) => self.finish(journal, Some(prepared), Names::Own).await,
+        let warning = match begin() {
+            Ok((journal, prepared)) => self.finish(journal, Some(prepared), Names::Own),
             Err(_) => {
                 let why = format!(
                     "the policy in force cannot be written to the policy files: {error}; sgd tries again when it starts"
@@ -301,9 +329,10 @@ impl Steward {
     }
 
     /// What follows the swap.
-    async fn keep(&mut self, begun: Begun, confirm: Option<Duration>, names: Names) -> Answer {
-        let (journal, prepared, before, own, applied) = begun;
+    fn keep(&mut self, begun: Begun, confirm: Option<Duration>, names: Names) -> Answer {
+        let (journal, mut prepared, before, own, applied) = begun;
         self.accepted(applied);
+        self.report();
         if let Some(confirm) = confirm {
             crash::at(Point::Unconfirmed);
             let until = Instant::now() + confirm;
@@ -313,76 +342,50 @@ impl Steward {
             self.unconfirmed = Some(Unconfirmed { journal, prepared, before, files: own });
             return Ok(ApplyAnswer { unconfirmed: Some(confirm.as_secs()), ..answer(applied) });
         }
-        let decide = move || {
-            let (mut prepared, journal) = (prepared, journal);
-            (journal.decide(&mut prepared), journal, prepared)
-        };
-        let (decided, journal, prepared) = blocking(decide).await?;
-        if let Err(error) = decided {
-            let undone = self.back_to(before).await;
-            let _ = blocking(move || journal.undo()).await?;
+        if let Err(error) = journal.decide(&mut prepared) {
+            let undone = self.back_to(before);
+            let _ = journal.undo();
             return Err(undecided(&error, undone.map_err(|undo| undo.to_string())));
         }
-        let warning = self.finish(journal, Some(prepared), names).await;
+        let warning = self.finish(journal, Some(prepared), names);
         Ok(ApplyAnswer { warning, ..answer(applied) })
     }
 
-    async fn confirm(&mut self) -> Answer {
-        let Some(unconfirmed) = self.unconfirmed.take() else {
+    fn confirm(&mut self) -> Answer {
+        let Some(unconfirmed) = &mut self.unconfirmed else {
             return Err(Refusal::Conflict(
                 "no policy waits to be confirmed; it may have been rolled back, see `sgctl status`"
                     .to_owned(),
             ));
         };
-        let (paths, memo) = (self.options.policy.clone(), self.shared.memo.clone());
-        let work = move || {
-            if policy::fingerprint(&paths, &memo) != unconfirmed.files {
-                let why = "the policy files have changed since, and confirming would overwrite them; `sgctl rollback` \
-                           goes back to the policy before and then reads them"
+        if policy::fingerprint(&self.options.policy, &self.shared.memo) != unconfirmed.files {
+            let why =
+                "the policy files have changed since, and confirming would overwrite them; `sgctl rollback` \
+                       goes back to the policy before and then reads them"
                     .to_owned();
-                return (unconfirmed, Some(Refusal::Conflict(why)));
-            }
-            let mut unconfirmed = unconfirmed;
-            match unconfirmed.journal.decide(&mut unconfirmed.prepared) {
-                Ok(()) => (unconfirmed, None),
-                Err(error) => {
-                    let why = format!(
-                        "that the policy is decided upon cannot be noted: {error}; it stays unconfirmed; make room in the state directory, and confirm again"
-                    );
-                    (unconfirmed, Some(Refusal::Failed(why)))
-                }
-            }
-        };
-        match blocking(work).await? {
-            (Unconfirmed { journal, prepared, .. }, None) => {
-                self.due = None;
-                *self.shared.changes() = Changes::default();
-                tracing::info!("the policy is confirmed");
-                let warning = self.finish(journal, Some(prepared), Names::Candidate).await;
-                let generation = self.generation().await;
-                let applied = Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 };
-                Ok(ApplyAnswer { warning, ..answer(applied) })
-            }
-            (unconfirmed, Some(refusal)) => {
-                self.unconfirmed = Some(unconfirmed);
-                Err(refusal)
-            }
+            return Err(Refusal::Conflict(why));
         }
+        if let Err(error) = unconfirmed.journal.decide(&mut unconfirmed.prepared) {
+            let why = format!(
+                "that the policy is decided upon cannot be noted: {error}; it stays unconfirmed; make room in the state directory, and confirm again"
+            );
+            return Err(Refusal::Failed(why));
+        }
+        self.due = None;
+        *self.shared.changes() = Changes::default();
+        tracing::info!("the policy is confirmed");
+        let decided = self.unconfirmed.take();
+        let warning = decided.and_then(|Unconfirmed { journal, prepared, .. }| {
+            self.finish(journal, Some(prepared), Names::Candidate)
+        });
+        Ok(ApplyAnswer { warning, ..answer(self.unchanged()) })
     }
 
     /// Brings the decided policy into the operator's files, or remembers to try again. What went wrong, if anything did.
-    async fn finish(&mut self, journal: Journal, prepared: Option<Prepared>, names: Names) -> Option<String> {
-        let kept = self.shared.kept.clone();
-        let work = move || {
-            // The copy is about to be another one.
-            kept.forget();
-            (journal.finish(prepared), journal)
-        };
-        let (finished, journal) = match blocking(work).await {
-            Ok(done) => done,
-            Err(refusal) => return Some(refusal.to_string()),
-        };
-        if let Err(error) = finished {
+    fn finish(&mut self, journal: Journal, prepared: Option<Prepared>, names: Names) -> Option<String> {
+        // The copy is about to be another one.
+        self.shared.kept.forget();
+        if let Err(error) = journal.finish(prepared) {
             let why = format!(
                 "the policy in force cannot be written to the policy files: {error}; sgd tries again every {} s, and when it starts",
                 AGAIN.as_secs()
@@ -398,7 +401,7 @@ impl Steward {
             return None;
         }
         // The same policy, known by the names of its own files.
-        match self.reload(Cause::Operator).await {
+        match self.reload(Cause::Operator) {
             Ok(_) => None,
             Err(error) => Some(format!(
                 "the policy files are replaced, and say something else by now: {error:#}; look at them, and run `sgctl apply`"
@@ -407,7 +410,7 @@ impl Steward {
     }
 
     /// Puts the policy before the unconfirmed one in force again.
-    async fn roll_back(&mut self, why: &str) -> Result<Applied, Refusal> {
+    fn roll_back(&mut self, why: &str) -> Result<Applied, Refusal> {
         let Some(unconfirmed) = self.unconfirmed.take() else {
             return Err(Refusal::Conflict(
                 "no policy waits to be confirmed; `sgctl apply --confirm TIME` applies one that does"
@@ -415,7 +418,7 @@ impl Steward {
             ));
         };
         crash::at(Point::RollbackBegun);
-        let applied = match self.back_to(Arc::clone(&unconfirmed.before)).await {
+        let applied = match self.back_to(Arc::clone(&unconfirmed.before)) {
             Ok(applied) => applied,
             Err(error) => {
                 self.unconfirmed = Some(unconfirmed);
@@ -435,32 +438,32 @@ impl Steward {
         let text = format!("{why}; the policy before it is in force again");
         tracing::warn!(generation = applied.generation, "{text}");
         *self.shared.changes() = Changes { notice: Some(text), ..Changes::default() };
-        if let Err(error) = blocking(move || unconfirmed.journal.undo()).await? {
+        if let Err(error) = unconfirmed.journal.undo() {
             tracing::warn!(%error, "the journal of the policy that was rolled back stays; the next start removes it");
         }
         if read_files {
             let notice = self.shared.changes().notice.clone();
-            let _ = self.reload(Cause::Operator).await;
+            let _ = self.reload(Cause::Operator);
             self.shared.changes().notice = notice;
         }
         Ok(applied)
     }
 
-    async fn back_to(&self, before: Arc<Model>) -> Result<Applied, Refusal> {
-        let shared = self.shared.clone();
-        let outcome = blocking(move || shared.enforcer().apply_again(before)).await?;
+    fn back_to(&self, before: Arc<Model>) -> Result<Applied, Refusal> {
+        let outcome = self.shared.enforcer().apply_again(before);
         outcome.map_err(|error| Refusal::Failed(format!("{:#}", anyhow::Error::new(error))))
     }
 
-    async fn generation(&self) -> u64 {
-        let shared = self.shared.clone();
-        blocking(move || shared.enforcer().kernel().generation()).await.unwrap_or(0)
+    /// What is told where nothing has changed.
+    fn unchanged(&self) -> Applied {
+        let generation = self.shared.enforcer().kernel().generation();
+        Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 }
     }
 
     /// Before the daemon ends: nobody could roll back later.
-    pub async fn stop(&mut self) {
+    pub fn stop(&mut self) {
         if self.unconfirmed.is_some()
-            && let Err(error) = self.roll_back("sgd ends before the policy was confirmed").await
+            && let Err(error) = self.roll_back("sgd ends before the policy was confirmed")
         {
             tracing::error!(%error, "the policy that was not confirmed stays in force until sgd starts again");
         }
@@ -611,18 +614,24 @@ fn edit_in_force(
     let applied = enforcer
         .apply(Arc::clone(model))
         .map_err(|error| Refusal::Faulty(format!("{:#}", anyhow::Error::new(error))))?;
-    if let Err(error) = shared.kept.note(noting) {
+    let (noted, named) = shared.kept.note(noting, || unnamed.name());
+    if let Err(error) = noted {
+        if let Some(Ok(named)) = named {
+            named.take_back();
+        }
         let undone = enforcer.apply_again(Arc::clone(before));
         let undone = undone.map_err(|undo| format!("{:#}", anyhow::Error::new(undo)));
         return Err(undecided(&error, undone));
     }
-    let replaced = match unnamed.replace() {
-        Ok(Placed { old, now }) => {
+    let named = named.unwrap_or_else(|| Err(std::io::Error::other("it was not written")));
+    let placed = named.and_then(|named| Ok((named.replace()?, named.file)));
+    let replaced = match placed {
+        Ok((Placed { old, now }, new)) => {
             let text = place.replaced().next().and_then(|(index, _)| texts.get(index));
             if let (Some(text), Some(file)) = (text, now) {
                 text.was_written(&shared.memo, &file);
             }
-            shared.kept.is_placed(place.clone(), unnamed.file, old);
+            shared.kept.is_placed(place.clone(), new, old);
             Ok(())
         }
         // What is noted stays noted, and is never said to be in place.
@@ -657,10 +666,4 @@ fn counted<T>(outcome: Result<T, Refusal>) -> Result<T, Refusal> {
 fn answer(applied: Applied) -> ApplyAnswer {
     let Applied { generation, changed, written, deleted, revoked } = applied;
     ApplyAnswer { generation, changed, written, deleted, revoked, unconfirmed: None, warning: None }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    spawn_blocking(work).await.map_err(|error| {
-        Refusal::Failed(format!("a task has failed: {error}; restart sgd, and report what its log says"))
-    })
 }

@@ -21,6 +21,8 @@ use crate::policy::is_policy_name;
 const QUIET: Duration = Duration::from_millis(50);
 /// … but no later than this after the first.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long nobody listens after an event: less than it has to be quiet.
+const REST: Duration = Duration::from_millis(10);
 /// As many links as the kernel follows in one path (man 7 path_resolution).
 const MOST_LINKS: usize = 40;
 /// How often the way to the policy may change while it is being watched.
@@ -140,11 +142,17 @@ impl Scope {
     /// Watches directories, not files: a file that is replaced by a rename is another file.
     fn watch(&self, sender: &Sender<()>) -> notify::Result<RecommendedWatcher> {
         let (scope, sender) = (self.clone(), sender.clone());
+        let mut rested = None;
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error may hide a change.
             if event.map_or(true, |event| scope.concerns(&event)) {
                 // A full channel holds a wake-up already.
                 let _ = sender.try_send(());
+            }
+            // Whoever changes a file has to wake this thread for an event, unless it is at rest: the first of several is enough.
+            if rested.is_none_or(|rested: std::time::Instant| rested.elapsed() > REST) {
+                std::thread::sleep(REST);
+                rested = Some(std::time::Instant::now());
             }
         })?;
         let parents = self.names.iter().filter_map(|name| name.parent());
