@@ -40,7 +40,7 @@ impl Hooks {
         }
         one_cpu()?;
         let mut figures = Figures::open()?;
-        let (rounds, parts) = if self.quick { (5, 4) } else { (21, 1) };
+        let (rounds, parts) = if self.quick { (3, 4) } else { (21, 1) };
         let mut results = Vec::new();
         for device in Device::ALL {
             if !device.has_xdp() {
@@ -51,7 +51,7 @@ impl Hooks {
             results.push((device, found));
         }
         for (device, found) in &mut results {
-            let bulk = bulk(*device, if self.quick { 5 } else { 21 }, 1000)?;
+            let bulk = bulk(*device, rounds, 1000)?;
             tell("CPU per GB of a guest", "ms", *device, &bulk, &mut figures)?;
             found.extend(bulk);
         }

@@ -18,7 +18,7 @@ const FRAMES: u32 = 20_000;
 /// New flows of one: with one rule a line, each takes as long as hundreds of others.
 const NEW_FRAMES: u32 = 2_000;
 /// Connections that are begun before the first is answered: fewer than fit into anybody's share.
-const AT_ONCE: u32 = 1024;
+const AT_ONCE: u32 = 4096;
 
 const SYN: u8 = 2;
 const ACK: u8 = 16;

@@ -67,7 +67,8 @@ impl Contender {
     }
 }
 
-/// All of them, side by side, each held to what it must do. `all`: also ours in ways that are there for older kernels.
+/// All of them, side by side, each held to what it must do. `all`: also ours in ways that are there for older kernels, and
+/// in each way under each number of rules.
 fn sites(counts: &[usize], only: &[String], all: bool) -> Result<Vec<Contender>> {
     let mut contenders = Vec::new();
     let mut add = |name: &'static str, rules: Option<usize>, bridged, filter: Option<Filter>| -> Result<()> {
@@ -93,9 +94,14 @@ fn sites(counts: &[usize], only: &[String], all: bool) -> Result<Vec<Contender>>
         if many && all {
             add(OURS_CLSACT, Some(count), false, Some(Filter::Clsact))?;
         }
-        add(OURS_BRIDGED, Some(count), true, Some(Filter::Ours { many, ports: Ports::One }))?;
-        add(OURS_BOTH, Some(count), true, Some(Filter::Ours { many, ports: Ports::Both }))?;
-        add(OURS_FAST, Some(count), true, Some(Filter::Ours { many, ports: Ports::FastPath }))?;
+        // How many rules there are is seen without a bridge.
+        if many || all {
+            add(OURS_BRIDGED, Some(count), true, Some(Filter::Ours { many, ports: Ports::One }))?;
+            add(OURS_FAST, Some(count), true, Some(Filter::Ours { many, ports: Ports::FastPath }))?;
+        }
+        if all {
+            add(OURS_BOTH, Some(count), true, Some(Filter::Ours { many, ports: Ports::Both }))?;
+        }
         for peer in Peer::ALL {
             add(peer.name(), Some(count), peer.is_bridged(), Some(Filter::Peer(peer)))?;
         }
