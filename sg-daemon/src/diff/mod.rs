@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::model::{Group, Interface, Model, Peer, Rule, Rules, Source, Vpc, VpcId};
-use crate::policy::same::{same_names, same_rules};
+use crate::policy::same::{said, same_names, same_rules};
 use words::{addresses, group_names, list, rule_words, seconds};
 
 /// What has happened to a part of a policy.
@@ -180,43 +180,42 @@ impl Diff<'_> {
                     let fields = [(*field, kind(was).to_owned(), kind(is).to_owned())];
                     self.fields(Part::Group, scope, name, &fields, at.1.as_ref());
                 }
-                self.rules(scope, name, field, sides);
+                self.rules(scope, name, field, [before.zip(sides.0), after.zip(sides.1)]);
             }
         }
     }
 
     /// Rules have no names: those of equal words are one.
-    fn rules(&mut self, scope: &str, group: &str, field: &str, sides: (Option<&Rules>, Option<&Rules>)) {
-        if let (true, (Some(before), Some(after))) = (self.same_ids, sides)
+    fn rules(&mut self, scope: &str, group: &str, field: &str, sides: [Option<(&Group, &Rules)>; 2]) {
+        if let (true, [Some((_, before)), Some((_, after))]) = (self.same_ids, sides)
             && same_rules(before, after)
         {
             return;
         }
-        fn written(rules: Option<&Rules>) -> &[Rule] {
-            match rules {
-                Some(Rules::Written(rules)) => rules,
+        fn written<'r>(side: Option<(&Group, &'r Rules)>) -> &'r [Rule] {
+            match side {
+                Some((_, Rules::Written(rules))) => rules,
                 _ => &[],
             }
         }
-        let (mut before, mut after) = (written(sides.0), written(sides.1));
+        let [mut before, mut after] = sides.map(written);
         if self.same_ids {
             // What both begin with says the same in words.
-            let same = |(one, other): &(&Rule, &Rule)| {
-                (one.protocol, one.remote, &one.matches) == (other.protocol, other.remote, &other.matches)
-            };
+            let same = |(one, other): &(&Rule, &Rule)| said(one) == said(other);
             let front = before.iter().zip(after).take_while(same).count();
             (before, after) =
                 (before.get(front..).unwrap_or_default(), after.get(front..).unwrap_or_default());
         }
-        let in_words = |model: &Model, rules: &[Rule]| {
+        let in_words = |model: &Model, side: Option<(&Group, &Rules)>, rules: &[Rule]| {
             let mut by_words: BTreeMap<String, Vec<Option<Place>>> = BTreeMap::new();
             for rule in rules {
-                let at = place(model, rule.source);
+                let at = side.and_then(|(group, _)| place(model, group.source_of(rule)));
                 by_words.entry(rule_words(model, rule, field)).or_default().push(at);
             }
             by_words
         };
-        let (old, new) = (in_words(self.old, before), in_words(self.new, after));
+        let [was, is] = sides;
+        let (old, new) = (in_words(self.old, was, before), in_words(self.new, is, after));
         for (words, (before, after)) in pairs(&old, &new) {
             let (before, after) =
                 (before.map_or(&[][..], Vec::as_slice), after.map_or(&[][..], Vec::as_slice));
