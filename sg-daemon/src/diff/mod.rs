@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::model::{Group, Interface, Model, Peer, Rule, Rules, Source, Vpc, VpcId};
+use crate::policy::model::{Enforcement, Group, Interface, Model, Peer, Rule, Rules, Source, Vpc, VpcId};
 use crate::policy::same::{said, same_names, same_rules};
 use words::{addresses, group_names, list, rule_words, seconds};
 
@@ -123,6 +123,9 @@ impl Diff<'_> {
     }
 
     fn settings(&mut self) {
+        if self.old.settings == self.new.settings {
+            return;
+        }
         let (old, new) = (settings::words(self.old), settings::words(self.new));
         for ((name, before), (_, after)) in old.into_iter().zip(new) {
             if before != after {
@@ -148,8 +151,12 @@ impl Diff<'_> {
     }
 
     fn groups(&mut self) {
+        let is_other = |index: usize| {
+            let sides = (self.old.groups.get(index), self.new.groups.get(index));
+            !(self.same_ids && matches!(sides, (Some(before), Some(after)) if same_group(before, after)))
+        };
         let by_name = |model: &'_ Model| -> BTreeMap<(String, String), usize> {
-            let groups = model.groups.iter().enumerate();
+            let groups = model.groups.iter().enumerate().filter(|(index, _)| is_other(*index));
             groups.map(|(index, group)| ((group_scope(model, group), group.name.clone()), index)).collect()
         };
         let (old, new) = (by_name(self.old), by_name(self.new));
@@ -373,6 +380,14 @@ fn interface_fields(model: &Model, interface: &Interface) -> Vec<(&'static str, 
 
 /// What is no list of rules.
 fn group_fields(group: &Group) -> Vec<(&'static str, String)> {
+    let (include_allowed_addresses, enforcement) = no_lists(group);
+    vec![
+        ("include_allowed_addresses", include_allowed_addresses.to_string()),
+        ("enforcement", words::json(&enforcement)),
+    ]
+}
+
+fn no_lists(group: &Group) -> (bool, Enforcement) {
     let Group {
         name: _,
         project: _,
@@ -385,10 +400,12 @@ fn group_fields(group: &Group) -> Vec<(&'static str, String)> {
         enforcement,
         source: _,
     } = group;
-    vec![
-        ("include_allowed_addresses", include_allowed_addresses.to_string()),
-        ("enforcement", words::json(enforcement)),
-    ]
+    (*include_allowed_addresses, *enforcement)
+}
+
+/// Whether there is nothing to tell of a group, where ids mean the same.
+fn same_group(before: &Group, after: &Group) -> bool {
+    no_lists(before) == no_lists(after) && DIRECTIONS.iter().all(|(_, of)| same_rules(of(before), of(after)))
 }
 
 /// The order of an interface's groups means nothing (K8).
