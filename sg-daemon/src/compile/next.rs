@@ -14,7 +14,7 @@ use sg_common::abi::Direction;
 use super::classes::Classes;
 use super::image::{Cells, Image, PolicyImage, VpcName};
 use super::members::Members;
-use super::rules;
+use super::rules::{self, Wanted};
 use super::{Sets, direction_image, image, member_addresses, members, vpc_names};
 use crate::policy::model::{GroupId, Interface, Model, Remote, Role, RuleList, VpcId};
 use crate::policy::same::{same_names, same_rules};
@@ -101,16 +101,17 @@ impl Touched {
     fn is_empty(&self) -> bool {
         self.nets.is_empty() && self.groups.is_empty()
     }
+}
 
-    /// Whether one of these rules may be on a remote that [concerns](Self::concerns) it; if not, none is.
-    fn may_concern(&self, rules: &RuleList) -> bool {
+/// Those that have a say in what is said of what is touched.
+impl Wanted for Touched {
+    fn may_be_in(&self, rules: &RuleList) -> bool {
         let about = rules.about();
         self.nets.iter().any(|net| about.may_meet(net))
             || about.groups.iter().any(|group| self.groups.contains(group))
     }
 
-    /// Whether rules on this remote have a say in what is said of those.
-    fn concerns(&self, remote: &Remote) -> bool {
+    fn is(&self, remote: &Remote) -> bool {
         match remote {
             Remote::Cidr(net) => {
                 self.nets.iter().any(|touched| touched.contains(net) || net.contains(touched))
@@ -135,8 +136,7 @@ fn next_policy(
         if touched.is_empty() {
             return Some(next);
         }
-        let wanted = (|rules: &_| touched.may_concern(rules), |remote: &_| touched.concerns(remote));
-        let rules = rules::on_remotes(model, interface, direction, wanted);
+        let rules = rules::on_remotes(model, interface, direction, &touched);
         let part = direction_image(model, &rules, direction);
         for net in &touched.nets {
             match net {

@@ -53,34 +53,54 @@ const ANY_V6: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::U
 
 /// Every rule in force on `interface` in one direction, in the order of its groups. The order means nothing (K8).
 pub fn of_interface(model: &Model, interface: &Interface, direction: Direction) -> Vec<Effective> {
-    on_remotes(model, interface, direction, (|_| true, |_| true))
+    on_remotes(model, interface, direction, &All)
 }
 
-/// Those of [`of_interface`] with a remote that is wanted; lists that have none may be told by themselves.
+/// Which rules are asked for.
+pub(super) trait Wanted {
+    /// Whether one of a list may be. If not, none is, and nobody looks at each.
+    fn may_be_in(&self, rules: &RuleList) -> bool;
+
+    /// Whether those on this remote are.
+    fn is(&self, remote: &Remote) -> bool;
+}
+
+struct All;
+
+impl Wanted for All {
+    fn may_be_in(&self, _: &RuleList) -> bool {
+        true
+    }
+
+    fn is(&self, _: &Remote) -> bool {
+        true
+    }
+}
+
+/// Those of [`of_interface`] that are wanted.
 pub(super) fn on_remotes(
     model: &Model,
     interface: &Interface,
     direction: Direction,
-    (may_have_wanted, is_wanted): (impl Fn(&RuleList) -> bool, impl Fn(&Remote) -> bool),
+    wanted: &impl Wanted,
 ) -> Vec<Effective> {
-    let wanted = (may_have_wanted, is_wanted);
     let mut rules = Vec::new();
     for &group in &interface.groups {
-        of_group(model, group, interface.vpc, direction, &wanted, &mut rules);
+        of_group(model, group, interface.vpc, direction, wanted, &mut rules);
     }
     let mut others = Vec::new();
     if interface.role == Role::Host {
         failsafe(&model.settings.failsafe, direction, &mut others);
     }
     metadata(model, direction, &mut others);
-    rules.extend(others.into_iter().filter(|rule| wanted.1(&rule.remote)));
+    rules.extend(others.into_iter().filter(|rule| wanted.is(&rule.remote)));
     rules
 }
 
 /// The rules that a group brings to an interface in `vpc`.
 fn of_one_group(model: &Model, group: GroupId, vpc: VpcId, direction: Direction) -> Vec<Effective> {
     let mut rules = Vec::new();
-    of_group(model, group, vpc, direction, &(|_: &RuleList| true, |_: &Remote| true), &mut rules);
+    of_group(model, group, vpc, direction, &All, &mut rules);
     rules
 }
 
@@ -152,17 +172,17 @@ fn of_group(
     id: GroupId,
     vpc: VpcId,
     direction: Direction,
-    (may_have_wanted, is_wanted): &(impl Fn(&RuleList) -> bool, impl Fn(&Remote) -> bool),
+    wanted: &impl Wanted,
     out: &mut Vec<Effective>,
 ) {
     let Some(group) = model.groups.get(id.0) else { return };
     let explicit = model.settings.metadata == Metadata::Explicit;
     match rules(group, direction) {
         Rules::Written(rules) => {
-            if !may_have_wanted(rules) {
+            if !wanted.may_be_in(rules) {
                 return;
             }
-            let rules = rules.iter().enumerate().filter(|(_, rule)| is_wanted(&rule.remote));
+            let rules = rules.iter().enumerate().filter(|(_, rule)| wanted.is(&rule.remote));
             out.extend(rules.map(|(index, rule)| Effective {
                 origin: Origin::Written { group: id, index, source: group.source_of(rule) },
                 protocol: rule.protocol,
@@ -174,7 +194,7 @@ fn of_group(
         Rules::Implied => {
             let ipv6 = model.vpcs.get(vpc.0).is_some_and(|vpc| vpc.ipv6);
             let rules = implied(group, id, direction, ipv6).into_iter();
-            let rules = rules.filter(|(_, remote)| is_wanted(remote));
+            let rules = rules.filter(|(_, remote)| wanted.is(remote));
             out.extend(rules.map(|(protocol, remote)| Effective {
                 origin: Origin::Implied { group: id },
                 protocol,

@@ -81,6 +81,13 @@ pub(crate) struct RawGroup {
     pub outbound: Option<RawRules>,
 }
 
+impl RawGroup {
+    /// The list of one direction, if it is written.
+    pub fn rules(&self, inbound: bool) -> Option<&RawRules> {
+        if inbound { self.inbound.as_ref() } else { self.outbound.as_ref() }
+    }
+}
+
 /// The rules of one direction. All places in it are told from the start of the group, so that one that follows in another place
 /// shares them.
 pub(crate) type RawRules = Arc<Vec<RawRule>>;

@@ -112,18 +112,8 @@ impl Resolver<'_, '_> {
                 self.rule_quota(raw);
                 let id = self.written(raw);
                 let known = id.and_then(|id| before.get(id.0));
-                let inbound = taken_over(
-                    raw.inbound.as_ref(),
-                    known.map(|(raw, group)| (raw.inbound.as_ref(), &group.inbound)),
-                );
-                let inbound =
-                    inbound.unwrap_or_else(|| self.direction(raw, "inbound", raw.inbound.as_ref(), vpc));
-                let outbound = taken_over(
-                    raw.outbound.as_ref(),
-                    known.map(|(raw, group)| (raw.outbound.as_ref(), &group.outbound)),
-                );
-                let outbound =
-                    outbound.unwrap_or_else(|| self.direction(raw, "outbound", raw.outbound.as_ref(), vpc));
+                let inbound = self.direction(raw, true, known, vpc);
+                let outbound = self.direction(raw, false, known, vpc);
                 if let Some(group) = id.and_then(|id| self.out.model.groups.get_mut(id.0)) {
                     group.inbound = inbound;
                     group.outbound = outbound;
@@ -154,10 +144,21 @@ impl Resolver<'_, '_> {
         }
     }
 
-    fn direction(&mut self, raw: &RawGroup, name: &str, rules: Option<&RawRules>, vpc: VpcId) -> Rules {
-        let Some(rules) = rules else { return Rules::Implied };
+    fn direction(
+        &mut self,
+        raw: &RawGroup,
+        inbound: bool,
+        before: Option<&(&RawGroup, &Group)>,
+        vpc: VpcId,
+    ) -> Rules {
+        let Some(rules) = raw.rules(inbound) else { return Rules::Implied };
+        if let Some((before, group)) = before
+            && before.rules(inbound).is_some_and(|before| Arc::ptr_eq(before, rules))
+        {
+            return if inbound { group.inbound.clone() } else { group.outbound.clone() };
+        }
         let group = (raw.span, self.at(raw.span, &raw.at));
-        let remote = if name == "inbound" { "source" } else { "destination" };
+        let (name, remote) = if inbound { ("inbound", "source") } else { ("outbound", "destination") };
         let mut written = Vec::with_capacity(rules.len());
         for (index, rule) in rules.iter().enumerate() {
             let resolved = match &rule.remote {
@@ -178,7 +179,7 @@ impl Resolver<'_, '_> {
         Rules::Written(written.into())
     }
 
-    /// A rule of which every part was good, and what it is in.
+    /// A rule of which every part was good; its places are told from the start of `object`.
     pub(super) fn rule(
         &self,
         raw: &RawRule,
@@ -200,12 +201,6 @@ impl Resolver<'_, '_> {
             },
         })
     }
-}
-
-/// What was made of the very same list before.
-fn taken_over(raw: Option<&RawRules>, before: Option<(Option<&RawRules>, &Rules)>) -> Option<Rules> {
-    let (before, rules) = before?;
-    Arc::ptr_eq(raw?, before?).then(|| rules.clone())
 }
 
 struct OverQuota {
