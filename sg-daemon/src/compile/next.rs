@@ -14,9 +14,9 @@ use sg_common::abi::Direction;
 use super::classes::Classes;
 use super::image::{Cells, Image, PolicyImage, VpcName};
 use super::members::Members;
-use super::rules::{self, Effective};
+use super::rules::{self, Wanted};
 use super::{Sets, direction_image, image, member_addresses, members, vpc_names};
-use crate::policy::model::{GroupId, Interface, Model, Remote, Role, VpcId};
+use crate::policy::model::{GroupId, Interface, Model, Remote, Role, RuleList, VpcId};
 use crate::policy::same::{same_names, same_rules};
 
 /// Compiles a checked policy after `before`, which is another model and what was made of it.
@@ -88,14 +88,8 @@ impl Touched {
     ) -> Option<Self> {
         let mut touched = Self::default();
         for &group in groups {
-            let [before, after] = [old, new].map(|model| rules::of_one_group(model, group, vpc, direction));
-            let same = |(one, other): &(&Effective, &Effective)| one.says() == other.says();
-            let front = before.iter().zip(&after).take_while(same).count();
-            let [before, after] = [&before, &after].map(|rules| rules.get(front..).unwrap_or_default());
-            let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
-            let rest = |rules: &[Effective]| rules.len() - back;
-            for rule in before.iter().take(rest(before)).chain(after.iter().take(rest(after))) {
-                match rule.remote {
+            for remote in rules::other_remotes([old, new], group, vpc, direction) {
+                match remote {
                     Remote::Cidr(net) => touched.nets.insert(net),
                     Remote::Group(group) => touched.groups.insert(group),
                 };
@@ -107,9 +101,17 @@ impl Touched {
     fn is_empty(&self) -> bool {
         self.nets.is_empty() && self.groups.is_empty()
     }
+}
 
-    /// Whether rules on this remote have a say in what is said of those.
-    fn concerns(&self, remote: &Remote) -> bool {
+/// Those that have a say in what is said of what is touched.
+impl Wanted for Touched {
+    fn may_be_in(&self, rules: &RuleList) -> bool {
+        let about = rules.about();
+        self.nets.iter().any(|net| about.may_meet(net))
+            || about.groups.iter().any(|group| self.groups.contains(group))
+    }
+
+    fn is(&self, remote: &Remote) -> bool {
         match remote {
             Remote::Cidr(net) => {
                 self.nets.iter().any(|touched| touched.contains(net) || net.contains(touched))
@@ -134,7 +136,7 @@ fn next_policy(
         if touched.is_empty() {
             return Some(next);
         }
-        let rules = rules::on_remotes(model, interface, direction, |remote| touched.concerns(remote));
+        let rules = rules::on_remotes(model, interface, direction, &touched);
         let part = direction_image(model, &rules, direction);
         for net in &touched.nets {
             match net {

@@ -7,8 +7,9 @@ use sg_common::abi::Direction;
 
 use crate::policy::model::{
     Failsafe, Group, GroupId, Interface, Match, Metadata, Model, PortRange, Protocol, Remote, Role, Rule,
-    Rules, Source, VpcId,
+    RuleList, Rules, Source, VpcId,
 };
+use crate::policy::same::said;
 
 /// Where a rule comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct Effective {
 
 impl Effective {
     /// Equal for rules that allow the same.
-    pub(super) fn says(&self) -> (Protocol, Remote, &Match, bool) {
+    fn says(&self) -> (Protocol, Remote, &Match, bool) {
         (self.protocol, self.remote, &self.matches, self.reaches_metadata)
     }
 }
@@ -52,39 +53,87 @@ const ANY_V6: IpNet = IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::U
 
 /// Every rule in force on `interface` in one direction, in the order of its groups. The order means nothing (K8).
 pub fn of_interface(model: &Model, interface: &Interface, direction: Direction) -> Vec<Effective> {
-    on_remotes(model, interface, direction, |_| true)
+    on_remotes(model, interface, direction, &All)
 }
 
-/// Those of [`of_interface`] with a remote that is wanted.
+/// Which rules are asked for.
+pub(super) trait Wanted {
+    /// Whether one of a list may be. If not, none is, and nobody looks at each.
+    fn may_be_in(&self, rules: &RuleList) -> bool;
+
+    /// Whether those on this remote are.
+    fn is(&self, remote: &Remote) -> bool;
+}
+
+struct All;
+
+impl Wanted for All {
+    fn may_be_in(&self, _: &RuleList) -> bool {
+        true
+    }
+
+    fn is(&self, _: &Remote) -> bool {
+        true
+    }
+}
+
+/// Those of [`of_interface`] that are wanted.
 pub(super) fn on_remotes(
     model: &Model,
     interface: &Interface,
     direction: Direction,
-    is_wanted: impl Fn(&Remote) -> bool,
+    wanted: &impl Wanted,
 ) -> Vec<Effective> {
     let mut rules = Vec::new();
     for &group in &interface.groups {
-        of_group(model, group, interface.vpc, direction, &is_wanted, &mut rules);
+        of_group(model, group, interface.vpc, direction, wanted, &mut rules);
     }
     let mut others = Vec::new();
     if interface.role == Role::Host {
         failsafe(&model.settings.failsafe, direction, &mut others);
     }
     metadata(model, direction, &mut others);
-    rules.extend(others.into_iter().filter(|rule| is_wanted(&rule.remote)));
+    rules.extend(others.into_iter().filter(|rule| wanted.is(&rule.remote)));
     rules
 }
 
 /// The rules that a group brings to an interface in `vpc`.
-pub(super) fn of_one_group(
-    model: &Model,
+fn of_one_group(model: &Model, group: GroupId, vpc: VpcId, direction: Direction) -> Vec<Effective> {
+    let mut rules = Vec::new();
+    of_group(model, group, vpc, direction, &All, &mut rules);
+    rules
+}
+
+/// The remotes of what a group brings by one of two models and not by the other, where ids, and what makes a rule reach the
+/// metadata service, mean the same in both.
+pub(super) fn other_remotes(
+    models: [&Model; 2],
     group: GroupId,
     vpc: VpcId,
     direction: Direction,
-) -> Vec<Effective> {
-    let mut rules = Vec::new();
-    of_group(model, group, vpc, direction, &|_| true, &mut rules);
-    rules
+) -> Vec<Remote> {
+    let lists = models.map(|model| model.groups.get(group.0).map(|group| rules(group, direction)));
+    if let [Some(Rules::Written(before)), Some(Rules::Written(after))] = lists {
+        if before.is_same(after) {
+            return Vec::new();
+        }
+        let same = |one: &Rule, other: &Rule| said(one) == said(other);
+        return others([before, after], same).map(|rule| rule.remote).collect();
+    }
+    let [before, after] = models.map(|model| of_one_group(model, group, vpc, direction));
+    let same = |one: &Effective, other: &Effective| one.says() == other.says();
+    others([&before, &after], same).map(|rule| rule.remote).collect()
+}
+
+/// What is between the elements with which both lists begin and those with which they end.
+fn others<'l, T>(lists: [&'l [T]; 2], same: impl Fn(&T, &T) -> bool) -> impl Iterator<Item = &'l T> {
+    let same = |(one, other): &(&T, &T)| same(one, other);
+    let [before, after] = lists;
+    let front = before.iter().zip(after).take_while(same).count();
+    let [before, after] = lists.map(|list| list.get(front..).unwrap_or_default());
+    let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
+    let rest = move |list: &'l [T]| list.iter().take(list.len() - back);
+    rest(before).chain(rest(after))
 }
 
 /// Every rule of a policy in one direction, whether an interface has it or not. A rule of `default` may come once for each
@@ -123,20 +172,19 @@ fn of_group(
     id: GroupId,
     vpc: VpcId,
     direction: Direction,
-    is_wanted: &impl Fn(&Remote) -> bool,
+    wanted: &impl Wanted,
     out: &mut Vec<Effective>,
 ) {
     let Some(group) = model.groups.get(id.0) else { return };
-    let rules = match direction {
-        Direction::Inbound => &group.inbound,
-        Direction::Outbound => &group.outbound,
-    };
     let explicit = model.settings.metadata == Metadata::Explicit;
-    match rules {
+    match rules(group, direction) {
         Rules::Written(rules) => {
-            let rules = rules.iter().enumerate().filter(|(_, rule)| is_wanted(&rule.remote));
+            if !wanted.may_be_in(rules) {
+                return;
+            }
+            let rules = rules.iter().enumerate().filter(|(_, rule)| wanted.is(&rule.remote));
             out.extend(rules.map(|(index, rule)| Effective {
-                origin: Origin::Written { group: id, index, source: rule.source },
+                origin: Origin::Written { group: id, index, source: group.source_of(rule) },
                 protocol: rule.protocol,
                 remote: rule.remote,
                 matches: rule.matches.clone(),
@@ -146,7 +194,7 @@ fn of_group(
         Rules::Implied => {
             let ipv6 = model.vpcs.get(vpc.0).is_some_and(|vpc| vpc.ipv6);
             let rules = implied(group, id, direction, ipv6).into_iter();
-            let rules = rules.filter(|(_, remote)| is_wanted(remote));
+            let rules = rules.filter(|(_, remote)| wanted.is(remote));
             out.extend(rules.map(|(protocol, remote)| Effective {
                 origin: Origin::Implied { group: id },
                 protocol,
@@ -155,6 +203,13 @@ fn of_group(
                 reaches_metadata: !explicit || group.is_default(),
             }));
         }
+    }
+}
+
+fn rules(group: &Group, direction: Direction) -> &Rules {
+    match direction {
+        Direction::Inbound => &group.inbound,
+        Direction::Outbound => &group.outbound,
     }
 }
 

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::policy::model::{Group, Interface, Model, Peer, Rule, Rules, Source, Vpc, VpcId};
-use crate::policy::same::{same_names, same_rules};
+use crate::policy::model::{Enforcement, Group, Interface, Model, Peer, Rule, Rules, Source, Vpc, VpcId};
+use crate::policy::same::{said, same_names, same_rules};
 use words::{addresses, group_names, list, rule_words, seconds};
 
 /// What has happened to a part of a policy.
@@ -123,6 +123,9 @@ impl Diff<'_> {
     }
 
     fn settings(&mut self) {
+        if self.old.settings == self.new.settings {
+            return;
+        }
         let (old, new) = (settings::words(self.old), settings::words(self.new));
         for ((name, before), (_, after)) in old.into_iter().zip(new) {
             if before != after {
@@ -148,8 +151,12 @@ impl Diff<'_> {
     }
 
     fn groups(&mut self) {
+        let is_other = |index: usize| {
+            let sides = (self.old.groups.get(index), self.new.groups.get(index));
+            !(self.same_ids && matches!(sides, (Some(before), Some(after)) if same_group(before, after)))
+        };
         let by_name = |model: &'_ Model| -> BTreeMap<(String, String), usize> {
-            let groups = model.groups.iter().enumerate();
+            let groups = model.groups.iter().enumerate().filter(|(index, _)| is_other(*index));
             groups.map(|(index, group)| ((group_scope(model, group), group.name.clone()), index)).collect()
         };
         let (old, new) = (by_name(self.old), by_name(self.new));
@@ -180,43 +187,42 @@ impl Diff<'_> {
                     let fields = [(*field, kind(was).to_owned(), kind(is).to_owned())];
                     self.fields(Part::Group, scope, name, &fields, at.1.as_ref());
                 }
-                self.rules(scope, name, field, sides);
+                self.rules(scope, name, field, [before.zip(sides.0), after.zip(sides.1)]);
             }
         }
     }
 
     /// Rules have no names: those of equal words are one.
-    fn rules(&mut self, scope: &str, group: &str, field: &str, sides: (Option<&Rules>, Option<&Rules>)) {
-        if let (true, (Some(before), Some(after))) = (self.same_ids, sides)
+    fn rules(&mut self, scope: &str, group: &str, field: &str, sides: [Option<(&Group, &Rules)>; 2]) {
+        if let (true, [Some((_, before)), Some((_, after))]) = (self.same_ids, sides)
             && same_rules(before, after)
         {
             return;
         }
-        fn written(rules: Option<&Rules>) -> &[Rule] {
-            match rules {
-                Some(Rules::Written(rules)) => rules,
+        fn written<'r>(side: Option<(&Group, &'r Rules)>) -> &'r [Rule] {
+            match side {
+                Some((_, Rules::Written(rules))) => rules,
                 _ => &[],
             }
         }
-        let (mut before, mut after) = (written(sides.0), written(sides.1));
+        let [mut before, mut after] = sides.map(written);
         if self.same_ids {
             // What both begin with says the same in words.
-            let same = |(one, other): &(&Rule, &Rule)| {
-                (one.protocol, one.remote, &one.matches) == (other.protocol, other.remote, &other.matches)
-            };
+            let same = |(one, other): &(&Rule, &Rule)| said(one) == said(other);
             let front = before.iter().zip(after).take_while(same).count();
             (before, after) =
                 (before.get(front..).unwrap_or_default(), after.get(front..).unwrap_or_default());
         }
-        let in_words = |model: &Model, rules: &[Rule]| {
+        let in_words = |model: &Model, side: Option<(&Group, &Rules)>, rules: &[Rule]| {
             let mut by_words: BTreeMap<String, Vec<Option<Place>>> = BTreeMap::new();
             for rule in rules {
-                let at = place(model, rule.source);
+                let at = side.and_then(|(group, _)| place(model, group.source_of(rule)));
                 by_words.entry(rule_words(model, rule, field)).or_default().push(at);
             }
             by_words
         };
-        let (old, new) = (in_words(self.old, before), in_words(self.new, after));
+        let [was, is] = sides;
+        let (old, new) = (in_words(self.old, was, before), in_words(self.new, is, after));
         for (words, (before, after)) in pairs(&old, &new) {
             let (before, after) =
                 (before.map_or(&[][..], Vec::as_slice), after.map_or(&[][..], Vec::as_slice));
@@ -374,6 +380,14 @@ fn interface_fields(model: &Model, interface: &Interface) -> Vec<(&'static str, 
 
 /// What is no list of rules.
 fn group_fields(group: &Group) -> Vec<(&'static str, String)> {
+    let (include_allowed_addresses, enforcement) = no_lists(group);
+    vec![
+        ("include_allowed_addresses", include_allowed_addresses.to_string()),
+        ("enforcement", words::json(&enforcement)),
+    ]
+}
+
+fn no_lists(group: &Group) -> (bool, Enforcement) {
     let Group {
         name: _,
         project: _,
@@ -386,10 +400,12 @@ fn group_fields(group: &Group) -> Vec<(&'static str, String)> {
         enforcement,
         source: _,
     } = group;
-    vec![
-        ("include_allowed_addresses", include_allowed_addresses.to_string()),
-        ("enforcement", words::json(enforcement)),
-    ]
+    (*include_allowed_addresses, *enforcement)
+}
+
+/// Whether there is nothing to tell of a group, where ids mean the same.
+fn same_group(before: &Group, after: &Group) -> bool {
+    no_lists(before) == no_lists(after) && DIRECTIONS.iter().all(|(_, of)| same_rules(of(before), of(after)))
 }
 
 /// The order of an interface's groups means nothing (K8).

@@ -27,7 +27,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::diagnostic::{Fault, Findings, quote};
 use super::model::{
     AuditBy, Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, Peer, PortRange, Protocol,
-    Remote, Role, Rule, Rules, Source, VpcId,
+    Remote, Role, Rule, RuleList, Rules, Source, VpcId,
 };
 use super::resolve::Resolved;
 use super::source::{SourceFile, Span};
@@ -78,11 +78,19 @@ impl<'m> MetadataReach<'m> {
             match &group.outbound {
                 // ALL 0.0.0.0/0 (K22, K26).
                 Rules::Implied => trusted,
-                Rules::Written(rules) => rules
-                    .iter()
-                    .any(|rule| (trusted || is_link_local(rule.remote)) && self.allows(rule, interface.vpc)),
+                Rules::Written(rules) => {
+                    let trusted = |rule: &Rule| trusted || is_link_local(rule.remote);
+                    let lets_in = |rule: &Rule| trusted(rule) && self.allows(rule, interface.vpc);
+                    self.may_allow(rules, interface.vpc) && rules.iter().any(lets_in)
+                }
             }
         })
+    }
+
+    /// If not, none of these rules [allows](Self::allows) it.
+    fn may_allow(&self, rules: &RuleList, vpc: VpcId) -> bool {
+        let about = rules.about();
+        about.may_have(METADATA) || about.groups.iter().any(|group| self.members.contains(&(vpc, *group)))
     }
 
     fn allows(&self, rule: &Rule, vpc: VpcId) -> bool {
@@ -162,85 +170,41 @@ impl Lint<'_, '_> {
             let Some(index) = self.resolved.group_index.get(id).copied().flatten() else { continue };
             for (direction, rules) in [("inbound", &group.inbound), ("outbound", &group.outbound)] {
                 let Rules::Written(rules) = rules else { continue };
+                let (inbound, about) = (direction == "inbound", rules.about());
+                let all_have_members = || about.groups.iter().all(|target| self.has_members(group, *target));
+                if !about.has_advice(inbound) && all_have_members() {
+                    continue;
+                }
                 for (at, rule) in rules.iter().enumerate() {
-                    let field = &format_args!("security_groups[{index}].{direction}[{at}]");
-                    if direction == "inbound" {
-                        self.open_to_the_world(rule, field);
-                        self.many_ports(rule, field);
+                    for fault in of_rule(rule, inbound).chain(self.no_members(group, rule)) {
+                        let field = &format_args!("security_groups[{index}].{direction}[{at}]");
+                        self.report(group.source_of(rule), field, fault);
                     }
-                    self.never_matches(rule, field);
-                    self.no_members(group, rule, field);
                 }
             }
         }
     }
 
-    fn open_to_the_world(&mut self, rule: &Rule, field: &dyn fmt::Display) {
-        let Remote::Cidr(net) = rule.remote else { return };
-        let Some(ports) = tcp_ports(rule) else { return };
-        if net.prefix_len() != 0 {
-            return;
+    fn no_members(&self, group: &Group, rule: &Rule) -> Option<Fault> {
+        let Remote::Group(target) = rule.remote else { return None };
+        if self.has_members(group, target) {
+            return None;
         }
-        for (port, name) in ADMIN_PORTS {
-            if ports.range().contains(&port) {
-                let fault =
-                    Fault::warning(format!("{name} (TCP {port}) is open to the whole internet ({net})"))
-                        .suggest("name the networks that administer this group");
-                self.report(rule.source, field, fault);
-            }
-        }
-    }
-
-    fn many_ports(&mut self, rule: &Rule, field: &dyn fmt::Display) {
-        let message = match (rule.protocol, &rule.matches, rule.remote) {
-            (_, Match::Ports(ports), _) if ports.range().len() > MANY_PORTS => {
-                format!("the range {}-{} opens {} ports", ports.min, ports.max, ports.range().len())
-            }
-            (Protocol::Tcp | Protocol::Udp, Match::Any, Remote::Cidr(net)) => {
-                format!("every port is open to {net}")
-            }
-            (Protocol::All, Match::Any, Remote::Cidr(net)) => {
-                format!("every protocol and every port is open to {net}")
-            }
-            _ => return,
-        };
-        self.report(
-            rule.source,
-            field,
-            Fault::warning(message).suggest("open only the ports that are served"),
-        );
-    }
-
-    fn never_matches(&mut self, rule: &Rule, field: &dyn fmt::Display) {
-        let message = match (rule.protocol, rule.remote) {
-            (Protocol::Number(58), Remote::Cidr(net @ IpNet::V4(_))) => {
-                format!("ICMPv6 travels in IPv6 only and {net} is IPv4: this rule never matches")
-            }
-            (Protocol::Number(1), Remote::Cidr(net @ IpNet::V6(_))) => {
-                format!("protocol 1 is ICMP for IPv4 and {net} is IPv6: this rule never matches")
-            }
-            _ => return,
-        };
-        let fault = Fault::warning(message).suggest("\"ICMP\" means the one of the network's own family");
-        self.report(rule.source, field, fault);
-    }
-
-    fn no_members(&mut self, group: &Group, rule: &Rule, field: &dyn fmt::Display) {
-        let Remote::Group(target) = rule.remote else { return };
-        let has_members =
-            match group.vpc {
-                Some(vpc) => self.members.contains(&(vpc, target)),
-                None => self.model.vpcs.iter().enumerate().any(|(id, vpc)| {
-                    vpc.project == group.project && self.members.contains(&(VpcId(id), target))
-                }),
-            };
-        if !has_members && let Some(target) = self.model.groups.get(target.0) {
-            let fault = Fault::warning(format!(
-                "\"@{}\" has no member: this rule matches nothing",
-                target.name
-            ))
+        let target = self.model.groups.get(target.0)?;
+        let fault = Fault::warning(format!("\"@{}\" has no member: this rule matches nothing", target.name))
             .suggest("attach the group to an interface with an address, or list its members under \"peers\"");
-            self.report(rule.source, field, fault);
+        Some(fault)
+    }
+
+    /// Whether a rule of `group` on `target` has somebody to match.
+    fn has_members(&self, group: &Group, target: GroupId) -> bool {
+        match group.vpc {
+            Some(vpc) => self.members.contains(&(vpc, target)),
+            None => {
+                self.model.vpcs.iter().enumerate().any(|(id, vpc)| {
+                    vpc.project == group.project && self.members.contains(&(VpcId(id), target))
+                })
+            }
         }
     }
 
@@ -359,6 +323,56 @@ impl Lint<'_, '_> {
             self.report(peer.source, &format!("peers[{index}].address"), fault);
         }
     }
+}
+
+/// Advice about a rule by itself.
+pub(super) fn of_rule(rule: &Rule, inbound: bool) -> impl Iterator<Item = Fault> {
+    let open = inbound.then(|| open_to_the_world(rule).chain(many_ports(rule)));
+    open.into_iter().flatten().chain(never_matches(rule))
+}
+
+fn open_to_the_world(rule: &Rule) -> impl Iterator<Item = Fault> {
+    let everybody = match rule.remote {
+        Remote::Cidr(net) if net.prefix_len() == 0 => Some(net),
+        _ => None,
+    };
+    let open = everybody.zip(tcp_ports(rule)).into_iter();
+    open.flat_map(|(net, ports)| {
+        let open = ADMIN_PORTS.into_iter().filter(move |(port, _)| ports.range().contains(port));
+        open.map(move |(port, name)| {
+            Fault::warning(format!("{name} (TCP {port}) is open to the whole internet ({net})"))
+                .suggest("name the networks that administer this group")
+        })
+    })
+}
+
+fn many_ports(rule: &Rule) -> Option<Fault> {
+    let message = match (rule.protocol, &rule.matches, rule.remote) {
+        (_, Match::Ports(ports), _) if ports.range().len() > MANY_PORTS => {
+            format!("the range {}-{} opens {} ports", ports.min, ports.max, ports.range().len())
+        }
+        (Protocol::Tcp | Protocol::Udp, Match::Any, Remote::Cidr(net)) => {
+            format!("every port is open to {net}")
+        }
+        (Protocol::All, Match::Any, Remote::Cidr(net)) => {
+            format!("every protocol and every port is open to {net}")
+        }
+        _ => return None,
+    };
+    Some(Fault::warning(message).suggest("open only the ports that are served"))
+}
+
+fn never_matches(rule: &Rule) -> Option<Fault> {
+    let message = match (rule.protocol, rule.remote) {
+        (Protocol::Number(58), Remote::Cidr(net @ IpNet::V4(_))) => {
+            format!("ICMPv6 travels in IPv6 only and {net} is IPv4: this rule never matches")
+        }
+        (Protocol::Number(1), Remote::Cidr(net @ IpNet::V6(_))) => {
+            format!("protocol 1 is ICMP for IPv4 and {net} is IPv6: this rule never matches")
+        }
+        _ => return None,
+    };
+    Some(Fault::warning(message).suggest("\"ICMP\" means the one of the network's own family"))
 }
 
 /// What always passes, in words.

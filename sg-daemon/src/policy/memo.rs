@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+use super::raw::RawGroup;
 use super::rewalk::Walked;
 use super::source::{SourceFile, Splice};
 use super::{Counts, Diagnostic};
-use crate::policy::model::Model;
+use crate::policy::model::{Group, Model};
 
 /// A policy without a fault, and all that was made of it on the way.
 #[derive(Debug)]
@@ -26,6 +27,13 @@ pub(crate) struct Known {
     pub lints: Vec<Diagnostic>,
     pub omitted: usize,
     pub counts: Counts,
+}
+
+impl Known {
+    /// The groups that are written, with what was made of each: without a fault, they are the first ones of the model.
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&RawGroup, &Group)> {
+        self.walked.iter().flat_map(|walked| &walked.raw.groups).zip(&self.model.groups)
+    }
 }
 
 /// The last policies that were read. Copies share what they know.

@@ -22,6 +22,7 @@ mod resolve;
 mod rewalk;
 #[cfg(test)]
 mod rewalk_tests;
+mod rules;
 pub(crate) mod same;
 pub mod schema;
 mod source;
@@ -48,7 +49,7 @@ use memo::Known;
 pub use memo::Memo;
 use model::{FileId, Model};
 pub(crate) use names::{nearest, suggestion};
-use raw::RawFile;
+use raw::{RawFile, RawRules};
 use read::Files;
 pub(crate) use read::is_policy_name;
 use rewalk::Walked;
@@ -256,7 +257,7 @@ fn count(files: &[&RawFile]) -> Counts {
         counts.interfaces += file.interfaces.items.len();
         counts.peers += file.peers.items.len();
         for group in &file.groups {
-            let rules = |rules: &Option<Vec<_>>| rules.as_ref().map_or(0, Vec::len);
+            let rules = |rules: &Option<RawRules>| rules.as_ref().map_or(0, |rules| rules.len());
             counts.rules += rules(&group.inbound) + rules(&group.outbound);
         }
     }

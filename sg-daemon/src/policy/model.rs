@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::peers::Peers;
+pub use super::rules::RuleList;
 
 /// Index into [`Model::files`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +30,30 @@ pub struct Source {
     pub file: FileId,
     pub line: u32,
     pub column: u32,
+}
+
+/// Where something stands seen from the object that it is in: the same wherever in its file the object stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Offset {
+    /// How many lines further down.
+    pub lines: u32,
+    /// On the object's first line how many columns further on, else the column itself.
+    pub columns: u32,
+}
+
+impl Offset {
+    /// Of what stands there in an object.
+    pub(crate) fn within(object: Source, at: Source) -> Self {
+        let lines = at.line.saturating_sub(object.line);
+        let columns = if lines == 0 { at.column.saturating_sub(object.column) } else { at.column };
+        Self { lines, columns }
+    }
+
+    /// In the files, where the object is there.
+    pub fn of(self, object: Source) -> Source {
+        let column = if self.lines == 0 { object.column.saturating_add(self.columns) } else { self.columns };
+        Source { file: object.file, line: object.line.saturating_add(self.lines), column }
+    }
 }
 
 /// One checked policy, read from one file or from a directory of files.
@@ -103,7 +128,15 @@ pub struct Group {
     pub source: Option<Source>,
 }
 
+/// Where a file begins.
+const START: Source = Source { file: FileId(0), line: 1, column: 1 };
+
 impl Group {
+    /// Where a rule of this group stands; one that is not written, where the group does.
+    pub fn source_of(&self, rule: &Rule) -> Source {
+        rule.at.of(self.source.unwrap_or(START))
+    }
+
     /// `default` is told from custom groups by its scope; no custom group can bear its name.
     pub fn is_default(&self) -> bool {
         self.vpc.is_none()
@@ -116,7 +149,7 @@ pub enum Rules {
     /// The field is absent: what SPEC K21, K22, K25 and K26 say for this group applies.
     Implied,
     /// The field is there, possibly empty.
-    Written(Vec<Rule>),
+    Written(RuleList),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +158,8 @@ pub struct Rule {
     pub remote: Remote,
     pub matches: Match,
     pub description: String,
-    pub source: Source,
+    /// Seen from its group, see [`Group::source_of`]; of a failsafe rule, from the start of its file.
+    pub at: Offset,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

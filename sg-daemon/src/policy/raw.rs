@@ -12,7 +12,7 @@ use super::chunks::Chunks;
 use super::model::{
     Enforcement, EtherTypes, HookChoice, Kind, LinkLocal, Match, Metadata, OnRuleChange, Protocol, Role,
 };
-use super::source::{Span, Spanned};
+use super::source::{Span, Spanned, Within};
 
 #[derive(Debug, Clone)]
 pub(crate) struct RawFile {
@@ -44,7 +44,8 @@ impl<'l, T> IntoIterator for &'l List<T> {
     }
 }
 
-/// Line and column of an object, once somebody has counted them: in one word, as there may be very many of them. 0 is not yet.
+/// Line and column of an object, or the [`Offset`](super::model::Offset) of a rule, once somebody has counted them: in one word, as
+/// there may be very many of them. 0 is not yet.
 #[derive(Debug, Default)]
 pub(crate) struct Known(AtomicU64);
 
@@ -76,13 +77,25 @@ pub(crate) struct RawGroup {
     pub description: String,
     pub include_allowed_addresses: bool,
     pub enforcement: Enforcement,
-    pub inbound: Option<Vec<RawRule>>,
-    pub outbound: Option<Vec<RawRule>>,
+    pub inbound: Option<RawRules>,
+    pub outbound: Option<RawRules>,
 }
 
+impl RawGroup {
+    /// The list of one direction, if it is written.
+    pub fn rules(&self, inbound: bool) -> Option<&RawRules> {
+        if inbound { self.inbound.as_ref() } else { self.outbound.as_ref() }
+    }
+}
+
+/// The rules of one direction. All places in it are told from the start of the group, so that one that follows in another place
+/// shares them.
+pub(crate) type RawRules = Arc<Vec<RawRule>>;
+
+/// Its places are told from the start of its group; those of a failsafe rule, from the start of the file.
 #[derive(Debug, Clone)]
 pub(crate) struct RawRule {
-    pub span: Span,
+    pub span: Within,
     pub at: Known,
     pub protocol: Option<Protocol>,
     pub remote: Option<RawRemote>,
@@ -93,8 +106,11 @@ pub(crate) struct RawRule {
 #[derive(Debug, Clone)]
 pub(crate) enum RawRemote {
     Cidr(IpNet),
-    /// Without the `@`; the span is that of the whole string.
-    Group(Spanned<String>),
+    /// Without the `@`; the place is that of the whole string.
+    Group {
+        name: String,
+        at: Within,
+    },
 }
 
 #[derive(Debug, Clone)]

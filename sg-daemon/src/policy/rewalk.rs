@@ -13,10 +13,10 @@ use jsonc_parser::ast::Value;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use super::diagnostic::Findings;
-use super::model::FileId;
-use super::raw::{Known, List, RawFile, RawGroup, RawInterface, RawPeer, RawRemote, RawRule};
+use super::model::{FileId, Offset, Source};
+use super::raw::{Known, List, RawFile, RawGroup, RawInterface, RawPeer, RawRemote, RawRule, RawRules};
 use super::read::{MOST_TREE, STRICT, weigh};
-use super::source::{SourceFile, Span, Spanned, Splice};
+use super::source::{SourceFile, Span, Spanned, Splice, Within};
 use super::walk;
 
 /// A file as it was walked.
@@ -99,6 +99,11 @@ impl Change {
     /// Inside of the brackets.
     fn is_in<T>(&self, list: &List<T>) -> bool {
         list.span.is_some_and(|span| span.start < self.start && self.end < span.end)
+    }
+
+    /// Whether what stands behind the change has another place now.
+    fn moves(&self) -> bool {
+        self.longer != 0 || self.before != self.after
     }
 
     fn moved(&self, span: Span) -> Span {
@@ -218,10 +223,13 @@ impl Work<'_> {
         let lists = [(true, &group.inbound, &mut next.inbound), (false, &group.outbound, &mut next.outbound)];
         for (inbound, old, next) in lists {
             let (Some(old), Some(next)) = (old, next) else { continue };
-            let behind = old.partition_point(|rule| rule.span.start < change.end);
-            next.iter_mut().skip(behind).for_each(|rule| rule.move_by(change));
-            if let Some((range, rules, weight)) = self.rules(old, change, inbound) {
-                next.splice(range, rules);
+            let behind = old.partition_point(|rule| rule.span.of(group.span).start < change.end);
+            if behind < old.len() && change.moves() {
+                let rules = Arc::make_mut(next).iter_mut().skip(behind);
+                rules.for_each(|rule| rule.move_by(change, group));
+            }
+            if let Some((range, rules, weight)) = self.rules((group, old), change, inbound) {
+                Arc::make_mut(next).splice(range, rules);
                 heavier = Some(weight);
             }
         }
@@ -233,23 +241,25 @@ impl Work<'_> {
     /// The rules in the place of a range of those in a list, if the change is behind one of them and inside of the list's brackets.
     fn rules(
         &self,
-        old: &[RawRule],
+        (group, old): (&RawGroup, &RawRules),
         change: &Change,
         inbound: bool,
     ) -> Option<(Range<usize>, Vec<RawRule>, isize)> {
-        let first = old.partition_point(|rule| rule.span.end <= change.start).checked_sub(1)?;
-        let behind = old.partition_point(|rule| rule.span.start < change.end);
-        let start = old.get(first)?.span.start;
+        let span = |rule: &RawRule| rule.span.of(group.span);
+        let first = old.partition_point(|rule| span(rule).end <= change.start).checked_sub(1)?;
+        let behind = old.partition_point(|rule| span(rule).start < change.end);
+        let start = span(old.get(first)?).start;
         let (end, rest) = match old.get(behind) {
-            Some(next) => (next.span.end, behind + 1),
-            None if change.end <= old.last()?.span.end => (change.end, old.len()),
+            Some(next) => (span(next).end, behind + 1),
+            None if change.end <= span(old.last()?).end => (change.end, old.len()),
             None => return None,
         };
         let part = self.part((start, end), end.checked_add_signed(change.longer)?)?;
         let tree = part.tree()?;
         let Value::Array(array) = &tree else { return None };
         let mut findings = Findings::new(self.sources);
-        let rules = walk::rules(self.file, (&array.elements, part.base), inbound, &mut findings);
+        let values = (array.elements.as_slice(), part.base, group.span.start);
+        let rules = walk::rules(self.file, values, inbound, &mut findings);
         findings.is_empty().then_some((first..rest, rules, part.heavier))
     }
 
@@ -293,7 +303,7 @@ pub(crate) trait Item: Clone {
 impl<T: Item> List<T> {
     fn moved(&self, change: &Change) -> Self {
         let mut items = self.items.clone();
-        if change.longer != 0 || change.before != change.after {
+        if change.moves() {
             let behind = items.partition_point(|item| item.span().start < change.end);
             items.change(behind..items.len(), |item| Arc::make_mut(item).move_by(change));
         }
@@ -356,17 +366,29 @@ impl Item for RawGroup {
         self.span = change.moved(self.span);
         self.at = change.moved_known(&self.at);
         move_all(self.name.as_mut_slice(), change);
-        let rules = [&mut self.inbound, &mut self.outbound].into_iter().flatten().flatten();
-        rules.for_each(|rule| rule.move_by(change));
+        // Its rules stand where they did in it, as the change is before it.
     }
 }
 
 impl RawRule {
-    fn move_by(&mut self, change: &Change) {
-        self.span = change.moved(self.span);
-        self.at = change.moved_known(&self.at);
-        if let Some(RawRemote::Group(group)) = &mut self.remote {
-            group.span = change.moved(group.span);
+    /// Behind a change in its group, which begins before that.
+    fn move_by(&mut self, change: &Change, group: &RawGroup) {
+        let moved = |at: Within| change.moved(at.of(group.span)).within(group.span.start);
+        self.span = moved(self.span);
+        if let Some(RawRemote::Group { at, .. }) = &mut self.remote {
+            *at = moved(*at);
+        }
+        let source = |(line, column)| Source { file: group.span.file, line, column };
+        let home = group.at.get().map(source);
+        let known = Known::default();
+        if let (Some(home), Some((lines, columns))) = (home, self.at.get()) {
+            let Source { line, column, .. } = Offset { lines, columns }.of(home);
+            known.set(line, column);
+        }
+        self.at = Known::default();
+        if let (Some(home), Some(at)) = (home, change.moved_known(&known).get()) {
+            let Offset { lines, columns } = Offset::within(home, source(at));
+            self.at.set(lines, columns);
         }
     }
 }

@@ -15,15 +15,19 @@ pub(crate) fn same_names(one: &Model, other: &Model) -> bool {
         && one.groups.iter().zip(&other.groups).all(group)
 }
 
+/// Equal for rules that allow the same, if ids mean the same.
+pub(crate) fn said(rule: &Rule) -> (Protocol, Remote, &Match) {
+    (rule.protocol, rule.remote, &rule.matches)
+}
+
 /// Whether two lists of rules allow the same in the same order, if ids mean the same. Descriptions and places do not count.
 pub(crate) fn same_rules(one: &Rules, other: &Rules) -> bool {
-    fn said(rule: &Rule) -> (Protocol, Remote, &Match) {
-        (rule.protocol, rule.remote, &rule.matches)
-    }
     match (one, other) {
         (Rules::Implied, Rules::Implied) => true,
         (Rules::Written(one), Rules::Written(other)) => {
-            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| said(one) == said(other))
+            let mut pairs = one.iter().zip(other);
+            one.is_same(other)
+                || one.len() == other.len() && pairs.all(|(one, other)| said(one) == said(other))
         }
         _ => false,
     }

@@ -17,6 +17,27 @@ pub(crate) struct Span {
     pub end: usize,
 }
 
+impl Span {
+    /// Told from the start of the object that it is in.
+    pub fn within(self, object: usize) -> Within {
+        Within { start: self.start.saturating_sub(object), end: self.end.saturating_sub(object) }
+    }
+}
+
+/// A byte range told from the start of the object that it is in: the same wherever in its file the object stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Within {
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Within {
+    /// In the file, where the object is there.
+    pub fn of(self, object: Span) -> Span {
+        Span { file: object.file, start: object.start + self.start, end: object.start + self.end }
+    }
+}
+
 /// A value and the place it was written at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Spanned<T> {

@@ -13,8 +13,8 @@ use sha2::{Digest as _, Sha256};
 use super::edit::RuleDirection;
 use super::find::{self, Missing, Scope};
 use super::model::{
-    Enforcement, Group, GroupId, HookChoice, Interface, Kind, Match, Model, Peer, Protocol, Remote, Role,
-    Rule, Rules, Source, VpcId,
+    Enforcement, Group, GroupId, HookChoice, Interface, Kind, Match, Model, Offset, Peer, Protocol, Remote,
+    Role, Rule, RuleList, Rules, Source, VpcId,
 };
 use crate::explain;
 
@@ -332,7 +332,7 @@ pub fn rules(model: &Model, id: GroupId, direction: RuleDirection) -> Result<Vec
             rule: written,
             text: words(model, rule, direction),
             implied,
-            line: (!implied).then_some(rule.source.line),
+            line: (!implied).then_some(group.source_of(rule).line),
         }
     });
     Ok(views.collect())
@@ -350,17 +350,18 @@ fn list(group: &Group, direction: RuleDirection) -> &Rules {
 /// # Errors
 ///
 /// As [`rules`].
-pub fn effective(model: &Model, id: GroupId, direction: RuleDirection) -> Result<Vec<Rule>, String> {
-    let Some(group) = model.groups.get(id.0) else { return Ok(Vec::new()) };
+pub fn effective(model: &Model, id: GroupId, direction: RuleDirection) -> Result<RuleList, String> {
+    let Some(group) = model.groups.get(id.0) else { return Ok(RuleList::default()) };
     if let Rules::Written(rules) = list(group, direction) {
         return Ok(rules.clone());
     }
-    let source = group.source.unwrap_or(Source { file: super::model::FileId(0), line: 1, column: 1 });
+    // A rule that is not written stands where its group does.
+    let at = Offset::default();
     let rule =
-        |protocol, remote| Rule { protocol, remote, matches: Match::Any, description: String::new(), source };
+        |protocol, remote| Rule { protocol, remote, matches: Match::Any, description: String::new(), at };
     if direction == RuleDirection::Inbound {
         let members = rule(Protocol::Tcp, Remote::Group(id));
-        return Ok(if group.is_default() { vec![members] } else { Vec::new() });
+        return Ok(if group.is_default() { vec![members].into() } else { RuleList::default() });
     }
     let everywhere = |net: IpNet| rule(Protocol::All, Remote::Cidr(net));
     let mut rules = vec![everywhere(Ipv4Net::default().into())];
@@ -379,7 +380,7 @@ pub fn effective(model: &Model, id: GroupId, direction: RuleDirection) -> Result
     if ipv6.contains(&true) {
         rules.push(everywhere(Ipv6Net::default().into()));
     }
-    Ok(rules)
+    Ok(rules.into())
 }
 
 /// In words: `TCP port 80 from 0.0.0.0/0`.

@@ -174,6 +174,22 @@ fn spec_k27_check_warns_of_each_interface_that_cannot_reach_metadata() {
     }
 }
 
+/// Its address may be a member, however odd that is.
+#[test]
+fn spec_k27_metadata_is_reached_through_a_group_that_it_is_a_member_of() {
+    for (peer, reached) in [("169.254.169.254", true), ("169.254.169.253", false)] {
+        let text = with(&format!(
+            r#""settings": {{ "metadata": "cidr" }}, "security_groups": [{{ "name": "service" }},
+{{ "name": "custom", "outbound": [{{ "protocol": "TCP", "destination": "@service", "port": "80" }}] }}],
+"interfaces": [{{ "name": "tap0", "addresses": ["10.0.0.1"], "security_groups": ["custom"] }}],
+"peers": [{{ "address": "{peer}", "security_groups": ["service"] }}]"#
+        ));
+        let lints = good(&text).lints;
+        let warned = lints.iter().any(|lint| lint.message.contains("cannot reach the metadata service"));
+        assert_eq!(warned, !reached, "{peer}");
+    }
+}
+
 #[test]
 fn spec_k27_the_other_two_settings() {
     let closed = r#"{ "name": "custom", "outbound": [] }"#;

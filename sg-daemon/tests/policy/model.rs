@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use sg_daemon::policy::model::{
-    Failsafe, HookChoice, Kind, Match, Metadata, OnRuleChange, PortRange, Protocol, Remote, Role, Rules,
-    Timeouts,
+    Failsafe, HookChoice, Kind, Match, Metadata, OnRuleChange, PortRange, Protocol, Remote, Role, RuleList,
+    Rules, Timeouts,
 };
 
 use crate::{good, here, policy as with};
@@ -72,7 +72,8 @@ fn a_full_policy_becomes_the_model_it_describes() {
     let Rules::Written(inbound) = &web.inbound else { panic!() };
     assert_eq!(inbound[0].remote, Remote::Cidr("0.0.0.0/0".parse().unwrap()));
     assert_eq!(inbound[0].matches, Match::Ports(PortRange { min: 80, max: 80 }));
-    assert_eq!((inbound[0].source.line, inbound[0].source.column), (13, 21));
+    let source = web.source_of(&inbound[0]);
+    assert_eq!((source.file.0, source.line, source.column), (0, 13, 21));
     let Remote::Group(bastion) = inbound[1].remote else { panic!() };
     assert_eq!(model.groups[bastion.0].name, "bastion");
     assert_eq!(
@@ -101,7 +102,7 @@ fn spec_k25_k26_absent_lists_are_implied_and_empty_ones_are_written() {
     assert_eq!((&model.groups[0].inbound, &model.groups[0].outbound), (&Rules::Implied, &Rules::Implied));
     assert_eq!(
         (&model.groups[1].inbound, &model.groups[1].outbound),
-        (&Rules::Written(vec![]), &Rules::Written(vec![]))
+        (&Rules::Written(RuleList::default()), &Rules::Written(RuleList::default()))
     );
 }
 
@@ -112,7 +113,7 @@ fn spec_k23_default_can_be_edited() {
     assert!(model.groups[0].is_default() && model.groups[0].source.is_some());
     assert_eq!(
         (&model.groups[0].inbound, &model.groups[0].outbound),
-        (&Rules::Implied, &Rules::Written(vec![]))
+        (&Rules::Implied, &Rules::Written(RuleList::default()))
     );
 }
 

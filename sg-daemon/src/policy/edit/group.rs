@@ -110,7 +110,7 @@ fn users(policy: &Policy<'_>, id: GroupId) -> Vec<String> {
                     users.push(format!(
                         "named by {name}[{index}] of group {} {}",
                         quote(&group.name),
-                        place(rule.source)
+                        place(group.source_of(rule))
                     ));
                 }
             }

@@ -7,7 +7,7 @@ use super::apply::{EditError, Home, Planned, Policy, RuleDirection};
 use super::list::{self, Change};
 use crate::policy::diagnostic::quote;
 use crate::policy::find::{self, Scope};
-use crate::policy::model::{GroupId, Rule};
+use crate::policy::model::{Group, GroupId, Rule, RuleList};
 use crate::policy::view::{self, RuleView};
 
 /// Which rule to remove.
@@ -26,7 +26,7 @@ pub(super) fn add(
     rule: &Value,
 ) -> Result<Planned, EditError> {
     let id = find::group(policy.model, group, scope)?;
-    let List { file, change, rules, text, .. } = with(policy, id, direction, rule)?;
+    let List { file, change, owner, rules, text } = with(policy, id, direction, rule)?;
     let count = rules.len() - 1;
     if let Some((index, earlier)) =
         rules.iter().take(count).enumerate().find(|(_, rule)| same(rule, &rules, count))
@@ -34,7 +34,7 @@ pub(super) fn add(
         let what =
             format!("group {} has this rule already: {}[{index}], {text}", quote(group), direction.name());
         // A rule that is not written stands where its group does.
-        return Ok(Planned::Already { at: earlier.source, what });
+        return Ok(Planned::Already { at: owner.source_of(earlier), what });
     }
     let what = format!("{}[{count}] of group {}: {text}", direction.name(), quote(group));
     Ok(Planned::Change { file, change, what })
@@ -125,8 +125,10 @@ pub(super) fn remove(
 struct List {
     file: usize,
     change: Change,
-    /// All of them, in the policy that would be, the further one last.
-    rules: Vec<Rule>,
+    /// The group with it, in the policy that would be.
+    owner: Group,
+    /// All of them there, the further one last.
+    rules: RuleList,
     /// The further one in words.
     text: String,
 }
@@ -160,15 +162,16 @@ fn with(policy: &Policy<'_>, id: GroupId, direction: RuleDirection, rule: &Value
     };
     let model = policy.with(file, &change)?;
     let vpc = group.vpc.and_then(|vpc| policy.model.vpcs.get(vpc.0));
-    let position = model.groups.iter().position(|other| {
+    let mut groups = model.groups.iter().enumerate();
+    let found = groups.find(|(_, other)| {
         other.name == group.name
             && other.project == group.project
             && other.vpc.and_then(|vpc| model.vpcs.get(vpc.0)) == vpc
     });
-    let id = GroupId(position.ok_or_else(gone)?);
+    let (id, owner) = found.map(|(id, group)| (GroupId(id), group.clone())).ok_or_else(gone)?;
     let rules = view::effective(&model, id, direction).map_err(EditError::Conflict)?;
     let text = rules.last().map(|rule| view::words(&model, rule, direction)).ok_or_else(gone)?;
-    Ok(List { file, change, rules, text })
+    Ok(List { file, change, owner, rules, text })
 }
 
 const EXAMPLE: &str = r#"{"protocol":"TCP","source":"10.0.0.0/8","port":"80"}"#;

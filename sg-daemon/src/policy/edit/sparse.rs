@@ -11,7 +11,7 @@ use jsonc_parser::common;
 use jsonc_parser::{CollectOptions, parse_to_ast};
 
 use crate::policy::chunks::Chunks;
-use crate::policy::raw::{RawFile, RawGroup, RawRule};
+use crate::policy::raw::{RawFile, RawGroup, RawRule, RawRules};
 use crate::policy::read::STRICT;
 use crate::policy::source::{SourceFile, Span};
 
@@ -141,7 +141,8 @@ fn kept<T>(
 fn rules(group: &RawGroup, all: bool) -> Vec<Range<usize>> {
     let lists =
         [&group.inbound, &group.outbound].into_iter().flatten().filter(|rules| !all && rules.len() > 2);
-    let gap = |rules: &Vec<RawRule>| Some(rules.first()?.span.end..rules.last()?.span.start);
+    let span = |rule: &RawRule| rule.span.of(group.span);
+    let gap = |rules: &RawRules| Some(span(rules.first()?).end..span(rules.last()?).start);
     let mut gaps: Vec<_> = lists.filter_map(gap).collect();
     gaps.sort_unstable_by_key(|gap| gap.start);
     gaps

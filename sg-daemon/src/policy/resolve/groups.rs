@@ -1,11 +1,14 @@
 //! Groups and their rules: unique names, one `default` for each project, quotas.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Resolver;
 use crate::policy::diagnostic::{Fault, quote};
-use crate::policy::model::{Enforcement, Group, GroupId, Remote, Rule, Rules, VpcId};
-use crate::policy::raw::{RawFile, RawGroup, RawRemote, RawRule};
+use crate::policy::memo::Known;
+use crate::policy::model::{Enforcement, Group, GroupId, Offset, Remote, Rule, Rules, Source, VpcId};
+use crate::policy::raw::{RawFile, RawGroup, RawRemote, RawRule, RawRules};
+use crate::policy::same::same_names;
 use crate::policy::source::Span;
 use crate::policy::values::DEFAULT_GROUP;
 
@@ -98,15 +101,20 @@ impl Resolver<'_, '_> {
         self.by_place.insert((name.span.file, name.span.start), id);
     }
 
-    /// Fills in the rules of every group; the groups all have their ids by now.
-    pub(super) fn rules(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>]) {
+    /// Fills in the rules of every group; the groups all have their ids by now. Lists that were resolved `before` are taken over if
+    /// ids meant the same: there was nothing to complain of in them, and there is not now.
+    pub(super) fn rules(&mut self, files: &[&RawFile], vpcs: &[Option<VpcId>], before: Option<&Known>) {
+        let before = before.filter(|before| same_names(&before.model, &self.out.model));
+        let before: Vec<(&RawGroup, &Group)> = before.into_iter().flat_map(Known::groups).collect();
         for (file, vpc) in files.iter().zip(vpcs) {
             let Some(vpc) = *vpc else { continue };
             for raw in &file.groups {
                 self.rule_quota(raw);
-                let inbound = self.direction(raw, "inbound", raw.inbound.as_deref(), vpc);
-                let outbound = self.direction(raw, "outbound", raw.outbound.as_deref(), vpc);
-                if let Some(group) = self.written(raw) {
+                let id = self.written(raw);
+                let known = id.and_then(|id| before.get(id.0));
+                let inbound = self.direction(raw, true, known, vpc);
+                let outbound = self.direction(raw, false, known, vpc);
+                if let Some(group) = id.and_then(|id| self.out.model.groups.get_mut(id.0)) {
                     group.inbound = inbound;
                     group.outbound = outbound;
                 }
@@ -115,15 +123,14 @@ impl Resolver<'_, '_> {
     }
 
     /// The group that `raw` became, unless it was a second one of its name.
-    fn written(&mut self, raw: &RawGroup) -> Option<&mut Group> {
+    fn written(&self, raw: &RawGroup) -> Option<GroupId> {
         let name = raw.name.as_ref()?.span;
-        let GroupId(at) = *self.by_place.get(&(name.file, name.start))?;
-        self.out.model.groups.get_mut(at)
+        self.by_place.get(&(name.file, name.start)).copied()
     }
 
     fn rule_quota(&mut self, raw: &RawGroup) {
         let quota = self.limits().quotas.rules_per_group;
-        let count = |rules: &Option<Vec<RawRule>>| rules.as_ref().map_or(0, Vec::len);
+        let count = |rules: &Option<RawRules>| rules.as_ref().map_or(0, |rules| rules.len());
         let (inbound, outbound) = (count(&raw.inbound), count(&raw.outbound));
         if inbound + outbound > quota as usize {
             let name = raw.name.as_ref().map_or("without a name".to_owned(), |name| quote(&name.value));
@@ -137,37 +144,61 @@ impl Resolver<'_, '_> {
         }
     }
 
-    fn direction(&mut self, raw: &RawGroup, name: &str, rules: Option<&[RawRule]>, vpc: VpcId) -> Rules {
-        let Some(rules) = rules else { return Rules::Implied };
-        let remote = if name == "inbound" { "source" } else { "destination" };
+    fn direction(
+        &mut self,
+        raw: &RawGroup,
+        inbound: bool,
+        before: Option<&(&RawGroup, &Group)>,
+        vpc: VpcId,
+    ) -> Rules {
+        let Some(rules) = raw.rules(inbound) else { return Rules::Implied };
+        if let Some((before, group)) = before
+            && before.rules(inbound).is_some_and(|before| Arc::ptr_eq(before, rules))
+        {
+            return if inbound { group.inbound.clone() } else { group.outbound.clone() };
+        }
+        let group = (raw.span, self.at(raw.span, &raw.at));
+        let (name, remote) = if inbound { ("inbound", "source") } else { ("outbound", "destination") };
         let mut written = Vec::with_capacity(rules.len());
         for (index, rule) in rules.iter().enumerate() {
             let resolved = match &rule.remote {
                 Some(RawRemote::Cidr(net)) => Some(Remote::Cidr(*net)),
-                Some(RawRemote::Group(target)) => {
+                Some(RawRemote::Group { name: target, at }) => {
                     let user = || {
                         raw.name.as_ref().map_or("a rule".to_owned(), |name| {
                             format!("a rule of group {}", quote(&name.value))
                         })
                     };
                     let field = || format!("security_groups[{}].{name}[{index}].{remote}", raw.index);
-                    self.group(vpc, target, &user, &field).map(Remote::Group)
+                    self.group(vpc, (target, at.of(raw.span)), &user, &field).map(Remote::Group)
                 }
                 None => None,
             };
-            written.extend(self.rule(rule, resolved));
+            written.extend(self.rule(rule, resolved, group));
         }
-        Rules::Written(written)
+        Rules::Written(written.into())
     }
 
-    /// A rule of which every part was good.
-    pub(super) fn rule(&self, raw: &RawRule, remote: Option<Remote>) -> Option<Rule> {
+    /// A rule of which every part was good; its places are told from the start of `object`.
+    pub(super) fn rule(
+        &self,
+        raw: &RawRule,
+        remote: Option<Remote>,
+        (object, start): (Span, Source),
+    ) -> Option<Rule> {
         Some(Rule {
             protocol: raw.protocol?,
             remote: remote?,
             matches: raw.matches.clone()?,
             description: raw.description.clone(),
-            source: self.at(raw.span, &raw.at),
+            at: match raw.at.get() {
+                Some((lines, columns)) => Offset { lines, columns },
+                None => {
+                    let at = Offset::within(start, self.counted(raw.span.of(object)));
+                    raw.at.set(at.lines, at.columns);
+                    at
+                }
+            },
         })
     }
 }

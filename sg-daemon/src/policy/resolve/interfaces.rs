@@ -195,7 +195,8 @@ impl Resolver<'_, '_> {
     ) -> Vec<GroupId> {
         let mut groups = Vec::with_capacity(names.len());
         for (index, name) in names.iter().enumerate() {
-            groups.extend(self.group(vpc, name, user, &|| format!("{}.security_groups[{index}]", field())));
+            let field = || format!("{}.security_groups[{index}]", field());
+            groups.extend(self.group(vpc, (&name.value, name.span), user, &field));
         }
         groups
     }

@@ -67,7 +67,7 @@ pub(crate) fn resolve(
     resolver.out.model.settings = resolver.settings(files);
     let vpcs = resolver.vpcs(files);
     resolver.groups(files, &vpcs);
-    resolver.rules(files, &vpcs);
+    resolver.rules(files, &vpcs, before);
     resolver.interfaces(files, &vpcs);
     resolver.peers(files, &vpcs, before);
     resolver.out
@@ -160,14 +160,14 @@ impl Resolver<'_, '_> {
     fn group(
         &mut self,
         vpc: VpcId,
-        name: &Spanned<String>,
+        (name, span): (&str, Span),
         user: &dyn Fn() -> String,
         field: &dyn Fn() -> String,
     ) -> Option<GroupId> {
-        let found = self.named(vpc, &name.value);
+        let found = self.named(vpc, name);
         if found.is_none() && self.complete && !self.findings.is_full() {
-            let fault = self.dangling(vpc, &name.value, &user());
-            self.findings.report(name.span, &field(), fault);
+            let fault = self.dangling(vpc, name, &user());
+            self.findings.report(span, &field(), fault);
         }
         found
     }

@@ -3,9 +3,11 @@
 use super::Resolver;
 use crate::policy::diagnostic::Fault;
 use crate::policy::fields;
-use crate::policy::model::{EtherTypes, Failsafe, GuestBaseline, Remote, Rule, Settings, Timeouts};
+use crate::policy::model::{
+    EtherTypes, Failsafe, FileId, GuestBaseline, Remote, Rule, Settings, Source, Timeouts,
+};
 use crate::policy::raw::{RawFailsafe, RawFile, RawRemote, RawRule, RawSettings, RawTimeouts};
-use crate::policy::source::Spanned;
+use crate::policy::source::{Span, Spanned};
 
 impl Resolver<'_, '_> {
     pub(super) fn settings(&mut self, files: &[&RawFile]) -> Settings {
@@ -47,10 +49,12 @@ impl Resolver<'_, '_> {
             self.out.managed =
                 files.iter().find_map(|file| file.settings.managed.as_ref()).map(|first| first.span);
         }
-        if let Some(failsafe) = self.agreed(files, "failsafe", |raw| raw.failsafe.as_ref(), same_failsafe) {
+        self.agreed(files, "failsafe", |raw| raw.failsafe.as_ref(), same_failsafe);
+        if let Some(failsafe) = files.iter().find_map(|file| file.settings.failsafe.as_ref()) {
+            let rules = |rules: &[RawRule]| self.failsafe_rules(rules, failsafe.span.file);
             settings.failsafe = Failsafe::Written {
-                inbound: self.failsafe_rules(&failsafe.inbound),
-                outbound: self.failsafe_rules(&failsafe.outbound),
+                inbound: rules(&failsafe.value.inbound),
+                outbound: rules(&failsafe.value.outbound),
             };
         }
         settings.guest_baseline = self.guest_baseline(files);
@@ -129,11 +133,12 @@ impl Resolver<'_, '_> {
         Some(&first.value)
     }
 
-    fn failsafe_rules(&self, rules: &[RawRule]) -> Vec<Rule> {
+    fn failsafe_rules(&self, rules: &[RawRule], file: FileId) -> Vec<Rule> {
+        let start = (Span { file, start: 0, end: 0 }, Source { file, line: 1, column: 1 });
         rules
             .iter()
             .filter_map(|rule| match rule.remote {
-                Some(RawRemote::Cidr(net)) => self.rule(rule, Some(Remote::Cidr(net))),
+                Some(RawRemote::Cidr(net)) => self.rule(rule, Some(Remote::Cidr(net)), start),
                 _ => None,
             })
             .collect()

@@ -42,16 +42,16 @@ pub(crate) fn part<T: Part>(
     Walk { file, base, findings }.some(values, first, T::LIST, T::walk)
 }
 
-/// Rules of one list of a group, likewise.
+/// Rules of one list of a group, likewise; `group` is where that begins.
 pub(crate) fn rules(
     file: FileId,
-    (values, base): (&[Value<'_>], isize),
+    (values, base, group): (&[Value<'_>], isize, usize),
     inbound: bool,
     findings: &mut Findings<'_>,
 ) -> Vec<RawRule> {
     let mut walk = Walk { file, base, findings };
     let direction = if inbound { Direction::Inbound } else { Direction::Outbound };
-    values.iter().map(|value| walk.rule(value, &Path::Root, direction)).collect()
+    values.iter().map(|value| walk.rule(value, &Path::Root, direction, group)).collect()
 }
 
 /// What the lists at the top of a file have for elements.

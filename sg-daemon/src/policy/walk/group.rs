@@ -1,5 +1,7 @@
 //! Security groups (SPEC section 3).
 
+use std::sync::Arc;
+
 use jsonc_parser::ast::{Object, Value};
 
 use super::rule::Direction;
@@ -19,9 +21,12 @@ impl Walk<'_, '_> {
             }
             Some(self.spanned(name.to_owned(), value))
         });
+        let span = self.span(object.range);
+        let rules =
+            |walk: &mut Self, direction| walk.rules(object, path, direction, span.start).map(Arc::new);
         Some(RawGroup {
             index,
-            span: self.span(object.range),
+            span,
             at: Known::default(),
             name,
             description: self.text(object, path, "description", GROUP_DESCRIPTION_CHARS),
@@ -29,23 +34,24 @@ impl Walk<'_, '_> {
                 .boolean(object, path, "include_allowed_addresses")
                 .is_some_and(|include| include.value),
             enforcement: self.enforcement(object, path),
-            inbound: self.rules(object, path, Direction::Inbound),
-            outbound: self.rules(object, path, Direction::Outbound),
+            inbound: rules(self, Direction::Inbound),
+            outbound: rules(self, Direction::Outbound),
         })
     }
 
-    /// The list of one direction; `None` where the field is absent.
+    /// The list of one direction; `None` where the field is absent. Places are told from `start`.
     pub(super) fn rules(
         &mut self,
         object: &Object<'_>,
         path: &Path<'_>,
         direction: Direction,
+        start: usize,
     ) -> Option<Vec<RawRule>> {
         super::field(object, direction.name())?;
         let values = self.list(object, path, direction.name(), "rules").unwrap_or_default();
         let path = path.field(direction.name());
-        let rules =
-            values.iter().enumerate().map(|(index, value)| self.rule(value, &path.index(index), direction));
+        let values = values.iter().enumerate();
+        let rules = values.map(|(index, value)| self.rule(value, &path.index(index), direction, start));
         Some(rules.collect())
     }
 }

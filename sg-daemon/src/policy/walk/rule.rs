@@ -49,10 +49,16 @@ impl Direction {
 }
 
 impl Walk<'_, '_> {
-    /// A rule, whole or in parts; also what is no object counts as a rule that was written.
-    pub(super) fn rule(&mut self, value: &Value<'_>, path: &Path<'_>, direction: Direction) -> RawRule {
+    /// A rule, whole or in parts; also what is no object counts as a rule that was written. Places are told from `start`.
+    pub(super) fn rule(
+        &mut self,
+        value: &Value<'_>,
+        path: &Path<'_>,
+        direction: Direction,
+        start: usize,
+    ) -> RawRule {
         let mut rule = RawRule {
-            span: self.span(value.range()),
+            span: self.span(value.range()).within(start),
             at: Known::default(),
             protocol: None,
             remote: None,
@@ -62,7 +68,7 @@ impl Walk<'_, '_> {
         let handled = [direction.opposite().remote()];
         let Some(object) = self.object_except(value, path, direction.fields(), &handled) else { return rule };
         rule.protocol = self.required(object, path, "protocol").and_then(|value| self.protocol(value, path));
-        rule.remote = self.remote(object, path, direction);
+        rule.remote = self.remote(object, path, direction, start);
         rule.matches = self.matches(object, path, rule.protocol);
         rule.description = self.text(object, path, "description", RULE_DESCRIPTION_CHARS);
         rule
@@ -78,7 +84,13 @@ impl Walk<'_, '_> {
         self.check(value, &path, values::protocol(text))
     }
 
-    fn remote(&mut self, object: &Object<'_>, path: &Path<'_>, direction: Direction) -> Option<RawRemote> {
+    fn remote(
+        &mut self,
+        object: &Object<'_>,
+        path: &Path<'_>,
+        direction: Direction,
+        start: usize,
+    ) -> Option<RawRemote> {
         let (name, wrong) = (direction.remote(), direction.opposite().remote());
         let right = field(object, name);
         if let Some(property) = object.properties.iter().find(|property| property.name.as_str() == wrong) {
@@ -99,7 +111,9 @@ impl Walk<'_, '_> {
         let path = path.field(name);
         let text = self.string(value, &path, "one network such as \"10.0.0.0/8\", or one \"@group\"")?;
         match text.strip_prefix('@') {
-            Some(group) => Some(RawRemote::Group(self.spanned(group.to_owned(), value))),
+            Some(group) => {
+                Some(RawRemote::Group { name: group.to_owned(), at: self.span(value.range()).within(start) })
+            }
             None => self.check(value, &path, values::cidr(text)).map(RawRemote::Cidr),
         }
     }

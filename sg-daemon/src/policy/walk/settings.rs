@@ -10,7 +10,7 @@ use crate::policy::diagnostic::{Fault, quote};
 use crate::policy::fields;
 use crate::policy::model::{Metadata, OnRuleChange};
 use crate::policy::raw::{RawFailsafe, RawRemote, RawRule, RawSettings, RawTimeouts};
-use crate::policy::source::Spanned;
+use crate::policy::source::{Span, Spanned};
 use crate::policy::values;
 
 const METADATA: &[(&str, Metadata)] =
@@ -86,7 +86,7 @@ impl Walk<'_, '_> {
         self.required(object, &path, "inbound");
         self.required(object, &path, "outbound");
         let mut rules = |direction: Direction| {
-            let rules = self.rules(object, &path, direction).unwrap_or_default();
+            let rules = self.rules(object, &path, direction, 0).unwrap_or_default();
             for (index, rule) in rules.iter().enumerate() {
                 let list = path.field(direction.name());
                 self.no_group_remote(rule, &list.index(index).field(direction.remote()));
@@ -100,11 +100,11 @@ impl Walk<'_, '_> {
 
     /// The failsafe belongs to the host, groups belong to a VPC.
     fn no_group_remote(&mut self, rule: &RawRule, path: &Path<'_>) {
-        if let Some(RawRemote::Group(name)) = &rule.remote {
-            let fault =
-                Fault::error(format!("group {} in a failsafe rule", quote(&format!("@{}", name.value))))
-                    .expected("a network such as \"10.0.0.0/8\": the failsafe holds outside of every VPC");
-            self.findings.report(name.span, path, fault);
+        if let Some(RawRemote::Group { name, at }) = &rule.remote {
+            let fault = Fault::error(format!("group {} in a failsafe rule", quote(&format!("@{name}"))))
+                .expected("a network such as \"10.0.0.0/8\": the failsafe holds outside of every VPC");
+            let start = Span { file: self.file, start: 0, end: 0 };
+            self.findings.report(at.of(start), path, fault);
         }
     }
 }
