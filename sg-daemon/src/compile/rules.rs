@@ -112,28 +112,27 @@ pub(super) fn other_remotes(
     vpc: VpcId,
     direction: Direction,
 ) -> Vec<Remote> {
-    let lists = models.map(|model| model.groups.get(group.0).map(|group| rules(group, direction)));
+    let lists = models.map(|model| model.groups.get(group.0).map(|group| list(group, direction)));
     if let [Some(Rules::Written(before)), Some(Rules::Written(after))] = lists {
         if before.is_same(after) {
             return Vec::new();
         }
         let same = |one: &Rule, other: &Rule| said(one) == said(other);
-        return others([before, after], same).map(|rule| rule.remote).collect();
+        return others([before, after], same).into_iter().flatten().map(|rule| rule.remote).collect();
     }
     let [before, after] = models.map(|model| of_one_group(model, group, vpc, direction));
     let same = |one: &Effective, other: &Effective| one.says() == other.says();
-    others([&before, &after], same).map(|rule| rule.remote).collect()
+    others([&before, &after], same).into_iter().flatten().map(|rule| rule.remote).collect()
 }
 
 /// What is between the elements with which both lists begin and those with which they end.
-fn others<'l, T>(lists: [&'l [T]; 2], same: impl Fn(&T, &T) -> bool) -> impl Iterator<Item = &'l T> {
+pub fn others<T>(lists: [&[T]; 2], same: impl Fn(&T, &T) -> bool) -> [&[T]; 2] {
     let same = |(one, other): &(&T, &T)| same(one, other);
     let [before, after] = lists;
     let front = before.iter().zip(after).take_while(same).count();
     let [before, after] = lists.map(|list| list.get(front..).unwrap_or_default());
     let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
-    let rest = move |list: &'l [T]| list.iter().take(list.len() - back);
-    rest(before).chain(rest(after))
+    [before, after].map(|list| list.get(..list.len() - back).unwrap_or_default())
 }
 
 /// Every rule of a policy in one direction, whether an interface has it or not. A rule of `default` may come once for each
@@ -177,7 +176,7 @@ fn of_group(
 ) {
     let Some(group) = model.groups.get(id.0) else { return };
     let explicit = model.settings.metadata == Metadata::Explicit;
-    match rules(group, direction) {
+    match list(group, direction) {
         Rules::Written(rules) => {
             if !wanted.may_be_in(rules) {
                 return;
@@ -206,7 +205,8 @@ fn of_group(
     }
 }
 
-fn rules(group: &Group, direction: Direction) -> &Rules {
+/// The rules of a group, written or implied.
+pub fn list(group: &Group, direction: Direction) -> &Rules {
     match direction {
         Direction::Inbound => &group.inbound,
         Direction::Outbound => &group.outbound,

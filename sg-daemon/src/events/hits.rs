@@ -5,7 +5,7 @@
 //! minute and when the daemon ends, carries them over a restart. What is lost (more than 20,000 new connections a second on
 //! a CPU; a crash: the last minute) is at least counted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{RuleKey, every};
+use super::rules::{Known, Other, RuleKey, every, others};
 use crate::api::types::Direction;
 use crate::enforce::View;
+use crate::policy::model::Model;
 
 /// `GET /v1/rules/hits`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -101,6 +102,10 @@ impl From<&RuleKey> for GroupKey {
     }
 }
 
+/// Whether a rule is written in the policy, or holds because of what is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stands(bool);
+
 /// What metrics tell of rules: bounded, however many there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HitsSummary {
@@ -128,8 +133,8 @@ const REMEMBERED: u64 = 90 * 24 * 60 * 60;
 pub struct Hits {
     path: PathBuf,
     counts: HashMap<Arc<RuleKey>, Count>,
-    /// The rules that stand in the policy in force, each once.
-    written: Vec<Arc<RuleKey>>,
+    /// The rules in force, and which of them stand in the policy.
+    in_force: HashMap<Arc<RuleKey>, Stands>,
     /// Of this daemon's life. A group keeps its place as long as it is in the policy, so no number ever falls.
     groups: BTreeMap<Arc<GroupKey>, u64>,
     /// The groups of rules in force that have a place.
@@ -148,7 +153,7 @@ impl Hits {
         let mut hits = Self {
             path,
             counts: HashMap::new(),
-            written: Vec::new(),
+            in_force: HashMap::new(),
             groups: BTreeMap::new(),
             of_rules: HashMap::new(),
             others: [0; 2],
@@ -190,6 +195,7 @@ impl Hits {
         if !self.changed {
             return;
         }
+        self.forget(seconds(SystemTime::now()));
         if let Err(error) = self.write() {
             tracing::warn!(%error, "the hits of rules cannot be saved in {}", self.path.display());
         } else {
@@ -258,25 +264,57 @@ impl Hits {
         self.lost = lost;
     }
 
-    /// A policy is in force: its rules are counted from now on.
-    pub fn follow(&mut self, view: &View) {
+    /// A policy is in force, after another one if that is known: its rules are counted from now on.
+    pub fn follow(&mut self, model: &Model, before: Option<&Model>) {
         let now = seconds(SystemTime::now());
-        let rules = every(&view.model);
-        for (_, known) in &rules {
-            self.counts.entry(Arc::clone(&known.key)).or_insert_with(|| {
-                self.changed = true;
-                Count { hits: 0, last_hit: None, since: now }
-            });
+        match before.and_then(|before| others(before, model)) {
+            Some(others) => others.into_iter().for_each(|other| self.follow_other(other, now)),
+            None => self.follow_all(model, now),
         }
-        self.written = rules
-            .iter()
-            .filter(|(_, known)| known.text.file.is_some())
-            .map(|(_, known)| Arc::clone(&known.key))
-            .collect();
+    }
+
+    fn follow_all(&mut self, model: &Model, now: u64) {
+        let rules = every(model);
+        rules.iter().for_each(|(_, known)| self.is_in_force(&known.key, now));
+        let stands = |known: &Known| Stands(known.text.file.is_some());
+        self.in_force = rules.iter().map(|(_, known)| (Arc::clone(&known.key), stands(known))).collect();
         self.follow_groups(rules.iter().map(|(_, known)| &known.key));
-        let in_force: HashSet<_> = rules.iter().map(|(_, known)| &known.key).collect();
+        self.forget(now);
+    }
+
+    /// Of a list that has other rules too.
+    fn follow_other(&mut self, other: Other, now: u64) {
+        match other {
+            Other::Gone(key) => {
+                self.in_force.remove(&key);
+                self.of_rules.remove(&key);
+            }
+            Other::Come(key) => {
+                let key = Arc::new(key);
+                self.is_in_force(&key, now);
+                if let Some((group, _)) = self.groups.get_key_value(&GroupKey::from(&*key)) {
+                    self.of_rules.insert(Arc::clone(&key), Arc::clone(group));
+                }
+                self.in_force.insert(key, Stands(true));
+            }
+        }
+    }
+
+    fn is_in_force(&mut self, key: &Arc<RuleKey>, now: u64) {
+        self.counts.entry(Arc::clone(key)).or_insert_with(|| {
+            self.changed = true;
+            Count { hits: 0, last_hit: None, since: now }
+        });
+    }
+
+    /// Counts of rules that were in a policy long ago; none before a policy is known.
+    fn forget(&mut self, now: u64) {
+        if self.in_force.is_empty() {
+            return;
+        }
         self.counts.retain(|key, count| {
-            in_force.contains(key) || now.saturating_sub(count.last_hit.unwrap_or(count.since)) < REMEMBERED
+            self.in_force.contains_key(key)
+                || now.saturating_sub(count.last_hit.unwrap_or(count.since)) < REMEMBERED
         });
     }
 
@@ -300,10 +338,11 @@ impl Hits {
 
     /// What metrics tell.
     pub fn summary(&self) -> HitsSummary {
+        let written = || self.in_force.iter().filter(|(_, Stands(stands))| *stands).map(|(key, _)| key);
         let unused = |key: &&Arc<RuleKey>| self.counts.get(*key).is_none_or(|count| count.hits == 0);
         HitsSummary {
-            rules: self.written.len() as u64,
-            unused: self.written.iter().filter(unused).count() as u64,
+            rules: written().count() as u64,
+            unused: written().filter(unused).count() as u64,
             unattributed: self.unattributed,
             groups: self.groups.iter().map(|(group, count)| (Arc::clone(group), *count)).collect(),
             others: self.others,

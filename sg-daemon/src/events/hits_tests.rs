@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn key(text: &str) -> Arc<RuleKey> {
@@ -105,4 +107,56 @@ fn there_are_no_more_groups_than_their_bound_and_the_others_are_counted_together
     let summary = hits.summary();
     assert_eq!((summary.groups.len(), summary.others), (MOST_GROUPS, [5, 0]));
     assert_eq!(summary.groups.last().map(|(key, count)| (key.group.as_str(), *count)), Some(("g01000", 1)));
+}
+
+fn policy(rules: &[Vec<(u16, u8)>]) -> Arc<Model> {
+    let groups = rules.iter().enumerate().map(|(number, rules)| {
+        let rules = rules.iter().map(|(port, kind)| match kind {
+            0 => format!(r#"{{"protocol":"TCP","source":"10.0.0.0/8","port":{port}}}"#),
+            1 => format!(r#"{{"protocol":"ICMP","source":"10.0.0.0/8","icmp_type":{port}}}"#),
+            2 => format!(r#"{{"protocol":1,"source":"10.0.0.0/8","icmp_type":{port}}}"#),
+            _ => format!(r#"{{"protocol":"UDP","source":"@default","port":{port}}}"#),
+        });
+        let rules = rules.collect::<Vec<_>>().join(",");
+        format!(r#"{{"name":"group{number}","inbound":[{rules}]}}"#)
+    });
+    let groups = groups.collect::<Vec<_>>().join(",");
+    let text = format!(r#"{{"version":1,"project":"shop","vpc":"main","security_groups":[{groups}]}}"#);
+    crate::policy::load_bytes([("p.json".into(), text.into_bytes())]).unwrap().model
+}
+
+fn lists() -> impl Strategy<Value = Vec<Vec<(u16, u8)>>> {
+    prop::collection::vec(prop::collection::vec((1..6u16, 0..4u8), 0..9), 2..4)
+}
+
+proptest! {
+    /// Of policies that follow one another only what differs is looked at: it comes to the same as a look at all of each.
+    #[test]
+    fn a_policy_that_follows_another_one_is_followed_as_if_it_were_the_first(
+        first in lists(),
+        changes in prop::collection::vec((0..3usize, 0..9usize, prop::option::of((1..6u16, 0..4u8))), 1..12),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut hits = Hits::load(dir.path());
+        let mut rules = first;
+        let mut before: Option<Arc<Model>> = None;
+        for (group, at, change) in changes {
+            let model = policy(&rules);
+            hits.follow(&model, before.as_deref());
+            let mut anew = Hits::load(dir.path());
+            anew.follow(&model, None);
+            prop_assert_eq!(&hits.in_force, &anew.in_force);
+            prop_assert_eq!(&hits.of_rules, &anew.of_rules);
+            prop_assert_eq!(&hits.groups, &anew.groups);
+            prop_assert!(anew.counts.keys().all(|key| hits.counts.contains_key(key)));
+            before = Some(model);
+            let group = group % rules.len();
+            let list = &mut rules[group];
+            match change {
+                Some(rule) => list.insert(at.min(list.len()), rule),
+                None if list.is_empty() => {}
+                None => drop(list.remove(at % list.len())),
+            }
+        }
+    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::decode::{Clocks, Told, read, verdict};
 use super::filter::Filter;
-use super::rules::{RulesOf, same};
+use super::rules::RulesOf;
 use super::{Events, Lost, Message, Place};
 use crate::enforce::View;
 use crate::kernel::EventMaps;
@@ -199,10 +199,8 @@ impl Reader {
             return;
         }
         let began = Instant::now();
-        // A candidate that has become the policy comes once more, by the names of its own files.
-        if !self.counted.as_ref().is_some_and(|known| same(&known.model, &view.model)) {
-            self.events.hits().follow(&view);
-        }
+        let before = self.counted.as_ref().map(|view| &*view.model);
+        self.events.hits().follow(&view.model, before);
         self.counted = Some(view);
         self.rests_until = Instant::now() + began.elapsed() * (AT_MOST - 1);
     }

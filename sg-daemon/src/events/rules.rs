@@ -12,8 +12,8 @@ use crate::compile::fit::{Fit, Policy, Tuple};
 use crate::compile::rules::{self, Effective, Origin};
 use crate::enforce::View;
 use crate::explain::{rule_text, words};
-use crate::policy::model::{Group, Interface, Model, Role};
-use crate::policy::same::{same_names, same_rules};
+use crate::policy::model::{Group, Interface, Model, Role, Rule, Rules};
+use crate::policy::same::{said, same_names, same_rules};
 
 /// A rule over reloads and edits of others: whose it is, and what it says. Two rules of a group that say the same are one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,8 +45,20 @@ impl Known {
             Origin::Failsafe | Origin::MetadataExempt => None,
         };
         let group = id.and_then(|id| model.groups.get(id.0));
+        let said = match rule.origin {
+            // A rule of the settings is told from another by where it stands.
+            Origin::Failsafe | Origin::MetadataExempt => format!("{}: {}", text.rule, text.text),
+            _ => words(model, rule.protocol, rule.remote, &rule.matches, direction),
+        };
+        let key = RuleKey::new(model, group, direction, said);
+        Self { rule, key: Arc::new(key), text }
+    }
+}
+
+impl RuleKey {
+    fn new(model: &Model, group: Option<&Group>, direction: Direction, text: String) -> Self {
         let vpc = group.and_then(|group| group.vpc).and_then(|vpc| model.vpcs.get(vpc.0));
-        let key = RuleKey {
+        Self {
             project: group.map_or_else(String::new, |group| group.project.clone()),
             vpc: vpc.map(|vpc| vpc.name.clone()),
             group: group.map(|group| group.name.clone()),
@@ -54,13 +66,8 @@ impl Known {
                 Direction::Inbound => "inbound".to_owned(),
                 Direction::Outbound => "outbound".to_owned(),
             },
-            text: match rule.origin {
-                // A rule of the settings is told from another by where it stands.
-                Origin::Failsafe | Origin::MetadataExempt => format!("{}: {}", text.rule, text.text),
-                _ => words(model, rule.protocol, rule.remote, &rule.matches, direction),
-            },
-        };
-        Self { rule, key: Arc::new(key), text }
+            text,
+        }
     }
 }
 
@@ -113,17 +120,53 @@ fn tuple_of(direction: Direction, seen: &Seen) -> Option<Tuple> {
     })
 }
 
-/// Whether [`every`] says the same of two policies, but for places and descriptions.
-pub fn same(one: &Model, other: &Model) -> bool {
+/// A rule that stands in one of two policies alone.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Other {
+    Gone(RuleKey),
+    Come(RuleKey),
+}
+
+/// So many rules at most are looked for in the whole list of the other policy.
+const MOST_OTHERS: usize = 64;
+
+/// What [`every`] says of a policy and not of the one before it, but for places and descriptions. `None` if more is different than
+/// a few rules of lists that are written, and not empty, in both.
+pub fn others(old: &Model, new: &Model) -> Option<Vec<Other>> {
     let has_host = |model: &Model| model.interfaces.iter().any(|interface| interface.role == Role::Host);
-    let same_group = |(one, other): (&Group, &Group)| {
-        same_rules(&one.inbound, &other.inbound) && same_rules(&one.outbound, &other.outbound)
-    };
-    one.settings == other.settings
-        && one.vpcs == other.vpcs
-        && has_host(one) == has_host(other)
-        && same_names(one, other)
-        && one.groups.iter().zip(&other.groups).all(same_group)
+    let same_frame = old.settings == new.settings
+        && old.vpcs == new.vpcs
+        && has_host(old) == has_host(new)
+        && same_names(old, new);
+    let pairs = same_frame.then(|| old.groups.iter().zip(&new.groups))?;
+    let mut others = Vec::new();
+    for (before, after) in pairs {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let [was, is] = [before, after].map(|group| rules::list(group, direction));
+            if same_rules(was, is) {
+                continue;
+            }
+            let (Rules::Written(was), Rules::Written(is)) = (was, is) else { return None };
+            if was.is_empty() || is.is_empty() {
+                return None;
+            }
+            let [gone, come] = rules::others([was, is], |one, other| said(one) == said(other));
+            if gone.len() + come.len() > MOST_OTHERS {
+                return None;
+            }
+            let key = |group, rule: &Rule| {
+                let text = words(new, rule.protocol, rule.remote, &rule.matches, direction);
+                RuleKey::new(new, Some(group), direction, text)
+            };
+            let only = |rules: &'_ [Rule], others: &[Rule]| -> Vec<RuleKey> {
+                let in_others = |rule: &&Rule| others.iter().any(|other| said(other) == said(rule));
+                rules.iter().filter(|rule| !in_others(rule)).map(|rule| key(after, rule)).collect()
+            };
+            others.extend(only(gone, is).into_iter().map(Other::Gone));
+            others.extend(only(come, was).into_iter().map(Other::Come));
+        }
+    }
+    Some(others)
 }
 
 /// Every rule of the policy, attached to an interface or not, in the order of the files.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{block_in_place, spawn_blocking};
-use tokio::time::{Instant, sleep_until};
+use tokio::task::{block_in_place, spawn, spawn_blocking};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::install::{Place, Placed};
 use super::journal::Journal;
@@ -24,6 +24,8 @@ use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_next};
 use crate::policy::model::Model;
 use crate::policy::{self, Loaded, Memo, Text};
 
+/// So long after an answer what nobody waits for begins: until then the processors are those's who read the answer.
+const BEHIND: Duration = Duration::from_millis(1);
 /// How soon what could not be done is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -228,9 +230,9 @@ impl Steward {
     /// Finishes the change in the kernel, frees what the policy before has left, and sees to it that what was edited is on the disk,
     /// without anybody waiting for it.
     pub fn settle_soon(&mut self) {
-        self.report();
-        let shared = self.shared.clone();
-        drop(spawn_blocking(move || {
+        let (shared, unreported) = (self.shared.clone(), self.unreported.take());
+        let work = move || {
+            unreported.into_iter().for_each(report);
             shared.settle();
             let views = shared.enforcer().views();
             views.tidy();
@@ -238,6 +240,10 @@ impl Steward {
             if let Err(error) = shared.kept.settle() {
                 tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; tried again later");
             }
+        };
+        drop(spawn(async {
+            sleep(BEHIND).await;
+            let _ = spawn_blocking(work).await;
         }));
     }
 
