@@ -1,5 +1,6 @@
 //! Long lists that follow one another: in chunks, which two lists share but for where they differ.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 const CHUNK: usize = 256;
 
 /// A list, with something (`About`) that is known of each chunk once somebody has asked for it.
-#[derive(Debug)]
 pub struct Chunks<T, About = ()> {
     /// None of them empty, each with how many elements are before it.
     chunks: Vec<Place<T, About>>,
@@ -16,10 +16,16 @@ pub struct Chunks<T, About = ()> {
 
 type Place<T, About> = (usize, Arc<Chunk<T, About>>);
 
-#[derive(Debug)]
 struct Chunk<T, About> {
     items: Vec<T>,
     about: OnceLock<About>,
+}
+
+/// As a list: where it is cut, and what somebody has asked of it, tells nothing.
+impl<T: fmt::Debug, About> fmt::Debug for Chunks<T, About> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
 }
 
 impl<T, About> Clone for Chunks<T, About> {
@@ -146,8 +152,9 @@ impl<T, About> Chunks<T, About> {
 
     /// With how many elements both begin that are in the same place of memory, or the `same`.
     pub fn same_front(&self, other: &Self, same: impl Fn(&T, &T) -> bool) -> usize {
-        let shared = self.chunks.iter().zip(&other.chunks).take_while(Self::is_shared);
-        let front: usize = shared.map(|(one, _)| one.1.items.len()).sum();
+        // Without a look into a chunk: there may be very many.
+        let shared = self.chunks.iter().zip(&other.chunks).take_while(Self::is_shared).count();
+        let front = self.chunks.get(shared).map_or(self.len, |(before, _)| *before);
         let pairs = self.range(front..self.len).zip(other.range(front..other.len));
         front + pairs.take_while(|(one, other)| same(one, other)).count()
     }
@@ -155,8 +162,10 @@ impl<T, About> Chunks<T, About> {
     /// With how many they end likewise, beside the first `front`.
     pub fn same_back(&self, other: &Self, front: usize, same: impl Fn(&T, &T) -> bool) -> usize {
         let most = self.len.min(other.len) - front;
-        let shared = self.chunks.iter().rev().zip(other.chunks.iter().rev()).take_while(Self::is_shared);
-        let back = shared.map(|(one, _)| one.1.items.len()).sum::<usize>().min(most);
+        let shared =
+            self.chunks.iter().rev().zip(other.chunks.iter().rev()).take_while(Self::is_shared).count();
+        let first = self.chunks.len() - shared;
+        let back = self.chunks.get(first).map_or(0, |(before, _)| self.len - before).min(most);
         let pairs = self.range(front..self.len - back).rev().zip(other.range(front..other.len - back).rev());
         back + pairs.take_while(|(one, other)| same(one, other)).count()
     }

@@ -17,6 +17,7 @@
 //! | closes every device | the pattern `*` in `managed` |
 //! | failsafe (note) | an interface with role `host`: what always passes (D26) |
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,6 +30,7 @@ use super::model::{
     AuditBy, Failsafe, Group, GroupId, Interface, Kind, Match, Metadata, Model, Peer, PortRange, Protocol,
     Remote, Role, Rule, RuleList, Rules, Source, VpcId,
 };
+use super::peers::Peers;
 use super::resolve::Resolved;
 use super::source::{SourceFile, Span};
 
@@ -51,16 +53,23 @@ pub fn reaches_metadata(model: &Model, interface: &Interface) -> bool {
 
 struct MetadataReach<'m> {
     model: &'m Model,
-    /// Groups of which the service's own address is a member, however odd that is.
-    members: HashSet<(VpcId, GroupId)>,
+    /// Groups of which the service's own address is a member, however odd that is: looked for if a rule names a group.
+    members: OnceCell<HashSet<(VpcId, GroupId)>>,
 }
 
 impl<'m> MetadataReach<'m> {
     fn new(model: &'m Model) -> Self {
-        let interfaces = interface_memberships(model).filter(|(_, address)| *address == METADATA);
-        let peers = model.peers.of_address(METADATA);
-        let peers = peers.flat_map(|(_, peer)| peer.groups.iter().map(move |&id| (peer.vpc, id)));
-        Self { model, members: interfaces.map(|(key, _)| key).chain(peers).collect() }
+        Self { model, members: OnceCell::new() }
+    }
+
+    fn is_member(&self, vpc: VpcId, group: GroupId) -> bool {
+        let members = || {
+            let interfaces = interface_memberships(self.model).filter(|(_, address)| *address == METADATA);
+            let peers = self.model.peers.of_address(METADATA);
+            let peers = peers.flat_map(|(_, peer)| peer.groups.iter().map(move |&id| (peer.vpc, id)));
+            interfaces.map(|(key, _)| key).chain(peers).collect()
+        };
+        self.members.get_or_init(members).contains(&(vpc, group))
     }
 
     fn reaches(&self, interface: &Interface) -> bool {
@@ -90,13 +99,13 @@ impl<'m> MetadataReach<'m> {
     /// If not, none of these rules [allows](Self::allows) it.
     fn may_allow(&self, rules: &RuleList, vpc: VpcId) -> bool {
         let about = rules.about();
-        about.may_have(METADATA) || about.groups.iter().any(|group| self.members.contains(&(vpc, *group)))
+        about.may_have(METADATA) || about.groups.iter().any(|group| self.is_member(vpc, *group))
     }
 
     fn allows(&self, rule: &Rule, vpc: VpcId) -> bool {
         let remote = match rule.remote {
             Remote::Cidr(net) => net.contains(&METADATA),
-            Remote::Group(group) => self.members.contains(&(vpc, group)),
+            Remote::Group(group) => self.is_member(vpc, group),
         };
         remote && tcp_ports(rule).is_some_and(|ports| ports.range().contains(&METADATA_PORT))
     }
@@ -127,8 +136,7 @@ fn interface_memberships(model: &Model) -> impl Iterator<Item = ((VpcId, GroupId
 }
 
 pub(crate) fn lint(resolved: &Resolved, sources: &[Arc<SourceFile>], findings: &mut Findings<'_>) {
-    let interfaces = interface_memberships(&resolved.model).map(|(key, _)| key);
-    let members = interfaces.chain(resolved.model.peers.groups()).collect();
+    let members = Memberships::of(&resolved.model);
     let mut lint = Lint { resolved, model: &resolved.model, sources, findings, members };
     lint.settings();
     lint.groups();
@@ -136,12 +144,35 @@ pub(crate) fn lint(resolved: &Resolved, sources: &[Arc<SourceFile>], findings: &
     lint.peers();
 }
 
+/// Which groups have members.
+struct Memberships<'m> {
+    peers: &'m Peers,
+    of_interfaces: HashSet<(VpcId, GroupId)>,
+    /// Looked for if the first of them are not enough.
+    of_peers: OnceCell<HashSet<(VpcId, GroupId)>>,
+}
+
+impl<'m> Memberships<'m> {
+    fn of(model: &'m Model) -> Self {
+        let of_interfaces = interface_memberships(model).map(|(key, _)| key).collect();
+        Self { peers: &model.peers, of_interfaces, of_peers: OnceCell::new() }
+    }
+
+    fn has(&self, vpc: VpcId, group: GroupId) -> bool {
+        const FIRST: usize = 16;
+        let member = (vpc, group);
+        self.of_interfaces.contains(&member)
+            || self.peers.groups().take(FIRST).any(|first| first == member)
+            || self.of_peers.get_or_init(|| self.peers.groups().collect()).contains(&member)
+    }
+}
+
 struct Lint<'l, 's> {
     resolved: &'l Resolved,
     model: &'l Model,
     sources: &'l [Arc<SourceFile>],
     findings: &'l mut Findings<'s>,
-    members: HashSet<(VpcId, GroupId)>,
+    members: Memberships<'l>,
 }
 
 impl Lint<'_, '_> {
@@ -199,12 +230,13 @@ impl Lint<'_, '_> {
     /// Whether a rule of `group` on `target` has somebody to match.
     fn has_members(&self, group: &Group, target: GroupId) -> bool {
         match group.vpc {
-            Some(vpc) => self.members.contains(&(vpc, target)),
-            None => {
-                self.model.vpcs.iter().enumerate().any(|(id, vpc)| {
-                    vpc.project == group.project && self.members.contains(&(VpcId(id), target))
-                })
-            }
+            Some(vpc) => self.members.has(vpc, target),
+            None => self
+                .model
+                .vpcs
+                .iter()
+                .enumerate()
+                .any(|(id, vpc)| vpc.project == group.project && self.members.has(VpcId(id), target)),
         }
     }
 
