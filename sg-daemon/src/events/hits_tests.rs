@@ -130,6 +130,8 @@ fn lists() -> impl Strategy<Value = Vec<Vec<(u16, u8)>>> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
     /// Of policies that follow one another only what differs is looked at: it comes to the same as a look at all of each.
     #[test]
     fn a_policy_that_follows_another_one_is_followed_as_if_it_were_the_first(

@@ -24,7 +24,7 @@ use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_next};
 use crate::policy::model::Model;
 use crate::policy::{self, Loaded, Memo, Text};
 
-/// So long after an answer what nobody waits for begins: until then the processors are those's who read the answer.
+/// So long after an answer what nobody waits for begins: until then the processors are left to whoever reads the answer.
 const BEHIND: Duration = Duration::from_millis(1);
 /// How soon what could not be done is tried again.
 const AGAIN: Duration = Duration::from_secs(5);

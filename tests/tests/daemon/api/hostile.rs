@@ -1,6 +1,7 @@
 //! Clients that send garbage, nothing, too much, too slowly, or too often: each gets its error, the daemon keeps its memory,
 //! and others get their answers.
 
+use std::fs;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -151,6 +152,29 @@ fn slow_clients_are_cut_off_and_hold_up_nobody_else() {
     let grown = memory(&daemon, "VmHWM").saturating_sub(before);
     println!("slow clients: the daemon grew by {} KiB at most", grown >> 10);
     assert!(grown < ROOM, "{} MiB more", grown >> 20);
+}
+
+#[test]
+fn spec_d21_who_asks_for_a_change_and_goes_away_holds_up_nobody() {
+    let (world, text) = site();
+    let daemon = Daemon::start(&world.site, &text).unwrap();
+    let socket = daemon.socket();
+    let before = daemon.generation().unwrap();
+    let route = "/v1/groups/webs/rules/inbound";
+    let rule = |port: u64| json!({ "protocol": "TCP", "source": "192.0.2.0/24", "port": 1000 + port });
+    for port in 0..50 {
+        let body = rule(port).to_string();
+        let head = format!("POST {route} HTTP/1.1\r\nhost: sgd\r\n{JSON}content-length: {}\r\n\r\n", body.len());
+        let mut stream = connect(&socket);
+        stream.write_all([head, body].concat().as_bytes()).unwrap();
+        // Before it is begun, in the middle of it, or when it is done.
+        std::thread::sleep(Duration::from_micros(port * 50));
+    }
+    assert_eq!(send(&socket, "POST", route, &rule(99)).status, 200);
+    let done = daemon.generation().unwrap() - before;
+    let text = fs::read_to_string(daemon.policy_path()).unwrap();
+    assert_eq!(text.matches("192.0.2.0/24").count() as u64, done, "each whole or not at all");
+    assert!((2..=51).contains(&done), "{done}");
 }
 
 #[test]
