@@ -42,7 +42,7 @@ impl Path {
             if self.quick { (3, &[10, 10_000]) } else { (7, &[10, 100, 1000, 10_000]) };
         let sites = sites(counts, &self.only, !self.quick)?;
         frames(&sites, few, &mut figures)?;
-        traffic(&sites, few, Duration::from_millis(if self.quick { 200 } else { 500 }), &mut figures)
+        traffic(&sites, few, Duration::from_millis(if self.quick { 150 } else { 500 }), &mut figures)
     }
 }
 
