@@ -9,23 +9,8 @@
 use crate::abi::{FLAG_NO_GROUPS_INBOUND, PairKey, PolicyDirection, PortSet, PortSetKind, Row};
 use crate::family::Family;
 use crate::judge::{At, Tables};
-use crate::packet::{Ip, ReadIp, protocol};
+use crate::packet::{ReadIp, protocol};
 use crate::verdict::AdmittedBy;
-
-/// Looks where [`classify`] will look.
-#[inline(always)]
-pub fn look_ahead<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, ip: &Ip<F>) {
-    if !T::DRY_RUN && names_groups(at) {
-        let (_, remote) = ip.local_and_remote(at.direction());
-        tables.look_ahead_for_member(&F::member_key(at.half.vpc, remote));
-    }
-}
-
-/// Whether a rule of the packet's direction names a group.
-#[inline(always)]
-fn names_groups(at: &At<'_>) -> bool {
-    at.half.flags >> at.direction() as u32 & FLAG_NO_GROUPS_INBOUND == 0
-}
 
 /// Asks the policy in force on an interface whether it allows a new flow with `remote`.
 #[inline(always)]
@@ -38,12 +23,16 @@ pub fn classify<F: ReadIp, T: Tables<F>>(
 ) -> AdmittedBy {
     let (half, parity, direction) = (at.half, at.parity(), at.direction());
     let policy = PolicyDirection::new(half.policy, direction);
+    let names_groups = half.flags >> direction as u32 & FLAG_NO_GROUPS_INBOUND == 0;
+    if names_groups && !T::DRY_RUN {
+        tables.look_ahead_for_member(&F::member_key(half.vpc, remote));
+    }
     if let Some(row) = tables.class(&F::class_key(policy, remote))
         && admits::<F, T>(tables, row, protocol, number)
     {
         return AdmittedBy::Cidr;
     }
-    if names_groups(at) {
+    if names_groups {
         let set = tables.member_set(&F::member_key(half.vpc, remote), parity);
         if set != 0
             && let Some(row) =

@@ -10,7 +10,7 @@ use crate::abi::{
 use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
-use crate::classify::{self, classify};
+use crate::classify::classify;
 use crate::conntrack::{self, Change, FlowRef, Insertion, Known, Standing, State};
 use crate::family::{Aligned, V4, V6};
 use crate::fragment;
@@ -110,11 +110,6 @@ pub trait Tables<F: ReadIp>: Environment {
 
     /// The flow of a key, half-open or live.
     fn flow(&self, key: &Aligned<F::FlowKey>) -> Option<FlowRef<'_>>;
-    /// The same; if it seems that there is none, `ahead` is done while that is looked into.
-    #[inline(always)]
-    fn flow_or_ahead(&self, key: &Aligned<F::FlowKey>, _ahead: impl FnOnce()) -> Option<FlowRef<'_>> {
-        self.flow(key)
-    }
     /// Adds a half-open flow, which takes its place in the ring; the flow that has the place, if it is half-open still, goes.
     fn begin(&self, key: &Aligned<F::FlowKey>, flow: &Flow) -> Insertion;
     /// Makes the half-open flow of a key live; false if there is none.
@@ -608,9 +603,9 @@ where
     let (zone_protocol, ports) = (at.zone_protocol(ip.protocol), transport.ports);
     F::store_flow_key(&mut scratch.key, zone_protocol, local, remote, ports);
     scratch.over = 0;
-    let Scratch { ip, transport, key, free, over, change, .. } = &mut *scratch;
-    let (ip, transport, key) = (&*ip, &*transport, &*key);
-    if let Some(flow) = tables.flow_or_ahead(key, || classify::look_ahead::<F, T>(tables, at, ip)) {
+    let Scratch { transport, key, free, over, change, .. } = &mut *scratch;
+    let (transport, key) = (&*transport, &*key);
+    if let Some(flow) = tables.flow(key) {
         let word = if T::DRY_RUN { KnownWord::ASK } else { steady_word(flow, at, transport) };
         if !word.is_over() {
             return word.verdict(&flow);

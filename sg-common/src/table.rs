@@ -274,16 +274,6 @@ pub fn find<'m, const WORDS: usize, M: Memory<WORDS>>(
     memory: &'m M,
     key: &[u64; WORDS],
 ) -> Option<FlowRef<'m>> {
-    find_or_ahead(memory, key, || ())
-}
-
-/// The same; if it is not in the key's own slot, `ahead` is done before the memory that is looked at next is waited for.
-#[inline(always)]
-pub fn find_or_ahead<'m, const WORDS: usize, M: Memory<WORDS>>(
-    memory: &'m M,
-    key: &[u64; WORDS],
-    ahead: impl FnOnce(),
-) -> Option<FlowRef<'m>> {
     let shape = memory.shape()?;
     let hash = Hash::of(key, shape.secret);
     let (bucket, position) = (hash.first(shape.buckets), hash.position());
@@ -295,7 +285,6 @@ pub fn find_or_ahead<'m, const WORDS: usize, M: Memory<WORDS>>(
     if load(tag_at(tags, position)) & PRINT == hash.print() && holds(own, key) {
         return Some(flow::<WORDS>(own));
     }
-    ahead();
     Some(flow::<WORDS>(memory.slot(hash.veiled(memory.elsewhere(key, hash.0)))?))
 }
 

@@ -534,15 +534,6 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn flow_or_ahead(
-                &self,
-                key: &Aligned<<$family as Family>::FlowKey>,
-                ahead: impl FnOnce(),
-            ) -> Option<FlowRef<'_>> {
-                table::find_or_ahead(&$flows, key.words(), ahead)
-            }
-
-            #[inline(always)]
             fn begin(&self, key: &Aligned<<$family as Family>::FlowKey>, flow: &Flow) -> Insertion {
                 let Some(ring) = $ring.get_ptr_mut(flow.place) else { return Insertion::Full };
                 let slot = $insert(key.words(), flow);

@@ -164,7 +164,8 @@ fn spec_d21_who_asks_for_a_change_and_goes_away_holds_up_nobody() {
     let rule = |port: u64| json!({ "protocol": "TCP", "source": "192.0.2.0/24", "port": 1000 + port });
     for port in 0..50 {
         let body = rule(port).to_string();
-        let head = format!("POST {route} HTTP/1.1\r\nhost: sgd\r\n{JSON}content-length: {}\r\n\r\n", body.len());
+        let head =
+            format!("POST {route} HTTP/1.1\r\nhost: sgd\r\n{JSON}content-length: {}\r\n\r\n", body.len());
         let mut stream = connect(&socket);
         stream.write_all([head, body].concat().as_bytes()).unwrap();
         // Before it is begun, in the middle of it, or when it is done.

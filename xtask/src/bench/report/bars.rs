@@ -181,7 +181,9 @@ fn packets(run: &Run) -> Vec<Row> {
             json!({ "family": "IPv4", "packet": what, "rules": rules, "members": members, "flows": flows }),
         )
     };
-    let v6 = packet(json!({ "family": "IPv6", "packet": "established", "rules": 10, "flows": "same" }));
+    let v6 = packet(
+        json!({ "family": "IPv6", "packet": "established", "rules": 10, "members": 0, "flows": "same" }),
+    );
     let established = v4("established", 10, 0, "same");
     let new = v4("new", 10_000, 0, "each");
     let crowd = v4("new", 10, 100_000, "each");
