@@ -1,6 +1,7 @@
 //! One member more of a large group.
 
 use std::fmt::Write as _;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ use sg_tests::{Daemon, Netns, Process, Topology, write_file};
 use super::super::filters::{DEVICE, GUEST};
 use super::super::report::bars::{IPSET, NFT};
 use super::api::Api;
-use super::{OURS, cost, cpu, memory, tell, theirs};
+use super::{IN_A_ROW, OURS, REST, cost, cpu, memory, tell, theirs};
 
 const MS: f64 = 1e3;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,7 +67,14 @@ pub fn measure(members: usize, rounds: usize, figures: &mut Figures) -> Result<(
     for (filter, times) in [OURS, NFT, IPSET].into_iter().zip(&times) {
         tell(figures, "one member", "ms", (filter, "members", members), times)?;
     }
+    let mut in_a_row = Vec::new();
+    sleep(REST);
+    for round in 0..IN_A_ROW {
+        let path = format!("/v1/peers/203.0.113.{}", round + 1);
+        in_a_row.push(api.send("PUT", &path, &json!({ "security_groups": ["members"] }))?.as_secs_f64() * MS);
+    }
     let ours = (OURS, "members", members);
+    tell(figures, "one member, in a row", "ms", ours, &in_a_row)?;
     tell(figures, "map writes for one member", "", ours, &writes)?;
     tell(figures, "CPU of the daemon for one member", "ms", ours, &spent_all)?;
     Ok(())

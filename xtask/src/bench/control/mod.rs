@@ -7,6 +7,7 @@ mod swaps;
 mod traffic;
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -16,6 +17,11 @@ use sg_tests::{Daemon, Lab, Netns, Topology};
 
 use super::filters::{Peer, Rules};
 use super::report::bars::{OURS, Run, number, rows};
+
+/// So many changes are made one behind the other, too: each may have to wait for what the one before has left to be done …
+const IN_A_ROW: usize = 20;
+/// … but the first.
+const REST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub struct Control {

@@ -1,5 +1,6 @@
 //! Changing all rules, and adding one.
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -7,7 +8,7 @@ use sg_tests::figures::Figures;
 use sg_tests::{Daemon, write_file};
 
 use super::api::Api;
-use super::{OURS, Peer, Rules, cost, cpu, memory, ours, tell, theirs};
+use super::{IN_A_ROW, OURS, Peer, REST, Rules, cost, cpu, memory, ours, tell, theirs};
 
 const MS: f64 = 1e3;
 
@@ -105,7 +106,14 @@ fn one_rule(
             times.push(peer.add(host, rules, round, lab.directory())?.as_secs_f64() * MS);
         }
     }
+    let mut in_a_row = Vec::new();
+    sleep(REST);
+    for round in 0..IN_A_ROW {
+        let rule = serde_json::json!({ "protocol": "TCP", "source": "172.31.1.0/24", "port": 100 + round });
+        in_a_row.push(api.send("POST", "/v1/groups/group1/rules/inbound", &rule)?.as_secs_f64() * MS);
+    }
     let count = rules.0.len();
+    tell(figures, "one rule, in a row", "ms", (OURS, "rules", count), &in_a_row)?;
     tell(figures, "one rule", "ms", (OURS, "rules", count), &request)?;
     tell(figures, "map writes for one rule", "", (OURS, "rules", count), &writes)?;
     tell(figures, "CPU of the daemon for one rule", "ms", (OURS, "rules", count), &spent_all)?;
