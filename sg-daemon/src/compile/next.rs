@@ -69,13 +69,14 @@ fn same_groups(old: &Model, new: &Model) -> Vec<bool> {
 }
 
 /// What rules that have changed speak of.
-#[derive(Default)]
-struct Touched {
+struct Touched<'m> {
+    model: &'m Model,
     nets: BTreeSet<IpNet>,
-    groups: BTreeSet<GroupId>,
+    /// By name, as a policy has them: `default` is seen from several VPCs, each of which may have a group of that name.
+    groups: BTreeSet<&'m str>,
 }
 
-impl Touched {
+impl<'m> Touched<'m> {
     /// Of so many networks at most it is worth a look at each.
     const MOST: usize = 16;
 
@@ -84,15 +85,15 @@ impl Touched {
         groups: &[GroupId],
         vpc: VpcId,
         direction: Direction,
-        (old, new): (&Model, &Model),
+        (old, new): (&Model, &'m Model),
     ) -> Option<Self> {
-        let mut touched = Self::default();
+        let mut touched = Self { model: new, nets: BTreeSet::new(), groups: BTreeSet::new() };
         for &group in groups {
             for remote in rules::other_remotes([old, new], group, vpc, direction) {
                 match remote {
-                    Remote::Cidr(net) => touched.nets.insert(net),
-                    Remote::Group(group) => touched.groups.insert(group),
-                };
+                    Remote::Cidr(net) => drop(touched.nets.insert(net)),
+                    Remote::Group(group) => touched.groups.extend(touched.name(group)),
+                }
             }
         }
         (touched.nets.len() <= Self::MOST).then_some(touched)
@@ -101,14 +102,21 @@ impl Touched {
     fn is_empty(&self) -> bool {
         self.nets.is_empty() && self.groups.is_empty()
     }
+
+    fn name(&self, group: GroupId) -> Option<&'m str> {
+        self.model.groups.get(group.0).map(|group| group.name.as_str())
+    }
+
+    fn has(&self, group: GroupId) -> bool {
+        self.name(group).is_some_and(|name| self.groups.contains(name))
+    }
 }
 
 /// Those that have a say in what is said of what is touched.
-impl Wanted for Touched {
+impl Wanted for Touched<'_> {
     fn may_be_in(&self, rules: &RuleList) -> bool {
         let about = rules.about();
-        self.nets.iter().any(|net| about.may_meet(net))
-            || about.groups.iter().any(|group| self.groups.contains(group))
+        self.nets.iter().any(|net| about.may_meet(net)) || about.groups.iter().any(|group| self.has(*group))
     }
 
     fn is(&self, remote: &Remote) -> bool {
@@ -116,7 +124,7 @@ impl Wanted for Touched {
             Remote::Cidr(net) => {
                 self.nets.iter().any(|touched| touched.contains(net) || net.contains(touched))
             }
-            Remote::Group(group) => self.groups.contains(group),
+            Remote::Group(group) => self.has(*group),
         }
     }
 }
@@ -144,10 +152,10 @@ fn next_policy(
                 IpNet::V6(net) => take_over(&mut next.v6, &part.v6, net, |inner| net.contains(inner)),
             }
         }
-        for group in touched.groups.iter().filter_map(|id| model.groups.get(id.0)) {
-            match part.groups.get_key_value(group.name.as_str()) {
+        for group in &touched.groups {
+            match part.groups.get_key_value(*group) {
                 Some((name, cells)) => drop(next.groups.insert(Arc::clone(name), cells.clone())),
-                None => drop(next.groups.remove(group.name.as_str())),
+                None => drop(next.groups.remove(*group)),
             }
         }
         Some(next)

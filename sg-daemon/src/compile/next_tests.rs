@@ -40,23 +40,21 @@ fn rule(Rule(remote, what): Rule, direction: &str) -> Value {
     json!({ "protocol": protocol, direction: REMOTES[remote], "port": port })
 }
 
-fn model(groups: &[Group; 3], role: bool) -> Arc<Model> {
-    let names = ["default", "webs", "apps"];
-    let groups: Vec<Value> = names
-        .iter()
-        .zip(groups)
-        .map(|(name, lists)| {
-            let mut group = json!({ "name": name });
-            for ((field, remote), rules) in
-                [("inbound", "source"), ("outbound", "destination")].into_iter().zip(lists)
-            {
-                if let Some(rules) = rules {
-                    group[field] = rules.iter().map(|one| rule(*one, remote)).collect();
-                }
-            }
-            group
-        })
-        .collect();
+fn written(name: &str, lists: &Group) -> Value {
+    let mut group = json!({ "name": name });
+    for ((field, remote), rules) in
+        [("inbound", "source"), ("outbound", "destination")].into_iter().zip(lists)
+    {
+        if let Some(rules) = rules {
+            group[field] = rules.iter().map(|one| rule(*one, remote)).collect();
+        }
+    }
+    group
+}
+
+/// The last group is another VPC's, where one of the others has its name, and where `default` is seen too.
+fn model([default, webs, apps, others]: &[Group; 4], role: bool) -> Arc<Model> {
+    let groups = [written("default", default), written("webs", webs), written("apps", apps)];
     let role = if role { "host" } else { "guest" };
     let document = json!({
         "version": 1, "project": "shop", "vpc": "main", "ipv6": true, "security_groups": groups,
@@ -66,7 +64,13 @@ fn model(groups: &[Group; 3], role: bool) -> Arc<Model> {
             { "name": "tap2", "role": role, "addresses": ["10.1.2.5"], "security_groups": ["apps", "default", "webs"] },
         ],
     });
-    policy::load_bytes([("p.json".into(), document.to_string().into_bytes())]).unwrap().model
+    let other = json!({
+        "version": 1, "project": "shop", "vpc": "edge", "security_groups": [written("webs", others), { "name": "apps" }],
+        "interfaces": [{ "name": "tap3", "addresses": ["10.1.2.6"], "security_groups": ["webs", "default"] }],
+    });
+    let files = [("p.json", document), ("q.json", other)];
+    let files = files.map(|(name, document)| (name.into(), document.to_string().into_bytes()));
+    policy::load_bytes(files).unwrap().model
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
@@ -85,7 +89,7 @@ enum Change {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let at = || (0..3usize, 0..2usize);
+    let at = || (0..4usize, 0..2usize);
     prop_oneof![
         4 => (at(), 0..REMOTES.len(), 0..5u8).prop_map(|((group, list), remote, what)| Change::Add(group, list, Rule(remote, what))),
         4 => (at(), any::<prop::sample::Index>()).prop_map(|((group, list), index)| Change::Remove(group, list, index)),
@@ -98,7 +102,7 @@ proptest! {
 
     #[test]
     fn a_policy_after_another_one_is_what_it_is_from_nothing(
-        first in [group(), group(), group()],
+        first in [group(), group(), group(), group()],
         host in any::<bool>(),
         changes in prop::collection::vec(change(), 1..12),
     ) {
