@@ -9,7 +9,7 @@ use crate::policy::model::{
     Failsafe, Group, GroupId, Interface, Match, Metadata, Model, PortRange, Protocol, Remote, Role, Rule,
     RuleList, Rules, Source, VpcId,
 };
-use crate::policy::same::said;
+use crate::policy::same::{others, said};
 
 /// Where a rule comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,16 +123,6 @@ pub(super) fn other_remotes(
     let [before, after] = models.map(|model| of_one_group(model, group, vpc, direction));
     let same = |one: &Effective, other: &Effective| one.says() == other.says();
     others([&before, &after], same).into_iter().flatten().map(|rule| rule.remote).collect()
-}
-
-/// What is between the elements with which both lists begin and those with which they end.
-pub fn others<T>(lists: [&[T]; 2], same: impl Fn(&T, &T) -> bool) -> [&[T]; 2] {
-    let same = |(one, other): &(&T, &T)| same(one, other);
-    let [before, after] = lists;
-    let front = before.iter().zip(after).take_while(same).count();
-    let [before, after] = lists.map(|list| list.get(front..).unwrap_or_default());
-    let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
-    [before, after].map(|list| list.get(..list.len() - back).unwrap_or_default())
 }
 
 /// Every rule of a policy in one direction, whether an interface has it or not. A rule of `default` may come once for each

@@ -13,7 +13,7 @@ use crate::compile::rules::{self, Effective, Origin};
 use crate::enforce::View;
 use crate::explain::{rule_text, words};
 use crate::policy::model::{Group, Interface, Model, Role, Rule, Rules};
-use crate::policy::same::{said, same_names, same_rules};
+use crate::policy::same::{self, said, same_names, same_rules};
 
 /// A rule over reloads and edits of others: whose it is, and what it says. Two rules of a group that say the same are one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,17 +150,17 @@ pub fn others(old: &Model, new: &Model) -> Option<Vec<Other>> {
             if was.is_empty() || is.is_empty() {
                 return None;
             }
-            let [gone, come] = rules::others([was, is], |one, other| said(one) == said(other));
+            let [gone, come] = same::others([was, is], |one, other| said(one) == said(other));
             if gone.len() + come.len() > MOST_OTHERS {
                 return None;
             }
-            let key = |group, rule: &Rule| {
+            let key = |rule: &Rule| {
                 let text = words(new, rule.protocol, rule.remote, &rule.matches, direction);
-                RuleKey::new(new, Some(group), direction, text)
+                RuleKey::new(new, Some(after), direction, text)
             };
-            let only = |rules: &'_ [Rule], others: &[Rule]| -> Vec<RuleKey> {
+            let only = |rules: &[Rule], others: &[Rule]| -> Vec<RuleKey> {
                 let in_others = |rule: &&Rule| others.iter().any(|other| said(other) == said(rule));
-                rules.iter().filter(|rule| !in_others(rule)).map(|rule| key(after, rule)).collect()
+                rules.iter().filter(|rule| !in_others(rule)).map(key).collect()
             };
             others.extend(only(gone, is).into_iter().map(Other::Gone));
             others.extend(only(come, was).into_iter().map(Other::Come));

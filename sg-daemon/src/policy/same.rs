@@ -32,3 +32,13 @@ pub(crate) fn same_rules(one: &Rules, other: &Rules) -> bool {
         _ => false,
     }
 }
+
+/// What is between the elements with which both lists begin and those with which they end.
+pub(crate) fn others<T>(lists: [&[T]; 2], same: impl Fn(&T, &T) -> bool) -> [&[T]; 2] {
+    let same = |(one, other): &(&T, &T)| same(one, other);
+    let [before, after] = lists;
+    let front = before.iter().zip(after).take_while(same).count();
+    let [before, after] = lists.map(|list| list.get(front..).unwrap_or_default());
+    let back = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
+    [before, after].map(|list| list.get(..list.len() - back).unwrap_or_default())
+}
