@@ -13,6 +13,9 @@ pub const POLICY: &str = include_str!("policy.json");
 pub const DEVICE: &str = "eth0";
 pub const OUTSIDE_MAC: &str = "52:54:00:00:00:01";
 
+/// How long kernels wait for the rest of a datagram, in seconds: longer than all rows take.
+const REASSEMBLY_TIME: &str = "600";
+
 #[derive(Debug)]
 pub struct Site {
     /// Dropped first.
@@ -29,6 +32,11 @@ impl Site {
             set(&guest.netns, "ipv6/conf/eth0/accept_ra", "0")?;
         }
         set(&topology.outside, "ipv6/conf/eth0/accept_ra", "0")?;
+        for netns in topology.guests.iter().map(|guest| &guest.netns).chain([&topology.outside]) {
+            // Datagrams that attacks leave in pieces are not complained of half a minute later, which would count in another row.
+            set(netns, "ipv4/ipfrag_time", REASSEMBLY_TIME)?;
+            set(netns, "ipv6/ip6frag_time", REASSEMBLY_TIME)?;
+        }
         let daemon = filtered.then(|| Daemon::start(&topology, POLICY)).transpose()?;
         let site = Self { daemon, topology };
         if filtered {
