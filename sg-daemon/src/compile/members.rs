@@ -1,7 +1,7 @@
 //! Which address is a member of which groups (D1): a map that two images share but for what differs.
 //!
 //! A group may have 100,000 members, and one more is one more: the addresses stand in shards, by a hash of each, and an
-//! image that follows another one has the other's shards but for those in which something has changed.
+//! image that follows another one has the other's shards, and lists of shards, but for those in which something has changed.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,15 +9,18 @@ use std::sync::Arc;
 
 use super::image::{SetName, VpcName};
 
-/// So many shards: of 100,000 members each has about 200, which are copied when one of them changes.
-const SHARDS: usize = 512;
+/// So many lists, of so many shards each: of 100,000 members a shard has about 25. What is copied when one of them changes are
+/// a shard and two lists.
+const LISTS: usize = 64;
 
-type Shard = BTreeMap<(VpcName, IpAddr), Arc<SetName>>;
+/// Addresses first, as they tell most keys apart.
+type Shard = BTreeMap<(IpAddr, VpcName), Arc<SetName>>;
+type List = Vec<Arc<Shard>>;
 
 /// The membership set of each member, by VPC and address.
 #[derive(Debug, Clone)]
 pub struct Members {
-    shards: Vec<Arc<Shard>>,
+    lists: Vec<Arc<List>>,
     len: usize,
 }
 
@@ -32,15 +35,14 @@ pub struct Difference<'m> {
 
 impl Default for Members {
     fn default() -> Self {
-        let empty = Arc::new(Shard::new());
-        Self { shards: vec![empty; SHARDS], len: 0 }
+        let empty = Arc::new(vec![Arc::new(Shard::new()); LISTS]);
+        Self { lists: vec![empty; LISTS], len: 0 }
     }
 }
 
 impl PartialEq for Members {
     fn eq(&self, other: &Self) -> bool {
-        let mut shards = self.shards.iter().zip(&other.shards);
-        self.len == other.len && shards.all(|(one, other)| Arc::ptr_eq(one, other) || one == other)
+        self.len == other.len && self.differing(other).all(|(one, other)| one == other)
     }
 }
 
@@ -56,33 +58,50 @@ impl Members {
     }
 
     pub fn get(&self, vpc: &VpcName, address: IpAddr) -> Option<&Arc<SetName>> {
-        self.shards.get(shard_of(address))?.get(&(vpc.clone(), address))
+        let (list, shard) = place_of(address);
+        self.lists.get(list)?.get(shard)?.get(&(address, vpc.clone()))
     }
 
     /// In no order that means anything, and always in the same one.
     pub fn iter(&self) -> impl Iterator<Item = (&VpcName, IpAddr, &Arc<SetName>)> {
-        self.shards.iter().flat_map(|shard| shard.iter()).map(|((vpc, address), set)| (vpc, *address, set))
+        let shards = self.lists.iter().flat_map(|list| list.iter());
+        shards.flat_map(|shard| shard.iter()).map(|((address, vpc), set)| (vpc, *address, set))
     }
 
     pub(super) fn insert(&mut self, vpc: VpcName, address: IpAddr, set: Arc<SetName>) {
-        let Some(shard) = self.shards.get_mut(shard_of(address)) else { return };
-        if Arc::make_mut(shard).insert((vpc, address), set).is_none() {
+        let Some(shard) = self.shard_mut(address) else { return };
+        if shard.insert((address, vpc), set).is_none() {
             self.len += 1;
         }
     }
 
     pub(super) fn remove(&mut self, vpc: &VpcName, address: IpAddr) {
-        let Some(shard) = self.shards.get_mut(shard_of(address)) else { return };
-        let key = (vpc.clone(), address);
-        if shard.contains_key(&key) && Arc::make_mut(shard).remove(&key).is_some() {
+        if self.get(vpc, address).is_none() {
+            return;
+        }
+        if let Some(shard) = self.shard_mut(address) {
+            shard.remove(&(address, vpc.clone()));
             self.len -= 1;
         }
     }
 
+    /// A shard that no other image has.
+    fn shard_mut(&mut self, address: IpAddr) -> Option<&mut Shard> {
+        let (list, shard) = place_of(address);
+        let shards = Arc::make_mut(self.lists.get_mut(list)?);
+        shards.get_mut(shard).map(Arc::make_mut)
+    }
+
+    /// The shards that are not the same ones in both.
+    fn differing<'m>(&'m self, other: &'m Self) -> impl Iterator<Item = (&'m Shard, &'m Shard)> {
+        let lists = self.lists.iter().zip(&other.lists).filter(|(one, other)| !Arc::ptr_eq(one, other));
+        let shards = lists.flat_map(|(one, other)| one.iter().zip(other.iter()));
+        shards.filter(|(one, other)| !Arc::ptr_eq(one, other)).map(|(one, other)| (&**one, &**other))
+    }
+
     /// What `after` says otherwise than `self`, as soon as it is found: shards that both share are passed over.
     pub fn differences<'m>(&'m self, after: &'m Self) -> impl Iterator<Item = Difference<'m>> {
-        let shards = self.shards.iter().zip(&after.shards).filter(|(old, new)| !Arc::ptr_eq(old, new));
-        shards.flat_map(|(old, new)| {
+        self.differing(after).flat_map(|(old, new)| {
             let gone_or_other = old.iter().filter_map(|(key, before)| {
                 let after = new.get(key);
                 (after != Some(before)).then_some((key, Some(before), after))
@@ -90,13 +109,14 @@ impl Members {
             let added = new.iter().filter(|(key, _)| !old.contains_key(*key));
             gone_or_other
                 .chain(added.map(|(key, after)| (key, None, Some(after))))
-                .map(|((vpc, address), before, after)| Difference { vpc, address: *address, before, after })
+                .map(|((address, vpc), before, after)| Difference { vpc, address: *address, before, after })
         })
     }
 }
 
-/// A multiplicative hash of the address: members are often one range, which is to fall on all shards.
-fn shard_of(address: IpAddr) -> usize {
+/// The number of a list, and that of a shard in it, by a multiplicative hash of the address: members are often one range, which
+/// is to fall on all shards.
+fn place_of(address: IpAddr) -> (usize, usize) {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let word = match address {
         IpAddr::V4(address) => u64::from(address.to_bits()),
@@ -105,5 +125,6 @@ fn shard_of(address: IpAddr) -> usize {
             (bits >> 64) as u64 ^ bits as u64
         }
     };
-    (word.wrapping_mul(ODD) >> 32) as usize % SHARDS
+    let hash = (word.wrapping_mul(ODD) >> 32) as usize;
+    (hash / LISTS % LISTS, hash % LISTS)
 }

@@ -291,10 +291,15 @@ impl Enforcer {
             return Ok(Applied { generation, changed: false, written: 0, deleted: 0, revoked: 0 });
         }
         let capacity = self.kernel.capacity();
-        // An element that was deleted in force is not to be another one's while a packet still reads it.
-        self.settle();
+        let small = |resident: &Resident| patch(&image, before.as_ref()?, resident, capacity);
+        let at_once = if self.rest.is_none() { small(&self.resident) } else { None };
+        let change = at_once.filter(|change| self.resident.may_follow(change)).or_else(|| {
+            self.unsettled()?;
+            self.settle();
+            small(&self.resident)
+        });
         self.writes_before = self.kernel.writes().total();
-        if let Some(patch) = before.and_then(|before| patch(&image, &before, &self.resident, capacity)) {
+        if let Some(patch) = change {
             let applied = self.patch(patch, &model, image)?;
             self.note_unfilterable(unfilterable);
             self.guard(&model, targets);

@@ -7,6 +7,11 @@
 //!
 //! A member that is in other groups than before is none of them: a piece of a datagram asks what either direction's rules
 //! say of its remote, so it may look for a member twice, and would find one answer in the old set and one in the new.
+//!
+//! Steps follow each other without a pause where no packet can see two of them: a packet has one remote, and asks one policy
+//! about it. Where one could, it might see the first element as it was and the second as it has become, which no policy said:
+//! a rule is to take the place of a member, and the packet finds neither. Then the second step waits until every packet that
+//! was being judged has its verdict.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -52,8 +57,32 @@ pub struct Patch {
 enum What {
     Member { vpc: u32, address: IpAddr, set: Arc<SetName>, set_id: u32, pairs: Vec<(PairKey, Row)> },
     NoMember { vpc: u32, address: IpAddr, set: Arc<SetName> },
-    Policy { before: Arc<PolicyImage>, after: Arc<PolicyImage>, id: u32 },
+    Policy { before: Arc<PolicyImage>, after: Arc<PolicyImage>, id: u32, policy: PolicyDirection, net: IpNet },
 }
+
+/// Which packets see a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Reach {
+    /// Those with a remote in this network,
+    net: IpNet,
+    /// and that are judged by this policy, if any.
+    policy: Option<PolicyDirection>,
+}
+
+impl Reach {
+    /// Whether no packet sees the one step as it was before, and the other one as it is.
+    fn is_apart_from(self, other: Self) -> bool {
+        let disjoint = !self.net.contains(&other.net) && !other.net.contains(&self.net);
+        let unlike = |(mine, others): (PolicyDirection, PolicyDirection)| {
+            // Of the same element a packet sees one state.
+            mine.policy() != others.policy() || (mine == others && self.net == other.net)
+        };
+        disjoint || self.policy.zip(other.policy).is_some_and(unlike)
+    }
+}
+
+/// After so many steps packets are waited for, whatever they see.
+const STEPS: usize = 64;
 
 /// What was in force a step ago, and may still be seen by a packet that is under way: to be deleted, and to be used again,
 /// when every packet that was being judged has its verdict.
@@ -62,13 +91,13 @@ pub(super) struct Leftover {
     pub entries: Vec<Entry>,
     /// Whether sets of ports may have fallen out of use.
     pub tables: bool,
-    /// Whether a member was deleted, in whose place another may be then.
-    pub hidden: bool,
+    /// Of the steps since packets were waited for last.
+    steps: Vec<Reach>,
 }
 
 impl Leftover {
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && !self.tables && !self.hidden
+        self.entries.is_empty() && !self.tables && self.steps.is_empty()
     }
 }
 
@@ -84,6 +113,15 @@ impl Patch {
             Step::Hide { .. } | Step::Remove { .. } => (0, 1),
         };
         (self.write.len() + more, less)
+    }
+
+    fn reach(&self) -> Reach {
+        match self.what {
+            What::Member { address, .. } | What::NoMember { address, .. } => {
+                Reach { net: address.into(), policy: None }
+            }
+            What::Policy { policy, net, .. } => Reach { net, policy: Some(policy) },
+        }
     }
 }
 
@@ -183,7 +221,8 @@ impl Work<'_> {
             Some(_) if old.direction(direction).has(net) => Step::Replace { class },
             Some(_) => Step::Add { class },
         };
-        self.done(step, next_ids, What::Policy { before: Arc::clone(old), after: Arc::clone(new), id })
+        let what = What::Policy { before: Arc::clone(old), after: Arc::clone(new), id, policy, net };
+        self.done(step, next_ids, what)
     }
 
     fn done(self, step: Step, next_ids: NextIds, what: What) -> Option<Patch> {
@@ -271,8 +310,15 @@ impl PolicyImage {
 }
 
 impl Resident {
+    /// Whether a patch may be carried out before every packet that was being judged has its verdict.
+    pub fn may_follow(&self, patch: &Patch) -> bool {
+        let (steps, reach) = (&self.leftover.steps, patch.reach());
+        steps.len() < STEPS && steps.iter().all(|step| step.is_apart_from(reach))
+    }
+
     /// What is in the kernel when a patch has been carried out.
     pub fn patched(&mut self, patch: Patch) {
+        self.leftover.steps.push(patch.reach());
         let Patch { write, step, next_ids, tables, what } = patch;
         self.next = next_ids;
         self.entries = counted(self.entries, &write);
@@ -288,10 +334,9 @@ impl Resident {
             }
             What::NoMember { vpc, address, set } => {
                 self.members.remove(&(vpc, address));
-                self.leftover.hidden = true;
                 self.one_less_in(&set);
             }
-            What::Policy { before, after, id } => {
+            What::Policy { before, after, id, .. } => {
                 self.policies.remove(&before);
                 self.policies.insert(after, id);
                 self.leftover.tables = true;
@@ -349,3 +394,7 @@ impl Resident {
         entries
     }
 }
+
+#[cfg(test)]
+#[path = "patch_tests.rs"]
+mod tests;
