@@ -35,8 +35,9 @@ pub struct Difference<'m> {
 
 impl Default for Members {
     fn default() -> Self {
-        let empty = Arc::new(vec![Arc::new(Shard::new()); LISTS]);
-        Self { lists: vec![empty; LISTS], len: 0 }
+        let shard = Arc::new(Shard::new());
+        let list = Arc::new(vec![shard; LISTS]);
+        Self { lists: vec![list; LISTS], len: 0 }
     }
 }
 
