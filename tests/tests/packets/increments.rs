@@ -302,7 +302,7 @@ fn spec_d21_what_was_changed_bit_by_bit_is_what_would_have_been_made_anew() {
             let mut bench = bench.borrow_mut();
             let mut world = World::new();
             bench.apply(&[world.document()]);
-            for step in &steps {
+            for (number, step) in steps.iter().enumerate() {
                 world.take(step);
                 let stores = |bench: &mut Bench| {
                     let writes = bench.enforcer().kernel().writes();
@@ -316,6 +316,10 @@ fn spec_d21_what_was_changed_bit_by_bit_is_what_would_have_been_made_anew() {
                 }
                 let active = bench.enforcer().active().unwrap();
                 prop_assert!(*active.image == compile(&active.model), "after {step:?}");
+                // Which waits for packets, so that the steps between follow each other as they may.
+                if number % 4 != 3 && number + 1 != steps.len() {
+                    continue;
+                }
                 let wrong = bench.enforcer().audit().unwrap();
                 prop_assert!(wrong.is_empty(), "after {step:?}: {wrong:#?}");
             }
