@@ -166,8 +166,8 @@ impl Outcome {
     const WATCHED: u32 = 29;
     /// The family whose [`Scratch`] tells of the packet: 4, 6, or 0 for none.
     const FAMILY: u32 = 32;
-    /// Of the generation that the packet was judged by.
-    const PARITY: u32 = 36;
+    /// The lowest bits of the generation that the packet was judged by.
+    const GENERATION: u32 = 36;
 
     #[inline(always)]
     const fn new(row: u32, direction: Direction, slot: u32) -> Self {
@@ -209,9 +209,10 @@ impl Outcome {
         (self.0 >> Self::FAMILY & 0xf) as u32
     }
 
+    /// The generation that the packet was judged by, if `now` is in force: fewer than 256 come in force while a packet is judged.
     #[inline(always)]
-    pub const fn parity(self) -> u32 {
-        self.bit(Self::PARITY)
+    pub const fn generation(self, now: u64) -> u64 {
+        now.wrapping_sub(now.wrapping_sub(self.0 >> Self::GENERATION) & LOW_BITS)
     }
 
     /// 1 if it is outbound, else 0.
@@ -245,7 +246,7 @@ impl Judgement {
         let outcome = Outcome::new(at.interface.row, at.direction(), reason + audit * WOULD_DROP)
             .with(Outcome::AUDIT, audit)
             .with(Outcome::FAMILY, family)
-            .with(Outcome::PARITY, at.parity());
+            .with(Outcome::GENERATION, at.generation());
         let kind = outcome.kind();
         // Stored by the daemon while packets pass: a word of it, whenever.
         let word = at.interface.watched.get((kind >> 5) as usize);
@@ -334,13 +335,16 @@ pub(crate) fn place<T: Environment>(tables: &T, ifindex: u32, hook: Hook) -> Opt
         (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Outbound,
         (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Inbound,
     };
-    let mut at = At::new(interface, half, parity, direction, moment.now);
+    let mut at = At::new(interface, half, moment.generation, direction, moment.now);
     if T::DRY_RUN {
         // Here the hook is a question, and the verifier would follow both answers to the end.
         at.way = forgotten(u64::from(at.way), moment.generation as u32) as u32;
     }
     Some(at)
 }
+
+/// So much of a generation tells it from those before and behind it.
+const LOW_BITS: u64 = 0xff;
 
 /// Where a verdict's word has nothing, there is room for the family.
 const FAMILY_SHIFT: u32 = 24;
@@ -360,9 +364,12 @@ fn unknown<T: Environment>(tables: &T, hook: Hook) -> Judgement {
         Hook::Egress => Direction::Inbound,
     };
     let watched = tables.watch_unknown() >> direction as u32 & 1;
+    let generation = tables.moment().map_or(0, |moment| (moment.generation & LOW_BITS) as u32);
     Judgement {
         verdict: Verdict::of(Reason::UnknownInterface),
-        outcome: Outcome::new(0, direction, Reason::UnknownInterface as u32).with(Outcome::WATCHED, watched),
+        outcome: Outcome::new(0, direction, Reason::UnknownInterface as u32)
+            .with(Outcome::WATCHED, watched)
+            .with(Outcome::GENERATION, generation),
     }
 }
 
@@ -387,7 +394,7 @@ pub struct At<'a> {
     /// The half of it that is in force.
     pub half: &'a InterfaceHalf,
     pub now: u64,
-    /// The direction, and above it the generation's parity: see [`Self::direction`] and [`Self::parity`]. In one word of memory, of
+    /// The direction, and above it [`LOW_BITS`] of the generation: see [`Self::direction`] and [`Self::generation`]. In one word of memory, of
     /// which neither the verifier nor the compiler know anything: what is taken out of it is a bit, each time.
     way: u32,
 }
@@ -397,11 +404,11 @@ impl<'a> At<'a> {
     pub(crate) const fn new(
         interface: &'a Interface,
         half: &'a InterfaceHalf,
-        parity: u32,
+        generation: u64,
         direction: Direction,
         now: u64,
     ) -> Self {
-        Self { interface, half, now, way: direction as u32 | parity << 1 }
+        Self { interface, half, now, way: direction as u32 | ((generation & LOW_BITS) as u32) << 1 }
     }
 }
 
@@ -414,6 +421,12 @@ impl At<'_> {
     /// Which half is in force.
     #[inline(always)]
     pub fn parity(&self) -> u32 {
+        load(&self.way) >> 1 & 1
+    }
+
+    /// [`LOW_BITS`] of the generation that this packet sees.
+    #[inline(always)]
+    fn generation(&self) -> u32 {
         load(&self.way) >> 1
     }
 

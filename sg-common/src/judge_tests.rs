@@ -85,3 +85,17 @@ fn an_interface_is_looked_for_where_it_may_be_and_no_further() {
     }
     assert!(find_interface(&OneAt(interface_slot(7, INTERFACE_PROBES)), 7).is_none());
 }
+
+#[test]
+fn what_is_told_of_a_packet_names_the_generation_that_it_was_judged_by_when_others_are_in_force() {
+    for judged_by in [0, 1, 3, 255, 256, 511, 1 << 40, u64::MAX - 255] {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let at = At::new(&WANTED, &CLOSED, judged_by, direction, 0);
+            assert_eq!((at.parity(), at.direction()), ((judged_by & 1) as u32, direction));
+            let outcome = Judgement::new(Verdict::of(Reason::NoRule), &at, 4).outcome;
+            for later in [0, 1, 2, 64, 255] {
+                assert_eq!(outcome.generation(judged_by + later), judged_by, "{later} later");
+            }
+        }
+    }
+}

@@ -180,9 +180,7 @@ fn write<C: Source>(context: &C, verdict: u64, outcome: Outcome, flags: u32, new
     let vlan = if context.has_vlan() { EVENT_VLAN } else { 0 };
     let audit = if outcome.is_audited() { EVENT_AUDIT } else { 0 };
     let read = if outcome.family() != 0 { EVENT_READ } else { 0 };
-    // The packet was judged by this generation or by the one before it: the daemon waits for packets between two swaps.
-    let generation = generation();
-    let generation = generation - ((generation ^ u64::from(outcome.parity())) & 1);
+    let generation = outcome.generation(generation());
     // SAFETY: the record is ours until it is submitted; the frame's part of it has room for as many bytes.
     unsafe {
         (*event).time = bpf_ktime_get_ns();

@@ -77,11 +77,8 @@ impl Shared {
     pub fn settle(&self) {
         let Some((generation, graces)) = self.enforcer().unsettled() else { return };
         graces.wait(generation);
-        let mut enforcer = self.enforcer();
-        // Another change meanwhile has finished this one, and is not waited for with the enforcer in hand.
-        if enforcer.kernel().generation() == generation {
-            enforcer.settle();
-        }
+        // Another change meanwhile is not waited for with the enforcer in hand.
+        self.enforcer().waited_for(generation);
     }
 
     pub fn flow_log(&self) -> MutexGuard<'_, Option<FlowLog>> {

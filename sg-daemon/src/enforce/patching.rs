@@ -35,7 +35,7 @@ impl Enforcer {
         self.swaps += 1;
         crash::at(Point::Flipped);
         let (written, deleted) = patch.counts();
-        self.resident.patched(patch);
+        self.resident.patched(patch, generation);
         if let Some(active) = &mut self.active {
             active.model = Arc::clone(model);
             active.image = image;

@@ -41,6 +41,8 @@ impl Enforcer {
     ///
     /// If the devices or the connections cannot be listed.
     pub fn preview(&mut self, model: &Model) -> Result<Preview, ApplyError> {
+        // What is left of the last change takes room.
+        self.settle();
         let image = compile(model);
         let (targets, unfilterable) = targets(model, &image)?;
         let entries = plan(&image, &self.resident, self.kernel.capacity()).map(|plan| plan::counts(&plan));

@@ -1,5 +1,5 @@
 //! What is left to be done when a policy is in force: it may be done when no packet sees the one before any more, and has to
-//! be done before the next change.
+//! be done before the next change, unless both are steps of which no packet sees two (`plan::patch`).
 
 use std::sync::Arc;
 
@@ -25,7 +25,17 @@ impl Enforcer {
         (!settled).then(|| (self.kernel.generation(), Arc::clone(&self.graces)))
     }
 
-    /// Waits until no packet sees what was in force before, and finishes the last change. The next one does that, too.
+    /// What can be done when packets were waited for by [`Self::unsettled`]: all, if nothing has changed since.
+    pub fn waited_for(&mut self, generation: u64) {
+        if self.kernel.generation() == generation {
+            self.settle();
+        } else {
+            self.resident.waited_for(generation);
+        }
+    }
+
+    /// Waits until no packet sees what was in force before, and finishes the last change. The next one does that, too, if it
+    /// has to.
     pub fn settle(&mut self) {
         let Some((generation, graces)) = self.unsettled() else { return };
         graces.wait(generation);

@@ -111,7 +111,7 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
                 }
             }
         }
-        if !table.rests() && table.entries().next().is_none() {
+        if table.resting.is_empty() && table.entries().next().is_none() {
             table.memory.let_go();
         }
         Ok(table)
@@ -195,11 +195,6 @@ impl<const KEY: usize, const ENTRY: usize, B: Buckets> Exact<KEY, ENTRY, B> {
             }
         }
         true
-    }
-
-    /// Whether places rest.
-    pub fn rests(&self) -> bool {
-        !self.resting.is_empty()
     }
 
     /// Places that rest may be used again: no packet sees any more what was there.

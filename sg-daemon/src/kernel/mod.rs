@@ -247,11 +247,11 @@ impl Kernel {
 
     /// After a crash, what is not in force may be half staged: makes it equal to what is in force.
     fn heal(&mut self) {
-        // Packets may still read what an earlier daemon deleted last.
-        if self.tables.rests() {
+        // Packets may still read what an earlier daemon deleted or replaced last.
+        if self.generation() > 0 {
             grace();
-            self.tables.reuse();
         }
+        self.tables.reuse();
         let parity = self.parity();
         for (vpc, address, sets) in self.tables.members() {
             if let [even, odd] = sets

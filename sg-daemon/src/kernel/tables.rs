@@ -225,11 +225,6 @@ impl TableMaps {
         v4.chain(v6).collect()
     }
 
-    /// Whether [`Self::reuse`] would change anything.
-    pub fn rests(&self) -> bool {
-        self.members_v4.rests() || self.members_v6.rests() || self.pairs.rests()
-    }
-
     /// What was deleted so far may be overwritten: no packet sees it any more.
     pub fn reuse(&mut self) {
         self.members_v4.reuse();

@@ -81,7 +81,7 @@ impl Reach {
     }
 }
 
-/// After so many steps packets are waited for, whatever they see.
+/// Behind so many steps packets are waited for, whatever they see: events tell generations apart by their lowest bits.
 const STEPS: usize = 64;
 
 /// What was in force a step ago, and may still be seen by a packet that is under way: to be deleted, and to be used again,
@@ -91,8 +91,8 @@ pub(super) struct Leftover {
     pub entries: Vec<Entry>,
     /// Whether sets of ports may have fallen out of use.
     pub tables: bool,
-    /// Of the steps since packets were waited for last.
-    steps: Vec<Reach>,
+    /// The steps since packets were waited for last, with the generations that they began.
+    steps: Vec<(u64, Reach)>,
 }
 
 impl Leftover {
@@ -125,7 +125,7 @@ impl Patch {
     }
 }
 
-/// The one step from `before` to `image`, if there is one; `now` is what is in the kernel, `before` and nothing else.
+/// The one step from `before` to `image`, if there is one; `now` is what is in the kernel: `before`, and what is left of steps.
 pub fn patch(image: &Image, before: &Image, now: &Resident, capacity: Capacity) -> Option<Patch> {
     // Who has connections cut waits until no packet sees the old policy: that is a swap's work.
     let keep = image.on_rule_change == OnRuleChange::Keep && before.on_rule_change == OnRuleChange::Keep;
@@ -313,12 +313,22 @@ impl Resident {
     /// Whether a patch may be carried out before every packet that was being judged has its verdict.
     pub fn may_follow(&self, patch: &Patch) -> bool {
         let (steps, reach) = (&self.leftover.steps, patch.reach());
-        steps.len() < STEPS && steps.iter().all(|step| step.is_apart_from(reach))
+        steps.len() < STEPS && steps.iter().all(|(_, step)| step.is_apart_from(reach))
     }
 
-    /// What is in the kernel when a patch has been carried out.
-    pub fn patched(&mut self, patch: Patch) {
-        self.leftover.steps.push(patch.reach());
+    /// Every packet has its verdict that may have been judged before a generation was put in force.
+    pub fn waited_for(&mut self, generation: u64) {
+        self.leftover.steps.retain(|(step, _)| *step > generation);
+    }
+
+    /// How many steps packets may be in the middle of.
+    pub fn steps(&self) -> usize {
+        self.leftover.steps.len()
+    }
+
+    /// What is in the kernel when a patch has been carried out, which has begun a generation.
+    pub fn patched(&mut self, patch: Patch, generation: u64) {
+        self.leftover.steps.push((generation, patch.reach()));
         let Patch { write, step, next_ids, tables, what } = patch;
         self.next = next_ids;
         self.entries = counted(self.entries, &write);

@@ -124,6 +124,7 @@ fn each_packet_is_told_with_its_verdict_device_direction_and_beginning() {
         }
         let unknown = events.last().unwrap();
         assert_eq!((unknown.reason, unknown.ifindex), (UnknownInterface as u8, 1));
+        assert_eq!(unknown.generation, generation);
         // Nobody watches any more: nothing is told.
         bench.enforcer().kernel().unwatch(3);
         bench.run_at("sg0", out, &tcp.then(ACK).frame());

@@ -113,6 +113,35 @@ fn spec_d4_one_member_more_or_less_takes_as_few_map_writes_of_100000_as_of_1000(
     });
 }
 
+#[test]
+fn spec_d21_only_steps_of_which_no_packet_sees_two_follow_each_other_without_a_wait() {
+    let site = |peers: &[&str], rules: &Value| {
+        let peers: Vec<Value> = peers.iter().map(|address| peer(address)).collect();
+        let groups = json!([{ "name": "webs", "inbound": rules }, { "name": "members" }]);
+        document(&groups, &json!([interface("sg0", &["webs".to_owned()])]), &json!(peers))
+    };
+    let of_members = json!({ "protocol": "TCP", "source": "@members", "port": 80 });
+    let on = |net: &str| json!({ "protocol": "TCP", "source": net, "port": 80 });
+    Bench::run(Ingress::Tc, &DEVICES, |bench| {
+        let mut unseen = |peers: &[&str], rules: &[Value]| {
+            let rules: Vec<&Value> = rules.iter().chain([&of_members]).collect();
+            bench.apply(&[site(peers, &json!(rules))]);
+            bench.enforcer().resident().steps()
+        };
+        assert_eq!(unseen(&["192.0.2.1"], &[]), 0, "a swap");
+        assert_eq!(unseen(&["192.0.2.1", "192.0.2.2"], &[]), 1, "a step behind a swap");
+        assert_eq!(unseen(&["192.0.2.1", "192.0.2.2", "192.0.2.3"], &[]), 2, "a member beside it");
+        assert_eq!(unseen(&["192.0.2.2", "192.0.2.3"], &[]), 3, "one less");
+        let rules = [on("198.51.100.0/24")];
+        assert_eq!(unseen(&["192.0.2.2", "192.0.2.3"], &rules), 4, "a network beside them");
+        // A rule in the place of the first member.
+        let rules = [on("198.51.100.0/24"), on("192.0.2.1/32")];
+        assert_eq!(unseen(&["192.0.2.2", "192.0.2.3"], &rules), 1, "it waits");
+        is_right(bench);
+        assert_eq!(bench.enforcer().resident().steps(), 0);
+    });
+}
+
 /// `others` groups beside the one that changes: all of them on its interface, or on another one.
 fn rules(others: usize, together: bool, of_first: &[Value]) -> Value {
     let names: Vec<String> = (0..=others).map(|number| format!("group{number}")).collect();
