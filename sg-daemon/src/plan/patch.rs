@@ -5,8 +5,8 @@
 //! is itself the step between the two: a packet that looks for it finds it as it was or as it is. There are two such
 //! changes, and they are the frequent ones: a member more or less, and rules on one network.
 //!
-//! A member that is in other groups than before is none of them: a piece of a datagram asks what either direction's rules
-//! say of its remote, so it may look for a member twice, and would find one answer in the old set and one in the new.
+//! A member that is in other groups than before is none of them, as its set stands in two words, one for each parity: that is a
+//! swap's work.
 //!
 //! Steps follow each other without a pause where no packet can see two of them: a packet has one remote, and asks one policy
 //! about it. Where one could, it might see the first element as it was and the second as it has become, which no policy said:
