@@ -292,6 +292,7 @@ impl Enforcer {
         }
         let capacity = self.kernel.capacity();
         let small = |resident: &Resident| patch(&image, before.as_ref()?, resident, capacity);
+        // Not before a swap is finished, nor where a packet could see this step and one before it: those are waited for first.
         let at_once = if self.rest.is_none() { small(&self.resident) } else { None };
         let change = at_once.filter(|change| self.resident.may_follow(change)).or_else(|| {
             self.unsettled()?;

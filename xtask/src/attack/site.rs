@@ -27,12 +27,9 @@ impl Site {
     /// Four guests: a (XDP) and b (TC) with rules, c without any, d with an address of one family only.
     pub fn new(filtered: bool) -> Result<Self> {
         let topology = Topology::with_guests(4)?;
-        for guest in &topology.guests {
-            // Guests are to have the addresses that the policy lists, whoever advertises what.
-            set(&guest.netns, "ipv6/conf/eth0/accept_ra", "0")?;
-        }
-        set(&topology.outside, "ipv6/conf/eth0/accept_ra", "0")?;
         for netns in topology.guests.iter().map(|guest| &guest.netns).chain([&topology.outside]) {
+            // Guests are to have the addresses that the policy lists, whoever advertises what.
+            set(netns, "ipv6/conf/eth0/accept_ra", "0")?;
             // Datagrams that attacks leave in pieces are not complained of half a minute later, which would count in another row.
             set(netns, "ipv4/ipfrag_time", REASSEMBLY_TIME)?;
             set(netns, "ipv6/ip6frag_time", REASSEMBLY_TIME)?;
