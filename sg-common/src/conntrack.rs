@@ -421,22 +421,22 @@ pub fn start<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
         return false;
     }
     let place = base + (tables.next_half_open(interface.row) % u64::from(limit)) as u32;
+    let (fins, tcp, sequence) = if matches!(transport.kind, Kind::Tcp) {
+        let Connection { fins, known, sender, receiver, .. } = Connection::start(state, &transport.seen);
+        (fins, known, sequence_of(sender, receiver))
+    } else {
+        (0, 0, [0; 6])
+    };
     *flow = Flow {
         expires: now + u64::from(timeout(half, state)),
         created: (now / CREATED_UNIT) as u32,
         place,
         policy: half.policy,
         state: state as u8,
-        flags: if matches!(direction, Direction::Outbound) { FLOW_ORIGIN_OUTBOUND } else { 0 },
-        tcp: 0,
-        sequence: [0; 6],
+        flags: if matches!(direction, Direction::Outbound) { FLOW_ORIGIN_OUTBOUND } else { 0 } | fins,
+        tcp,
+        sequence,
     };
-    if matches!(transport.kind, Kind::Tcp) {
-        let connection = Connection::start(state, &transport.seen);
-        flow.flags |= connection.fins;
-        flow.tcp = connection.known;
-        flow.sequence = sequence_of(connection.sender, connection.receiver);
-    }
     // That it exists is as good: another CPU has begun it with a packet of the same flow.
     !matches!(tables.begin(key, flow), Insertion::Full)
 }

@@ -259,6 +259,23 @@ impl Judgement {
         Self { verdict, outcome: Outcome(Self::outcome(verdict.word(), at, family)) }
     }
 
+    /// What [`Self::new`] makes of a packet that passes for its flow, as nearly all packets do: of the word of its verdict the compiler
+    /// knows the reason then, and what follows from that.
+    #[inline(always)]
+    fn established(word: u64, at: &At<'_>, family: u32) -> Self {
+        const { assert!(Reason::Established as u32 == 0) };
+        const { assert!(packet_kind(Direction::Outbound, 0).is_multiple_of(32)) };
+        let verdict = Verdict::of_word(word & !0xff);
+        let direction = at.direction();
+        let outcome = Outcome::new(at.interface.row, direction, 0);
+        let watched = at.interface.watched.get((packet_kind(direction, 0) >> 5) as usize);
+        if watched.map_or(0, load) & 1 == 0 {
+            return Self { verdict, outcome };
+        }
+        let outcome = outcome.with(Outcome::FAMILY, family).with(Outcome::GENERATION, at.generation());
+        Self { verdict, outcome: outcome.with(Outcome::WATCHED, 1) }
+    }
+
     /// The packet passes although there is a reason to drop it.
     #[inline(always)]
     pub const fn is_audited(&self) -> bool {
@@ -303,14 +320,14 @@ const fn drops(reason: u32) -> u32 {
     reason >> 5 & 1
 }
 
-/// Judges a frame that passes `hook` of the device `ifindex`.
+/// Judges a frame that passes `hook` of the device `ifindex`, and does with the judgement what is to be done.
 #[inline(always)]
-pub fn judge<P, T>(packet: &P, tables: &T, ifindex: u32, hook: Hook) -> Judgement
+pub fn judge<P, T, R>(packet: &P, tables: &T, ifindex: u32, hook: Hook, act: impl Fn(&Judgement) -> R) -> R
 where
     P: Packet,
     T: Tables<V4> + Tables<V6>,
 {
-    let Some(at) = place(tables, ifindex, hook) else { return unknown(tables, hook) };
+    let Some(at) = place(tables, ifindex, hook) else { return act(&unknown(tables, hook)) };
     let (verdict, family) = judge_frame(packet, tables, &at);
     // The family goes through the same memory as the verdict: known to the verifier, each would have a way of its own.
     let word = forgotten(verdict.word() | u64::from(family) << FAMILY_SHIFT, packet.len());
@@ -319,7 +336,10 @@ where
     if !T::DRY_RUN && tables.is_accounting() {
         account::of_family(tables, &at, family, verdict);
     }
-    Judgement::new(verdict, &at, family)
+    if verdict.reason_number() == Reason::Established as u32 {
+        return act(&Judgement::established(verdict.word(), &at, family));
+    }
+    act(&Judgement::new(verdict, &at, family))
 }
 
 /// Where and when a packet is that passes `hook` of a device; `None` if the filter was not told about that device.

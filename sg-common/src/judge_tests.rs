@@ -99,3 +99,40 @@ fn what_is_told_of_a_packet_names_the_generation_that_it_was_judged_by_when_othe
         }
     }
 }
+
+#[test]
+fn the_short_way_of_packets_of_flows_ends_where_the_long_one_does() {
+    for (row, audit, seed) in
+        [(0, false, 0), (7, true, 1), (MAX_INTERFACES, false, u32::MAX), (3, true, 0x5555_aaaa)]
+    {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            for word in 0..crate::abi::KIND_WORDS {
+                let mut watched = [seed >> 1; crate::abi::KIND_WORDS];
+                watched[word] = seed;
+                let interface = Interface { row, watched, ..entry(7) };
+                let half = InterfaceHalf { flags: if audit { FLAG_AUDIT } else { 0 }, ..CLOSED };
+                let at = At::new(&interface, &half, 0x1ab, direction, 0);
+                let verdict = Verdict::new(Reason::Established, AdmittedBy::Nothing, 4, 9);
+                let long = Judgement::new(verdict, &at, 6);
+                let short = Judgement::established(verdict.word(), &at, 6);
+                let said = |judgement: &Judgement| {
+                    let Judgement { verdict, outcome } = judgement;
+                    (
+                        *verdict,
+                        judgement.action(),
+                        judgement.is_audited(),
+                        outcome.kind(),
+                        judgement.counter(),
+                        outcome.is_watched(),
+                    )
+                };
+                assert_eq!(said(&short), said(&long));
+                assert_eq!(short.outcome.established(), long.outcome.established());
+                // The rest is for those who watch.
+                if long.outcome.is_watched() {
+                    assert_eq!(short.outcome, long.outcome);
+                }
+            }
+        }
+    }
+}

@@ -311,8 +311,13 @@ impl ReadIp for V6 {
         if u32::from_be(header.version_class_flow) >> 28 != 6 || end > packet.len() {
             return Err(Reason::Malformed);
         }
-        ip.source = header.source;
-        ip.destination = header.destination;
+        // Word by word: whole, they would be moved by a function, byte by byte.
+        for (to, from) in ip.source.iter_mut().zip(header.source) {
+            store(to, from);
+        }
+        for (to, from) in ip.destination.iter_mut().zip(header.destination) {
+            store(to, from);
+        }
         ip.protocol = header.next_header;
         ip.hop_limit = header.hop_limit;
         ip.source_routed = false;
@@ -520,12 +525,12 @@ pub fn read_transport<F: Family, P: Packet>(
             payload: bytes - header_bytes,
             partial: ip.piece.more,
             window: u16::from_be(tcp.window),
-            scale: if tcp.flags & SYN != 0 {
-                window_scale(packet, ip.transport, header_bytes, position)
-            } else {
-                NO_SCALE
-            },
+            scale: NO_SCALE,
         };
+        // Behind the rest, which need not be kept at hand meanwhile.
+        if tcp.flags & SYN != 0 {
+            transport.seen.scale = window_scale(packet, ip.transport, header_bytes, position);
+        }
     } else if ip.protocol == protocol::UDP {
         if bytes < 8 {
             return Err(too_short(ip));

@@ -215,20 +215,50 @@ fn position_of(tags: NonNull<FlowTags>, mask: u32, wanted: u32) -> u32 {
     position
 }
 
-/// Whether any tag has this print: two tags at a time, and no branch, of which the verifier would follow both ways.
+/// 1 in each half of a word.
+const ONES: u64 = 1 << 32 | 1;
+
+/// Two tags of a bucket at a time.
+#[inline(always)]
+fn two(tags: NonNull<FlowTags>, pair: u32) -> u64 {
+    // SAFETY: `FlowTags` has so many words, and is aligned for them.
+    unsafe { tags.cast::<u64>().add(pair as usize).read_volatile() }
+}
+
+/// In the highest bit of each half, whether this tag has another print than `wanted` says in each half.
+#[inline(always)]
+const fn apart(two: u64, wanted: u64) -> u64 {
+    // A half that is not 0 is below 2²⁸, so its highest bit is set and nothing is carried into the other half.
+    ((two & (PRINT as u64 * ONES)) ^ wanted) + ((u32::MAX >> 1) as u64 * ONES)
+}
+
+/// Whether any tag has this print. Without a branch, of which the verifier would follow both ways.
 #[inline(always)]
 fn has_print(tags: NonNull<FlowTags>, print: u32) -> bool {
-    const ONES: u64 = 1 << 32 | 1;
     let wanted = u64::from(print) * ONES;
-    let (mut apart, mut pair) = (u64::MAX, 0);
-    while pair < BUCKET as usize / 2 {
-        // SAFETY: `FlowTags` has so many words, and is aligned for them.
-        let two = unsafe { tags.cast::<u64>().add(pair).read_volatile() };
-        // A half that is not 0 is below 2²⁸, so its highest bit is set and nothing is carried into the other half.
-        apart &= ((two & (u64::from(PRINT) * ONES)) ^ wanted) + (u64::from(u32::MAX >> 1) * ONES);
+    let (mut all, mut pair) = (u64::MAX, 0);
+    while pair < BUCKET / 2 {
+        all &= apart(two(tags, pair), wanted);
         pair += 1;
     }
-    apart & (ONES << 31) != ONES << 31
+    all & (ONES << 31) != ONES << 31
+}
+
+/// How many tags have this print.
+#[inline(always)]
+fn prints(tags: NonNull<FlowTags>, print: u32) -> u32 {
+    let wanted = u64::from(print) * ONES;
+    let (mut others, mut pair) = (0, 0);
+    while pair < BUCKET / 2 {
+        others += apart(two(tags, pair), wanted) >> 31 & ONES;
+        pair += 1;
+    }
+    BUCKET - sum_of_halves(others)
+}
+
+#[inline(always)]
+const fn sum_of_halves(word: u64) -> u32 {
+    (word >> 32) as u32 + word as u32
 }
 
 /// A word of a key. Of a long one it is loaded each time, as there is no room for it on the stack of who looks it up.
@@ -425,12 +455,13 @@ fn claim<const WORDS: usize, M: Memory<WORDS>>(memory: &M, hash: u64, busy: u32)
 /// How many slots of a bucket are free. Without a branch, as the verifier would follow every number separately.
 #[inline(never)]
 fn free(tags: NonNull<FlowTags>) -> u32 {
-    let (mut free, mut position) = (BUCKET, 0);
-    while position < BUCKET {
-        free -= load(tag_at(tags, position)) & IN_USE;
-        position += 1;
+    const { assert!(IN_USE == 1) };
+    let (mut used, mut pair) = (0, 0);
+    while pair < BUCKET / 2 {
+        used += two(tags, pair) & ONES;
+        pair += 1;
     }
-    free
+    BUCKET - sum_of_halves(used)
 }
 
 /// Whether the key is in another slot than `own`, or comes into another one with a lower number.
@@ -447,7 +478,9 @@ fn is_double<const WORDS: usize, M: Memory<WORDS>>(
     while choice < 2 {
         let bucket = hash.bucket(choice, shape.buckets);
         let Some(tags) = memory.tags(bucket) else { return true };
-        let mut position = 0;
+        // Mostly there is no other slot to look at.
+        let alone = prints(tags, hash.print()) == u32::from(own / BUCKET == bucket);
+        let mut position = if alone { BUCKET } else { 0 };
         while position < BUCKET {
             let number = bucket * BUCKET + position;
             let tag = tag_at(tags, position);

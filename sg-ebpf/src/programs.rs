@@ -22,10 +22,11 @@ use crate::maps::{Kernel, count, is_port};
 pub fn sgd_xdp_ingress(ctx: XdpContext) -> u32 {
     // SAFETY: the context is the one that the kernel passed.
     let context = unsafe { &*ctx.ctx };
-    match filter(&XdpPacket::new(&ctx), context, ctx.ingress_ifindex() as u32, Hook::Ingress).action() {
+    let act = |judgement: &Judgement| match judgement.action() {
         Action::Allow => XDP_PASS,
         Action::Drop => XDP_DROP,
-    }
+    };
+    filter(&XdpPacket::new(&ctx), context, ctx.ingress_ifindex() as u32, Hook::Ingress, act)
 }
 
 #[classifier]
@@ -61,14 +62,14 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 #[inline(always)]
 fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
     let packet = TcPacket::new(ctx);
-    let judgement = filter(&packet, packet.context(), packet.ifindex(), hook);
-    match judgement.action() {
+    let act = |judgement: &Judgement| match judgement.action() {
         Action::Allow if matches!(hook, Hook::Ingress) && is_port(judgement.row()) => {
             hand_on(ctx, judgement.outcome)
         }
         Action::Allow => NEXT,
         Action::Drop => TC_ACT_SHOT,
-    }
+    };
+    filter(&packet, packet.context(), packet.ifindex(), hook, act)
 }
 
 /// The fast path. `index`: of the counter of packets that go this way. A subprogram: what the verdict needed of the stack is free
@@ -92,12 +93,20 @@ fn hand_on(ctx: &TcContext, outcome: Outcome) -> i32 {
     }
 }
 
+/// Judges, counts and tells, and then acts.
 #[inline(always)]
-fn filter<P: Packet, C: Source>(packet: &P, context: &C, ifindex: u32, hook: Hook) -> Judgement {
-    let judgement = judge(packet, &Kernel::<false>, ifindex, hook);
-    count(judgement.counter(), packet.len());
-    tell(context, &judgement, if matches!(hook, Hook::Egress) { EVENT_EGRESS } else { 0 });
-    judgement
+fn filter<P: Packet, C: Source, R>(
+    packet: &P,
+    context: &C,
+    ifindex: u32,
+    hook: Hook,
+    act: impl Fn(&Judgement) -> R,
+) -> R {
+    judge(packet, &Kernel::<false>, ifindex, hook, |judgement| {
+        count(judgement.counter(), packet.len());
+        tell(context, judgement, if matches!(hook, Hook::Egress) { EVENT_EGRESS } else { 0 });
+        act(judgement)
+    })
 }
 
 /// Never attached: the daemon test-runs it to ask what the filter would say. It changes nothing and counts nothing.
@@ -108,7 +117,7 @@ pub fn sgd_explain(ctx: TcContext) -> i32 {
     // SAFETY: the context is the one that the kernel passed.
     let question = unsafe { (*skb).cb[explain::CB_HOOK_REASON] };
     let hook = if question == explain::HOOK_EGRESS { Hook::Egress } else { Hook::Ingress };
-    let judgement = judge(&packet, &Kernel::<true>, packet.ifindex(), hook);
+    let judgement = judge(&packet, &Kernel::<true>, packet.ifindex(), hook, |judgement| *judgement);
     let verdict = judgement.verdict;
     // SAFETY: the same context.
     unsafe {

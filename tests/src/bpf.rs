@@ -19,8 +19,13 @@ const TEST_RUN: libc::c_int = 10;
 const LINK_CREATE: libc::c_int = 28;
 
 /// Types of maps.
+pub const HASH: u32 = 1;
 pub const ARRAY: u32 = 2;
 pub const PROG_ARRAY: u32 = 3;
+pub const LRU_HASH: u32 = 9;
+pub const LPM_TRIE: u32 = 11;
+/// What a trie must be made with: `BPF_F_NO_PREALLOC`.
+pub const NO_PREALLOC: u32 = 1;
 
 const XDP_HAS_FRAGS: u32 = 1 << 5;
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`
@@ -115,32 +120,48 @@ fn owned(fd: libc::c_int) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// One element with a key of four bytes.
 pub fn map(map_type: u32, value_size: u32) -> Result<OwnedFd> {
-    let mut attr = MapCreate { map_type, key_size: 4, value_size, max_entries: 1, flags: 0 };
+    map_of(map_type, [4, value_size], 1, 0)
+}
+
+/// A map with keys and values of so many bytes, and flags of `BPF_MAP_CREATE`.
+pub fn map_of(
+    map_type: u32,
+    [key_size, value_size]: [u32; 2],
+    max_entries: u32,
+    flags: u32,
+) -> Result<OwnedFd> {
+    let mut attr = MapCreate { map_type, key_size, value_size, max_entries, flags };
     // SAFETY: no pointers.
     Ok(owned(unsafe { bpf(MAP_CREATE, &mut attr) }.context("BPF_MAP_CREATE")?))
 }
 
 /// Sets the only element.
 pub fn set(map: &OwnedFd, value: &[u8]) -> Result<()> {
-    // SAFETY: callers' values are as large as they made the map's.
-    unsafe { element(MAP_UPDATE, map, value.as_ptr() as u64) }.context("BPF_MAP_UPDATE_ELEM")
+    put(map, &0u32.to_ne_bytes(), value)
+}
+
+/// Sets an element, whose key and value are as large as the map's.
+pub fn put(map: &OwnedFd, key: &[u8], value: &[u8]) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { element(MAP_UPDATE, map, key, value.as_ptr() as u64) }.context("BPF_MAP_UPDATE_ELEM")
 }
 
 /// The only element, in so many bytes.
 pub fn get(map: &OwnedFd, value: &mut [u8]) -> Result<()> {
     // SAFETY: as in `set`.
-    unsafe { element(MAP_LOOKUP, map, value.as_mut_ptr() as u64) }.context("BPF_MAP_LOOKUP_ELEM")
+    unsafe { element(MAP_LOOKUP, map, &0u32.to_ne_bytes(), value.as_mut_ptr() as u64) }
+        .context("BPF_MAP_LOOKUP_ELEM")
 }
 
 /// # Safety
 ///
-/// At `value` there must be as many bytes as a value of the map has.
-unsafe fn element(command: libc::c_int, map: &OwnedFd, value: u64) -> io::Result<()> {
-    let key = 0u32;
+/// The key must have as many bytes as the map's, and at `value` there must be as many as a value of it has.
+unsafe fn element(command: libc::c_int, map: &OwnedFd, key: &[u8], value: u64) -> io::Result<()> {
     let map_fd = map.as_raw_fd() as u32;
-    let mut attr = MapUpdate { map_fd, pad: 0, key: (&raw const key) as u64, value, flags: 0 };
-    // SAFETY: the key has four bytes; the value is the caller's promise.
+    let mut attr = MapUpdate { map_fd, pad: 0, key: key.as_ptr() as u64, value, flags: 0 };
+    // SAFETY: the caller's promise.
     unsafe { bpf(command, &mut attr) }.map(drop)
 }
 

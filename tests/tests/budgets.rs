@@ -23,11 +23,12 @@ struct Budget {
 /// If so, set the number to a tenth above what the failure shows, in the change that needs it, and say why there. If a
 /// program has become much smaller, lower its budget: a budget that is never met protects nothing.
 const BUDGETS: [Budget; 6] = [
-    // Members and what rules say of them are looked up by the programs themselves, where the kernel's hash was a call.
-    Budget { name: program::XDP_INGRESS, instructions: 15_000, verified: 240_000 },
+    // Members and what rules say of them are looked up by the programs themselves, where the kernel's hash was a call. What is done
+    // with a packet of a known flow stands there by itself, in fewer instructions than with all others.
+    Budget { name: program::XDP_INGRESS, instructions: 16_200, verified: 280_000 },
     Budget { name: program::TC_CHECKSUM, instructions: 1_640, verified: 33_800 },
-    Budget { name: program::TC_INGRESS, instructions: 15_000, verified: 225_000 },
-    Budget { name: program::TC_EGRESS, instructions: 15_000, verified: 225_000 },
+    Budget { name: program::TC_INGRESS, instructions: 16_800, verified: 272_000 },
+    Budget { name: program::TC_EGRESS, instructions: 16_400, verified: 272_000 },
     // Headers are read where they are needed, not in a subprogram, which every packet would pay for: so what is read in more
     // ways here than in the programs that are attached is followed further.
     Budget { name: program::EXPLAIN, instructions: 8_980, verified: 92_000 },

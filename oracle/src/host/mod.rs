@@ -196,7 +196,7 @@ impl Host {
         self.flows_v6.bury();
         let ifindex = self.number(device).unwrap_or(u32::MAX);
         let hook = if ingress { Hook::Ingress } else { Hook::Egress };
-        let judgement = judge(frame, tables, ifindex, hook);
+        let judgement = judge(frame, tables, ifindex, hook, |judgement| *judgement);
         self.meanwhile.set(None);
         judgement
     }

@@ -10,6 +10,7 @@
 )]
 
 mod driver;
+mod minimal;
 mod policy;
 mod session;
 
@@ -23,6 +24,7 @@ use sg_tests::bpf::{self, Kind};
 use sg_tests::figures::{Figures, Spread};
 
 use self::driver::Driver;
+use self::minimal::Minimal;
 use self::policy::Size;
 use self::session::{Hook, Session, What, plug};
 
@@ -75,6 +77,8 @@ struct Case {
     drivers: Option<[Driver; 2]>,
     /// Nanoseconds of each round.
     values: Vec<f64>,
+    /// What the minimal filter took for the same, right before each.
+    minimal: Vec<f64>,
 }
 
 impl Case {
@@ -83,6 +87,16 @@ impl Case {
         match self.flows {
             Some(flows) if self.what != What::New => effort.repeat.max(flows),
             _ => effort.repeat,
+        }
+    }
+
+    /// What the minimal filter can be asked instead: it has no IPv6 and no answers.
+    fn of_minimal(&self) -> Option<(What, Option<u32>)> {
+        match (self.what, self.flows) {
+            _ if self.v6 => None,
+            (What::Established, None) | (What::Denied | What::New, _) => Some((self.what, self.flows)),
+            (_, flows) if flows == Some(SOME[1]) => Some((What::Established, flows)),
+            _ => None,
         }
     }
 }
@@ -127,6 +141,7 @@ fn run(effort: &Effort, mut devices: Vec<[String; 2]>) -> Result<()> {
             case.drivers = Some([driver(target)?, driver(&empty[case.hook.kind() as usize])?]);
         }
     }
+    let mut minimal = Minimal::new(&sessions[0], &empty[Kind::Tc as usize], SOME[1])?;
     let mut floors = [Vec::new(), Vec::new()];
     let mut overheads = [Vec::new(), Vec::new()];
     for _ in 0..effort.rounds {
@@ -143,6 +158,11 @@ fn run(effort: &Effort, mut devices: Vec<[String; 2]>) -> Result<()> {
             floors[kind as usize].push(ns);
         }
         for case in &mut cases {
+            if let Some((what, flows)) = case.of_minimal() {
+                let floor = if flows.is_some() { floor[Kind::Tc as usize] } else { 0.0 };
+                let ns = minimal.measure(&sessions[0], what, flows, effort.repeat)? + floor;
+                case.minimal.push(ns);
+            }
             let session = &mut sessions[case.session];
             let (hook, v6, what) = (case.hook, case.v6, case.what);
             let packets = case.packets(effort);
@@ -170,7 +190,16 @@ fn hook_of(kind: Kind) -> Hook {
 
 fn few(cases: &mut Vec<Case>, session: &mut Session, (number, hook, v6): (usize, Hook, bool)) -> Result<()> {
     let mut add = |what, flows| {
-        cases.push(Case { session: number, hook, v6, what, flows, drivers: None, values: Vec::new() });
+        cases.push(Case {
+            session: number,
+            hook,
+            v6,
+            what,
+            flows,
+            drivers: None,
+            values: Vec::new(),
+            minimal: Vec::new(),
+        });
     };
     for what in [What::Established, What::Reply, What::Denied] {
         add(what, None);
@@ -206,7 +235,16 @@ fn many(cases: &mut Vec<Case>, session: &mut Session, (number, hook, v6): (usize
         session.open_flows(hook, v6, MANY)?;
     }
     let (what, flows) = (what_passes(hook), Some(MANY));
-    cases.push(Case { session: number, hook, v6, what, flows, drivers: None, values: Vec::new() });
+    cases.push(Case {
+        session: number,
+        hook,
+        v6,
+        what,
+        flows,
+        drivers: None,
+        values: Vec::new(),
+        minimal: Vec::new(),
+    });
     Ok(())
 }
 
@@ -222,7 +260,8 @@ fn report(
         "nanoseconds a packet, {} rounds of {} packets, or of each flow's if there are more, interleaved: median (least … most)",
         effort.rounds, effort.repeat
     );
-    println!("what stands before the program to make other flows of the packet is taken off again\n");
+    println!("what stands before the program to make other flows of the packet is taken off again");
+    println!("×: of what a minimal filter took right before each; it has no states, no ranges and no IPv6\n");
     println!(
         "{:<12} {:<6} {:<12} {:>7} {:>8} {:>9}  ns",
         "hook", "family", "packet", "rules", "members", "flows"
@@ -245,12 +284,18 @@ fn report(
             Some(_) if case.what == What::New => "each".to_owned(),
             Some(flows) => flows.to_string(),
         };
-        println!(
+        print!(
             "{hook:<12} {family:<6} {what:<12} {rules:>7} {members:>8} {flows:>9}  {}",
             Spread::of(&case.values)
         );
         let labels = json!({ "hook": hook, "family": family, "packet": what, "rules": rules, "members": members, "flows": flows });
         figures.add("packet", "ns", &labels, &case.values)?;
+        if !case.minimal.is_empty() {
+            let times: Vec<f64> = case.values.iter().zip(&case.minimal).map(|(ns, of)| ns / of).collect();
+            print!(", {} × {}", Spread::of(&times), Spread::of(&case.minimal));
+            figures.add("packet over the minimal filter", "×", &labels, &times)?;
+        }
+        println!();
     }
     Ok(())
 }

@@ -214,7 +214,7 @@ impl Session {
         Packet::tcp(SocketAddr::new(from, FIRST_PORT as u16), SocketAddr::new(to, port), SYN)
     }
 
-    fn packet(&self, hook: Hook, v6: bool, what: What) -> Packet {
+    pub fn packet(&self, hook: Hook, v6: bool, what: What) -> Packet {
         let outbound = hook.is_from_guest();
         match what {
             What::Established => self.opener(hook, v6, outbound, port(outbound)).then(ACK),

@@ -1,0 +1,240 @@
+//! The least that a stateful filter of the usual maps does: what times of this machine, at this moment, are held against.
+//!
+//! IPv4 and TCP only, no states, no ranges, one direction: connections in the kernel's LRU hash by their 5-tuple, with the time in
+//! place; for a new one, the remote's network in an LPM trie, and what that network may ask for in a hash. It was measured where the
+//! bars were set ([`ESTABLISHED`], [`NEW`], [`DENIED`], [`MANY`]), so a bar that is so many times what it took there says the same on
+//! any machine, and beside any neighbour.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use anyhow::{Result, ensure};
+use sg_oracle::frame::Packet;
+use sg_tests::bpf::{self, EXIT, Kind, instruction};
+
+use super::driver::{Driver, Order};
+use super::policy::{self, REMOTES_V4};
+use super::session::{Hook, NEW_FLOWS, Session, What};
+
+/// Connections that its table holds: twice as many as come by.
+const ROOM: u32 = 1 << 17;
+/// Rules, as many as a direction of the smallest policy has.
+const NETWORKS: u32 = 10;
+
+/// What it says of a packet.
+const KNOWN: u32 = 0;
+const BEGUN: u32 = u32::MAX;
+const DROPPED: u32 = 2;
+
+/// Two of them, so that new connections push none of the known ones out, and the drivers in front.
+pub struct Minimal {
+    known: Filter,
+    new: Filter,
+    nothing: Driver,
+    order: Order,
+    ifindex: u32,
+}
+
+struct Filter {
+    program: OwnedFd,
+    driver: Driver,
+}
+
+impl Minimal {
+    /// Knows the connections that come by at a session's TC ingress hook, alone and as many.
+    pub fn new(session: &Session, empty: &OwnedFd, flows: u32) -> Result<Self> {
+        let driver = |target: &OwnedFd| Session::driver(Hook::TcIngress, false, What::New, target);
+        let filter = || -> Result<Filter> {
+            let program = load()?;
+            Ok(Filter { driver: driver(&program)?, program })
+        };
+        let ifindex = session.ifindex(Hook::TcIngress)?;
+        let order = Order::shuffled(1, NEW_FLOWS, REMOTES_V4.0);
+        let minimal = Self { known: filter()?, new: filter()?, nothing: driver(empty)?, order, ifindex };
+        let frame = frame(session, What::New);
+        let run = bpf::run(&minimal.known.program, Kind::Tc, ifindex, &frame, 1)?;
+        said(run.result, BEGUN)?;
+        let run =
+            minimal.known.driver.run(ifindex, &frame, Order::counting(0, flows, REMOTES_V4.0), flows)?;
+        said(run.result, BEGUN)?;
+        Ok(minimal)
+    }
+
+    /// Nanoseconds a packet, of the same packets as those of a session at TC ingress.
+    pub fn measure(&mut self, session: &Session, what: What, flows: Option<u32>, repeat: u32) -> Result<f64> {
+        let frame = frame(session, what);
+        let Self { known, new, nothing, order, ifindex } = self;
+        let with = match (what, flows) {
+            (What::Denied, _) => {
+                let run = bpf::run(&new.program, Kind::Tc, *ifindex, &frame, repeat)?;
+                said(run.result, DROPPED)?;
+                return Ok(f64::from(run.nanoseconds));
+            }
+            (What::New, _) => {
+                let run = new.driver.run(*ifindex, &frame, *order, repeat)?;
+                *order = order.after(repeat);
+                said(run.result, BEGUN)?;
+                run
+            }
+            (_, None) => {
+                let run = bpf::run(&known.program, Kind::Tc, *ifindex, &frame, repeat)?;
+                said(run.result, KNOWN)?;
+                return Ok(f64::from(run.nanoseconds));
+            }
+            (_, Some(flows)) => {
+                let order = Order::shuffled(1, flows, REMOTES_V4.0);
+                let run = known.driver.run(*ifindex, &frame, order, repeat.max(flows))?;
+                said(run.result, KNOWN)?;
+                run
+            }
+        };
+        let without = nothing.run(*ifindex, &frame, *order, repeat)?;
+        Ok(f64::from(with.nanoseconds) - f64::from(without.nanoseconds))
+    }
+}
+
+/// By its last packet: a figure for packets that were something else would be none.
+fn said(result: u32, expected: u32) -> Result<()> {
+    ensure!(result == expected, "the minimal filter said {result} of a packet, not {expected}");
+    Ok(())
+}
+
+fn frame(session: &Session, what: What) -> Vec<u8> {
+    let packet: Packet = session.packet(Hook::TcIngress, false, what);
+    packet.frame()
+}
+
+/// A line of a program.
+enum Line {
+    Do(u64),
+    /// A comparison, and where to go if it holds.
+    Jump(u64, Label),
+    Here(Label),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Label {
+    New,
+    Drop,
+    Pass,
+}
+
+fn load() -> Result<OwnedFd> {
+    let flows = bpf::map_of(bpf::LRU_HASH, [16, 8], ROOM, 0)?;
+    let networks = bpf::map_of(bpf::LPM_TRIE, [8, 4], NETWORKS, bpf::NO_PREALLOC)?;
+    let rules = bpf::map_of(bpf::HASH, [8, 4], 4 * NETWORKS, 0)?;
+    for number in 0..NETWORKS {
+        // The first is that of all remotes.
+        let (address, length) =
+            if number == 0 { (REMOTES_V4.0, 15u32) } else { (0xac10_0000 + (number << 8), 24) };
+        bpf::put(&networks, &[length.to_ne_bytes(), address.to_be_bytes()].concat(), &number.to_ne_bytes())?;
+        let asked = u32::from(policy::ASKED.to_be());
+        bpf::put(&rules, &[number.to_ne_bytes(), asked.to_ne_bytes()].concat(), &1u32.to_ne_bytes())?;
+    }
+    bpf::load(Kind::Tc, &resolve(&lines(&flows, &networks, &rules)))
+}
+
+/// Codes of the instruction set (RFC 9669) and numbers of helpers (include/uapi/linux/bpf.h).
+fn lines(flows: &OwnedFd, networks: &OwnedFd, rules: &OwnedFd) -> Vec<Line> {
+    use Line::{Do, Here, Jump};
+    const LOAD_MAP: u8 = 0x18;
+    const LOAD_WORD: u8 = 0x61;
+    const LOAD_HALF: u8 = 0x69;
+    const LOAD_BYTE: u8 = 0x71;
+    const STORE_WORD: u8 = 0x63;
+    const STORE_LONG: u8 = 0x7b;
+    const STORE_CONSTANT: u8 = 0x62;
+    const MOVE: u8 = 0xbf;
+    const MOVE_CONSTANT: u8 = 0xb7;
+    const ADD_CONSTANT: u8 = 0x07;
+    const IF_MORE: u8 = 0x2d;
+    const IF_NOT_CONSTANT: u8 = 0x55;
+    const IF_NULL: u64 = instruction(0x15, 0, 0, 0, 0);
+    const CALL: u8 = 0x85;
+    const LOOK_UP: i32 = 1;
+    const UPDATE: i32 = 2;
+    const COARSE_TIME: i32 = 160;
+    // Where keys and the value are on the stack.
+    const FLOW: i16 = -16;
+    const NETWORK: i16 = -24;
+    const RULE: i16 = -32;
+    const TIME: i16 = -40;
+    let i = |code, to, from, offset, constant| Do(instruction(code, to, from, offset, constant));
+    let with_key =
+        |register: u8, at: i16| [i(MOVE, register, 10, 0, 0), i(ADD_CONSTANT, register, 0, 0, i32::from(at))];
+    // BPF_PSEUDO_MAP_FD
+    let with_map = |map: &OwnedFd| [i(LOAD_MAP, 1, 1, 0, map.as_raw_fd()), Do(0)];
+    let look_up = |map: &OwnedFd, key| {
+        let [a, b] = with_map(map);
+        let [c, d] = with_key(2, key);
+        [a, b, c, d, i(CALL, 0, 0, 0, LOOK_UP)]
+    };
+    let copy = |code, offset, to| [i(code, 1, 7, offset, 0), i(STORE_WORD, 10, 1, to, 0)];
+    let mut lines = vec![
+        // `data` and `data_end` of `struct __sk_buff`
+        i(LOAD_WORD, 7, 1, 76, 0),
+        i(LOAD_WORD, 8, 1, 80, 0),
+        i(MOVE, 2, 7, 0, 0),
+        i(ADD_CONSTANT, 2, 0, 0, 54),
+        Jump(instruction(IF_MORE, 2, 8, 0, 0), Label::Pass),
+        i(LOAD_HALF, 1, 7, 12, 0),
+        Jump(instruction(IF_NOT_CONSTANT, 1, 0, 0, i32::from(0x0800u16.to_be())), Label::Pass),
+    ];
+    lines.extend(copy(LOAD_WORD, 26, FLOW));
+    lines.extend(copy(LOAD_WORD, 30, FLOW + 4));
+    lines.extend(copy(LOAD_WORD, 34, FLOW + 8));
+    lines.extend(copy(LOAD_BYTE, 23, FLOW + 12));
+    lines.extend(look_up(flows, FLOW));
+    lines.push(Jump(IF_NULL, Label::New));
+    lines.extend([
+        i(MOVE, 9, 0, 0, 0),
+        i(CALL, 0, 0, 0, COARSE_TIME),
+        i(STORE_LONG, 9, 0, 0, 0),
+        i(MOVE_CONSTANT, 0, 0, 0, KNOWN as i32),
+        Do(EXIT),
+        Here(Label::New),
+        i(STORE_CONSTANT, 10, 0, NETWORK, 32),
+    ]);
+    lines.extend(copy(LOAD_WORD, 30, NETWORK + 4));
+    lines.extend(look_up(networks, NETWORK));
+    lines.push(Jump(IF_NULL, Label::Drop));
+    lines.extend([i(LOAD_WORD, 1, 0, 0, 0), i(STORE_WORD, 10, 1, RULE, 0)]);
+    lines.extend(copy(LOAD_HALF, 36, RULE + 4));
+    lines.extend(look_up(rules, RULE));
+    lines.push(Jump(IF_NULL, Label::Drop));
+    lines.extend([i(CALL, 0, 0, 0, COARSE_TIME), i(STORE_LONG, 10, 0, TIME, 0)]);
+    lines.extend(with_map(flows));
+    lines.extend(with_key(2, FLOW));
+    lines.extend(with_key(3, TIME));
+    lines.extend([
+        i(MOVE_CONSTANT, 4, 0, 0, 0),
+        i(CALL, 0, 0, 0, UPDATE),
+        Here(Label::Pass),
+        i(MOVE_CONSTANT, 0, 0, 0, BEGUN as i32),
+        Do(EXIT),
+        Here(Label::Drop),
+        i(MOVE_CONSTANT, 0, 0, 0, DROPPED as i32),
+        Do(EXIT),
+    ]);
+    lines
+}
+
+/// Jumps become as far as they are.
+fn resolve(lines: &[Line]) -> Vec<u64> {
+    let instructions = |lines: &[Line]| lines.iter().filter(|line| !matches!(line, Line::Here(_))).count();
+    let place = |label: Label| {
+        let at = lines.iter().position(|line| matches!(line, Line::Here(here) if *here == label));
+        instructions(&lines[..at.unwrap()])
+    };
+    let mut program = Vec::new();
+    for line in lines {
+        match *line {
+            Line::Do(word) => program.push(word),
+            Line::Jump(comparison, label) => {
+                let far = place(label) - program.len() - 1;
+                program.push(comparison | instruction(0, 0, 0, far as i16, 0));
+            }
+            Line::Here(_) => {}
+        }
+    }
+    program
+}
