@@ -294,6 +294,7 @@ fn report(
             let times: Vec<f64> = case.values.iter().zip(&case.minimal).map(|(ns, of)| ns / of).collect();
             print!(", {} × {}", Spread::of(&times), Spread::of(&case.minimal));
             figures.add("packet over the minimal filter", "×", &labels, &times)?;
+            figures.add("minimal filter beside", "ns", &labels, &case.minimal)?;
         }
         println!();
     }
