@@ -21,7 +21,7 @@ use crate::abi::{
 use crate::conntrack::Insertion;
 use crate::family::{V4, V6};
 use crate::judge::{At, Scratch, Tables};
-use crate::packet::ReadIp;
+use crate::packet::{ReadIp, zeroes};
 use crate::verdict::{FIRST_DROP, Reason, Verdict};
 
 /// A packet, as an account counts it.
@@ -135,8 +135,8 @@ fn open<F: ReadIp, T: Tables<F>>(
         let account = Account {
             packets: [inbound, outbound],
             bytes: [inbound * bytes, outbound * bytes],
-            recorded_packets: [0; 2],
-            recorded_bytes: [0; 2],
+            recorded_packets: zeroes(),
+            recorded_bytes: zeroes(),
             first: at.now,
             last: at.now,
             policy: verdict.policy(),

@@ -14,7 +14,7 @@ use crate::abi::{
 };
 use crate::family::Aligned;
 use crate::judge::{At, Scratch, Tables};
-use crate::packet::{Kind, ReadIp, Transport, load, store};
+use crate::packet::{Kind, ReadIp, Transport, copy, load, store};
 use crate::table::Taken;
 use crate::tcp::{self, Connection, Segment, Side, SideRef, Step, turn, turn_fins};
 use crate::verdict::Reason;
@@ -421,22 +421,24 @@ pub fn start<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &mut Scr
         return false;
     }
     let place = base + (tables.next_half_open(interface.row) % u64::from(limit)) as u32;
-    let (fins, tcp, sequence) = if matches!(transport.kind, Kind::Tcp) {
-        let Connection { fins, known, sender, receiver, .. } = Connection::start(state, &transport.seen);
-        (fins, known, sequence_of(sender, receiver))
+    // Each of them is stored, as there is another packet's flow.
+    let Flow { expires, created, place: ring_place, policy, state: number, flags, tcp, sequence } = flow;
+    *expires = now + u64::from(timeout(half, state));
+    *created = (now / CREATED_UNIT) as u32;
+    *ring_place = place;
+    *policy = half.policy;
+    *number = state as u8;
+    *flags = if matches!(direction, Direction::Outbound) { FLOW_ORIGIN_OUTBOUND } else { 0 };
+    // Here and not before, nor for both: what there is to store needs room on the stack until then.
+    if matches!(transport.kind, Kind::Tcp) {
+        let connection = Connection::start(state, &transport.seen);
+        *flags |= connection.fins;
+        *tcp = connection.known;
+        *sequence = sequence_of(connection.sender, connection.receiver);
     } else {
-        (0, 0, [0; 6])
-    };
-    *flow = Flow {
-        expires: now + u64::from(timeout(half, state)),
-        created: (now / CREATED_UNIT) as u32,
-        place,
-        policy: half.policy,
-        state: state as u8,
-        flags: if matches!(direction, Direction::Outbound) { FLOW_ORIGIN_OUTBOUND } else { 0 } | fins,
-        tcp,
-        sequence,
-    };
+        *tcp = 0;
+        copy(sequence, [0; 6]);
+    }
     // That it exists is as good: another CPU has begun it with a packet of the same flow.
     !matches!(tables.begin(key, flow), Insertion::Full)
 }

@@ -16,7 +16,7 @@ use crate::abi::{DATAGRAM_ALLOW, DATAGRAM_DROP, DATAGRAM_EARLY, DATAGRAM_WHOLE, 
 use crate::classify::touches;
 use crate::family::Family;
 use crate::judge::{At, Scratch, Tables};
-use crate::packet::{Ip, ReadIp, load, protocol, store};
+use crate::packet::{Ip, ReadIp, load, protocol, store, zeroes};
 use crate::verdict::{Action, Reason, Verdict};
 
 /// The ranges of 8 bytes that a piece covers.
@@ -195,7 +195,7 @@ fn recall<F: ReadIp, T: Tables<F>>(
             place: NO_DATAGRAM,
             end: 0,
             ports: 0,
-            ranges: [0; 8],
+            ranges: zeroes(),
         };
     }
 }

@@ -169,6 +169,20 @@ pub fn store<T: Copy>(to: &mut T, value: T) {
     unsafe { core::ptr::from_mut(to).write_volatile(value) }
 }
 
+/// Copies word by word: a whole array is copied, or filled with zeroes, by a function, byte by byte.
+#[inline(always)]
+pub fn copy<const N: usize, T: Copy>(to: &mut [T; N], from: [T; N]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        store(to, from);
+    }
+}
+
+/// Zeroes that the compiler does not see, for the same reason.
+#[inline(always)]
+pub fn zeroes<const N: usize, T: Copy + Default>() -> [T; N] {
+    [core::hint::black_box(T::default()); N]
+}
+
 /// A loop counter that the compiler does not see through: unrolled, these loops would be nine tenths of the program. It goes
 /// through 8 bytes of stack, of which the verifier remembers what was stored, and so how often the loop goes round; of 4
 /// bytes it may forget it.
@@ -311,13 +325,8 @@ impl ReadIp for V6 {
         if u32::from_be(header.version_class_flow) >> 28 != 6 || end > packet.len() {
             return Err(Reason::Malformed);
         }
-        // Word by word: whole, they would be moved by a function, byte by byte.
-        for (to, from) in ip.source.iter_mut().zip(header.source) {
-            store(to, from);
-        }
-        for (to, from) in ip.destination.iter_mut().zip(header.destination) {
-            store(to, from);
-        }
+        copy(&mut ip.source, header.source);
+        copy(&mut ip.destination, header.destination);
         ip.protocol = header.next_header;
         ip.hop_limit = header.hop_limit;
         ip.source_routed = false;

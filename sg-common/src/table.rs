@@ -371,10 +371,11 @@ pub fn insert<const WORDS: usize, M: Memory<WORDS>>(memory: &M, key: &[u64; WORD
     let busy = hash.print() | BUSY | M::SIDE;
     let number = hash.veiled(claim(memory, hash.0, busy));
     let (Some(tags), Some(slot)) = (memory.tags(number / BUCKET), memory.slot(number)) else {
-        return if is_double(memory, key, hash.0, NOWHERE) { EXISTS } else { NOWHERE };
+        let is_there = has_like(memory, hash.0, NOWHERE) && is_double(memory, key, hash.0, NOWHERE);
+        return if is_there { EXISTS } else { NOWHERE };
     };
     let tag = tag_at(tags, number);
-    if is_double(memory, key, hash.0, number) {
+    if has_like(memory, hash.0, number) && is_double(memory, key, hash.0, number) {
         give_back(memory, tag, slot, busy);
         return EXISTS;
     }
@@ -464,6 +465,24 @@ fn free(tags: NonNull<FlowTags>) -> u32 {
     BUCKET - sum_of_halves(used)
 }
 
+/// Whether another slot than `own` has a tag like that of a key with this hash: mostly none has, and [`is_double`] has nothing to look
+/// at. A function of its own, as the stack has no room for what both need.
+#[inline(never)]
+fn has_like<const WORDS: usize, M: Memory<WORDS>>(memory: &M, hash: u64, own: u32) -> bool {
+    let hash = Hash(hash);
+    let Some(shape) = memory.shape() else { return true };
+    let mut choice = 0;
+    while choice < 2 {
+        let bucket = hash.bucket(choice, shape.buckets);
+        let Some(tags) = memory.tags(bucket) else { return true };
+        if prints(tags, hash.print()) > u32::from(own / BUCKET == bucket) {
+            return true;
+        }
+        choice += 1;
+    }
+    false
+}
+
 /// Whether the key is in another slot than `own`, or comes into another one with a lower number.
 #[inline(never)]
 fn is_double<const WORDS: usize, M: Memory<WORDS>>(
@@ -478,9 +497,7 @@ fn is_double<const WORDS: usize, M: Memory<WORDS>>(
     while choice < 2 {
         let bucket = hash.bucket(choice, shape.buckets);
         let Some(tags) = memory.tags(bucket) else { return true };
-        // Mostly there is no other slot to look at.
-        let alone = prints(tags, hash.print()) == u32::from(own / BUCKET == bucket);
-        let mut position = if alone { BUCKET } else { 0 };
+        let mut position = 0;
         while position < BUCKET {
             let number = bucket * BUCKET + position;
             let tag = tag_at(tags, position);

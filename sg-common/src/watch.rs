@@ -5,7 +5,7 @@
 use crate::abi::{ANY, Be32, FlowPorts, Watcher};
 use crate::family::{V4, V6};
 use crate::judge::Scratch;
-use crate::packet::{Kind, store};
+use crate::packet::{Kind, copy, store};
 
 /// What is known of a packet's sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +47,11 @@ pub fn of_v4(scratch: &Scratch<V4>, outbound: u32, tuple: &mut Tuple) {
 #[inline(always)]
 pub fn of_v6(scratch: &Scratch<V6>, outbound: u32, tuple: &mut Tuple) {
     if outbound != 0 {
-        tuple.local = scratch.ip.source;
-        tuple.remote = scratch.ip.destination;
+        copy(&mut tuple.local, scratch.ip.source);
+        copy(&mut tuple.remote, scratch.ip.destination);
     } else {
-        tuple.local = scratch.ip.destination;
-        tuple.remote = scratch.ip.source;
+        copy(&mut tuple.local, scratch.ip.destination);
+        copy(&mut tuple.remote, scratch.ip.source);
     }
     rest(6, scratch.ip.protocol, scratch.transport.kind, scratch.transport.ports, tuple);
 }

@@ -122,15 +122,16 @@ fn emit<C: Source>(context: &C, verdict: u64, outcome: Outcome, flags: u32) -> u
 /// Stores what was read of the packet when it was judged.
 #[inline(never)]
 fn read(outcome: Outcome, tuple: &mut Tuple) {
-    *tuple = Tuple::UNKNOWN;
-    if outcome.family() == 4 {
-        if let Some(scratch) = scratch_v4() {
-            of_v4(scratch, outcome.outbound(), tuple);
-        }
+    if outcome.family() == 4
+        && let Some(scratch) = scratch_v4()
+    {
+        of_v4(scratch, outcome.outbound(), tuple);
     } else if outcome.family() == 6
         && let Some(scratch) = scratch_v6()
     {
         of_v6(scratch, outcome.outbound(), tuple);
+    } else {
+        *tuple = Tuple::UNKNOWN;
     }
 }
 
