@@ -347,7 +347,8 @@ map_types! {
         pub reserved: u64,
     }
 
-    /// An element of `TAGS_*`: what is in as many slots of `FLOWS_*`, see [`crate::table`].
+    /// An element of `TAGS_*`: what is in as many slots of `FLOWS_*`, see [`crate::table`]. Aligned, as they are loaded two at a time.
+    #[repr(align(8))]
     pub struct FlowTags: 64 {
         pub tags: [u32; crate::table::BUCKET as usize],
     }

@@ -321,8 +321,15 @@ const fn drops(reason: u32) -> u32 {
 }
 
 /// Judges a frame that passes `hook` of the device `ifindex`, and does with the judgement what is to be done.
+#[must_use = "a verdict that nobody acts on is a packet that passes"]
 #[inline(always)]
-pub fn judge<P, T, R>(packet: &P, tables: &T, ifindex: u32, hook: Hook, act: impl Fn(&Judgement) -> R) -> R
+pub fn judge<P, T, R>(
+    packet: &P,
+    tables: &T,
+    ifindex: u32,
+    hook: Hook,
+    act: impl FnOnce(&Judgement) -> R,
+) -> R
 where
     P: Packet,
     T: Tables<V4> + Tables<V6>,

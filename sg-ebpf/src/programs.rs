@@ -59,6 +59,7 @@ pub fn sgd_tc_checksum(ctx: TcContext) -> i32 {
 /// What TC does with an allowed packet: go on to the programs and filters behind ours.
 const NEXT: i32 = TC_ACT_UNSPEC;
 
+#[must_use = "a verdict that nobody acts on is a packet that passes"]
 #[inline(always)]
 fn filter_tc(ctx: &TcContext, hook: Hook) -> i32 {
     let packet = TcPacket::new(ctx);
@@ -94,13 +95,14 @@ fn hand_on(ctx: &TcContext, outcome: Outcome) -> i32 {
 }
 
 /// Judges, counts and tells, and then acts.
+#[must_use = "a verdict that nobody acts on is a packet that passes"]
 #[inline(always)]
 fn filter<P: Packet, C: Source, R>(
     packet: &P,
     context: &C,
     ifindex: u32,
     hook: Hook,
-    act: impl Fn(&Judgement) -> R,
+    act: impl FnOnce(&Judgement) -> R,
 ) -> R {
     judge(packet, &Kernel::<false>, ifindex, hook, |judgement| {
         count(judgement.counter(), packet.len());

@@ -90,12 +90,12 @@ impl Case {
         }
     }
 
-    /// What the minimal filter can be asked instead: it has no IPv6 and no answers.
+    /// What the minimal filter can be asked instead, which is at TC ingress: it has no IPv6 and no answers.
     fn of_minimal(&self) -> Option<(What, Option<u32>)> {
         match (self.what, self.flows) {
-            _ if self.v6 => None,
+            _ if self.v6 || self.hook != Hook::TcIngress => None,
             (What::Established, None) | (What::Denied | What::New, _) => Some((self.what, self.flows)),
-            (_, flows) if flows == Some(SOME[1]) => Some((What::Established, flows)),
+            (What::Established, Some(flows)) if flows == SOME[1] => Some((What::Established, Some(flows))),
             _ => None,
         }
     }
