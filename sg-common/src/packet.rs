@@ -315,7 +315,9 @@ impl ReadIp for V6 {
         ip: &mut Ip<Self>,
         position: Opaque<'_>,
     ) -> Result<(), Reason> {
-        let Some(header) = packet.read::<Ipv6>(network) else { return Err(Reason::Malformed) };
+        // A copy of its own to be checked and used: the compiler would put the other one on the stack in between, and the verifier of
+        // Linux 6.1 forgets there what the check said.
+        let Some(header) = packet.read::<Ipv6>(rolled(network)) else { return Err(Reason::Malformed) };
         let mut payload = u32::from(u16::from_be(header.payload_length));
         if payload == 0 && packet.len() > 0xffff {
             // A super-packet longer than the field can tell; its hop-by-hop option does not matter here (RFC 2675).
