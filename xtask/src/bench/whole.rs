@@ -28,7 +28,7 @@ const PARTS: [(&str, Program); 6] = [
     ("control plane", Program::Verb("control")),
     ("the collector", Program::Bench("collect", [&["1000000", "quick"], &["1000000"]])),
     // The rounds of the quick form do: seven cold starts with 500 interfaces take longer than any other part.
-    ("starts", Program::Bench("start", [&["50", "quick"], &["1", "100", "500", "quick"]])),
+    ("starts", Program::Bench("start", [&["20", "quick"], &["1", "100", "500", "quick"]])),
 ];
 
 /// Measures everything and writes the report into a directory. A part that fails takes nothing from the others.
