@@ -41,12 +41,15 @@ fn deeper(function: &mut Function, offset: i32) {
     }
 }
 
+/// The first instruction of what a call at this place of a linked program calls.
+fn callee(at: usize, call: &bpf_insn) -> usize {
+    (at as i64 + 1 + i64::from(call.imm)) as usize
+}
+
 /// The functions of a linked program by their first instruction.
 fn functions(program: &[bpf_insn]) -> BTreeMap<usize, Function> {
     let target = |at: usize, insn: &bpf_insn| {
-        [CALL, CALLBACK]
-            .contains(&(insn.code, insn.src_reg()))
-            .then(|| (at as i64 + 1 + i64::from(insn.imm)) as usize)
+        [CALL, CALLBACK].contains(&(insn.code, insn.src_reg())).then(|| callee(at, insn))
     };
     let mut functions: BTreeMap<usize, Function> = program
         .iter()
@@ -110,7 +113,7 @@ fn calls(program: &[bpf_insn], body: &[bpf_insn]) -> usize {
     let body = words(body);
     let is_there = |at: usize| program.get(at..at + body.len()).is_some_and(|part| words(part) == body);
     let targets = program.iter().enumerate().filter(|(_, insn)| CALL == (insn.code, insn.src_reg()));
-    targets.filter(|(at, insn)| is_there((*at as i64 + 1 + i64::from(insn.imm)) as usize)).count()
+    targets.filter(|(at, insn)| is_there(callee(*at, insn))).count()
 }
 
 /// Whole arrays are moved, compared and filled by functions of the target that go byte by byte: an IPv6 address took 134 instructions.

@@ -46,6 +46,12 @@ impl<T, About> Clone for Group<T, About> {
     }
 }
 
+impl<T, About> Chunk<T, About> {
+    fn of(items: Vec<T>) -> Arc<Self> {
+        Arc::new(Self { items, about: OnceLock::new() })
+    }
+}
+
 /// Its elements are about to change, so nothing is known of it.
 impl<T: Clone, About> Clone for Chunk<T, About> {
     fn clone(&self) -> Self {
@@ -110,12 +116,14 @@ impl<T, About> Chunks<T, About> {
         if len == 0 {
             return;
         }
-        let chunk = Arc::new(Chunk { items, about: OnceLock::new() });
+        let chunk = Chunk::of(items);
         match self.groups.last_mut().and_then(|(_, group)| Arc::get_mut(group)) {
-            Some(group) if group.chunks.len() < GROUP => group.push(chunk),
-            _ => self.groups.push((self.len, Arc::new(Group::of([chunk])))),
+            Some(group) if group.chunks.len() < GROUP => {
+                group.push(chunk);
+                self.len += len;
+            }
+            _ => self.share_group(Arc::new(Group::of([chunk]))),
         }
-        self.len += len;
     }
 
     fn share_group(&mut self, group: Arc<Group<T, About>>) {
@@ -264,7 +272,7 @@ impl<T: Clone, About> Chunks<T, About> {
         if let Some(chunk) = cut_last.filter(|_| whole.is_none()) {
             middle.extend_from_slice(chunk.items.get(rest..).unwrap_or_default());
         }
-        chunks.extend(parts(middle, CHUNK).map(|items| Arc::new(Chunk { items, about: OnceLock::new() })));
+        chunks.extend(parts(middle, CHUNK).map(Chunk::of));
         chunks.extend(whole.cloned());
         chunks.extend(of(last_group).iter().skip(last + 1).map(|(_, chunk)| Arc::clone(chunk)));
         parts(chunks, GROUP).for_each(|chunks| next.share_group(Arc::new(Group::of(chunks))));

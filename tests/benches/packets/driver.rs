@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use anyhow::Result;
 use sg_tests::bpf::{self, EXIT, Kind, Run, instruction};
 
+use super::program::{Line, code, resolve};
+
 /// Where a frame says which flow it is of: the last four bytes of one address and one port. Nobody looks at checksums.
 #[derive(Debug, Clone, Copy)]
 pub struct Places {
@@ -84,16 +86,11 @@ impl Driver {
     }
 }
 
-/// Codes of the instruction set (RFC 9669).
+/// More codes of the instruction set (RFC 9669).
 fn instructions(kind: Kind, places: Places, order: &OwnedFd, behind: &OwnedFd) -> Vec<u64> {
-    const LOAD_MAP: u8 = 0x18;
-    const LOAD_WORD: u8 = 0x61;
+    use Line::{Do, Here, Jump};
+    use code::{ADD_CONSTANT, CALL, IF_MORE, LOAD_MAP, LOAD_WORD, MOVE, MOVE_CONSTANT, STORE_WORD};
     const STORE_HALF: u8 = 0x6b;
-    const STORE_WORD: u8 = 0x63;
-    const MOVE: u8 = 0xbf;
-    const MOVE_CONSTANT: u8 = 0xb7;
-    const ADD_CONSTANT: u8 = 0x07;
-    const JUMP_IF_MORE: u8 = 0x2d;
     const TO_BIG_ENDIAN: u8 = 0xdc;
     /// On 32 bits.
     const MULTIPLY: u8 = 0x2c;
@@ -102,19 +99,19 @@ fn instructions(kind: Kind, places: Places, order: &OwnedFd, behind: &OwnedFd) -
     const MOVE_WORD: u8 = 0xbc;
     const AND_CONSTANT: u8 = 0x54;
     const SHIFT_RIGHT: u8 = 0x74;
-    let i = instruction;
+    let i = |code, to, from, offset, constant| Do(instruction(code, to, from, offset, constant));
     let (data, end) = if kind == Kind::Xdp { (0, 4) } else { (76, 80) };
     let length = i32::from(places.address.max(places.port)) + 4;
-    let mut program = vec![
+    resolve(&[
         i(MOVE, 6, 1, 0, 0),
         i(LOAD_WORD, 7, 6, data, 0),
         i(LOAD_WORD, 8, 6, end, 0),
         i(MOVE, 0, 7, 0, 0),
         i(ADD_CONSTANT, 0, 0, 0, length),
-        0,
+        Jump(instruction(IF_MORE, 0, 8, 0, 0), "end"),
         // BPF_PSEUDO_MAP_VALUE: the address of the map's first value.
         i(LOAD_MAP, 9, 2, 0, order.as_raw_fd()),
-        0,
+        Do(0),
         i(LOAD_WORD, 1, 9, 0, 0),
         i(LOAD_WORD, 2, 9, 8, 0),
         i(MULTIPLY, 1, 2, 0, 0),
@@ -136,18 +133,13 @@ fn instructions(kind: Kind, places: Places, order: &OwnedFd, behind: &OwnedFd) -
         i(MOVE, 1, 6, 0, 0),
         // BPF_PSEUDO_MAP_FD
         i(LOAD_MAP, 2, 1, 0, behind.as_raw_fd()),
-        0,
+        Do(0),
         i(MOVE_CONSTANT, 3, 0, 0, 0),
         // bpf_tail_call
-        i(0x85, 0, 0, 0, 12),
+        i(CALL, 0, 0, 0, 12),
+        Here("end"),
         // Not reached: as nobody returns that, it would be seen.
         i(MOVE_CONSTANT, 0, 0, 0, 0),
-        EXIT,
-    ];
-    const CHECK: usize = 5;
-    let to_the_end = (program.len() - 2 - CHECK - 1) as i16;
-    if let Some(check) = program.get_mut(CHECK) {
-        *check = i(JUMP_IF_MORE, 0, 8, to_the_end, 0);
-    }
-    program
+        Do(EXIT),
+    ])
 }

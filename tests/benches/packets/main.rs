@@ -12,6 +12,7 @@
 mod driver;
 mod minimal;
 mod policy;
+mod program;
 mod session;
 
 use anyhow::Result;
@@ -82,6 +83,10 @@ struct Case {
 }
 
 impl Case {
+    fn new((session, hook, v6): (usize, Hook, bool), what: What, flows: Option<u32>) -> Self {
+        Self { session, hook, v6, what, flows, drivers: None, values: Vec::new(), minimal: Vec::new() }
+    }
+
     /// Of each round. Every flow comes at least once, and of new flows each is another one anyway.
     fn packets(&self, effort: &Effort) -> u32 {
         match self.flows {
@@ -158,9 +163,9 @@ fn run(effort: &Effort, mut devices: Vec<[String; 2]>) -> Result<()> {
             floors[kind as usize].push(ns);
         }
         for case in &mut cases {
-            if let Some((what, flows)) = case.of_minimal() {
-                let floor = if flows.is_some() { floor[Kind::Tc as usize] } else { 0.0 };
-                let ns = minimal.measure(&sessions[0], what, flows, effort.repeat)? + floor;
+            if let Some(asked) = case.of_minimal() {
+                let floor = floor[Kind::Tc as usize];
+                let ns = minimal.measure(&sessions[0], asked, case.packets(effort), floor)?;
                 case.minimal.push(ns);
             }
             let session = &mut sessions[case.session];
@@ -190,16 +195,7 @@ fn hook_of(kind: Kind) -> Hook {
 
 fn few(cases: &mut Vec<Case>, session: &mut Session, (number, hook, v6): (usize, Hook, bool)) -> Result<()> {
     let mut add = |what, flows| {
-        cases.push(Case {
-            session: number,
-            hook,
-            v6,
-            what,
-            flows,
-            drivers: None,
-            values: Vec::new(),
-            minimal: Vec::new(),
-        });
+        cases.push(Case::new((number, hook, v6), what, flows));
     };
     for what in [What::Established, What::Reply, What::Denied] {
         add(what, None);
@@ -235,16 +231,7 @@ fn many(cases: &mut Vec<Case>, session: &mut Session, (number, hook, v6): (usize
         session.open_flows(hook, v6, MANY)?;
     }
     let (what, flows) = (what_passes(hook), Some(MANY));
-    cases.push(Case {
-        session: number,
-        hook,
-        v6,
-        what,
-        flows,
-        drivers: None,
-        values: Vec::new(),
-        minimal: Vec::new(),
-    });
+    cases.push(Case::new((number, hook, v6), what, flows));
     Ok(())
 }
 

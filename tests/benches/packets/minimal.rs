@@ -7,11 +7,11 @@
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::{Result, ensure};
-use sg_oracle::frame::Packet;
 use sg_tests::bpf::{self, EXIT, Kind, instruction};
 
 use super::driver::{Driver, Order};
 use super::policy::{self, REMOTES_V4};
+use super::program::{Line, code, resolve};
 use super::session::{Hook, NEW_FLOWS, Session, What};
 
 /// Connections that its table holds: twice as many as come by.
@@ -60,38 +60,38 @@ impl Minimal {
         Ok(minimal)
     }
 
-    /// Nanoseconds a packet, of the same packets as those of a session at TC ingress.
-    pub fn measure(&mut self, session: &Session, what: What, flows: Option<u32>, repeat: u32) -> Result<f64> {
+    /// Nanoseconds a packet, of the same packets as those of a session at TC ingress. `floor`: of an empty program.
+    pub fn measure(
+        &mut self,
+        session: &Session,
+        (what, flows): (What, Option<u32>),
+        packets: u32,
+        floor: f64,
+    ) -> Result<f64> {
         let frame = frame(session, what);
-        let Self { known, new, nothing, order, ifindex } = self;
-        let with = match (what, flows) {
-            (What::Denied, _) => {
-                let run = bpf::run(&new.program, Kind::Tc, *ifindex, &frame, repeat)?;
-                said(run.result, DROPPED)?;
-                return Ok(f64::from(run.nanoseconds));
-            }
-            (What::New, _) => {
-                let run = new.driver.run(*ifindex, &frame, *order, repeat)?;
-                *order = order.after(repeat);
-                said(run.result, BEGUN)?;
-                run
-            }
-            (_, None) => {
-                let run = bpf::run(&known.program, Kind::Tc, *ifindex, &frame, repeat)?;
-                said(run.result, KNOWN)?;
-                return Ok(f64::from(run.nanoseconds));
-            }
-            (_, Some(flows)) => {
-                // Each has come by once before it counts, as with sgd.
-                let order = Order::shuffled(1, flows, REMOTES_V4.0);
-                known.driver.run(*ifindex, &frame, order, flows)?;
-                let run = known.driver.run(*ifindex, &frame, order, repeat.max(flows))?;
-                said(run.result, KNOWN)?;
-                run
-            }
+        let Self { known, new, nothing, order: next, ifindex } = self;
+        let (filter, expected) = match what {
+            What::Denied => (new, DROPPED),
+            What::New => (new, BEGUN),
+            What::Established | What::Reply => (known, KNOWN),
         };
-        let without = nothing.run(*ifindex, &frame, *order, repeat)?;
-        Ok(f64::from(with.nanoseconds) - f64::from(without.nanoseconds))
+        let Some(flows) = flows else {
+            let run = bpf::run(&filter.program, Kind::Tc, *ifindex, &frame, packets)?;
+            said(run.result, expected)?;
+            return Ok(f64::from(run.nanoseconds));
+        };
+        let order = if what == What::New {
+            std::mem::replace(next, next.after(packets))
+        } else {
+            // Each has come by once before it counts, as with sgd.
+            let order = Order::shuffled(1, flows, REMOTES_V4.0);
+            filter.driver.run(*ifindex, &frame, order, flows)?;
+            order
+        };
+        let with = filter.driver.run(*ifindex, &frame, order, packets)?;
+        said(with.result, expected)?;
+        let without = nothing.run(*ifindex, &frame, order, packets)?;
+        Ok(f64::from(with.nanoseconds) - f64::from(without.nanoseconds) + floor)
     }
 }
 
@@ -102,23 +102,7 @@ fn said(result: u32, expected: u32) -> Result<()> {
 }
 
 fn frame(session: &Session, what: What) -> Vec<u8> {
-    let packet: Packet = session.packet(Hook::TcIngress, false, what);
-    packet.frame()
-}
-
-/// A line of a program.
-enum Line {
-    Do(u64),
-    /// A comparison, and where to go if it holds.
-    Jump(u64, Label),
-    Here(Label),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Label {
-    New,
-    Drop,
-    Fail,
+    session.packet(Hook::TcIngress, false, what).frame()
 }
 
 fn load() -> Result<OwnedFd> {
@@ -136,24 +120,17 @@ fn load() -> Result<OwnedFd> {
     bpf::load(Kind::Tc, &resolve(&lines(&flows, &networks, &rules)))
 }
 
-/// Codes of the instruction set (RFC 9669) and numbers of helpers (include/uapi/linux/bpf.h).
+/// More codes, and numbers of helpers (include/uapi/linux/bpf.h).
 fn lines(flows: &OwnedFd, networks: &OwnedFd, rules: &OwnedFd) -> Vec<Line> {
     use Line::{Do, Here, Jump};
-    const LOAD_MAP: u8 = 0x18;
-    const LOAD_WORD: u8 = 0x61;
+    use code::{ADD_CONSTANT, CALL, IF_MORE, LOAD_MAP, LOAD_WORD, MOVE, MOVE_CONSTANT, STORE_WORD};
     const LOAD_HALF: u8 = 0x69;
     const LOAD_BYTE: u8 = 0x71;
-    const STORE_WORD: u8 = 0x63;
     const STORE_LONG: u8 = 0x7b;
     const STORE_CONSTANT: u8 = 0x62;
-    const MOVE: u8 = 0xbf;
-    const MOVE_CONSTANT: u8 = 0xb7;
-    const ADD_CONSTANT: u8 = 0x07;
-    const IF_MORE: u8 = 0x2d;
     const IF_NOT_CONSTANT: u8 = 0x55;
     const IF_NULL: u64 = instruction(0x15, 0, 0, 0, 0);
     const IF_NOT_NULL: u64 = instruction(IF_NOT_CONSTANT, 0, 0, 0, 0);
-    const CALL: u8 = 0x85;
     const LOOK_UP: i32 = 1;
     const UPDATE: i32 = 2;
     const COARSE_TIME: i32 = 160;
@@ -179,32 +156,32 @@ fn lines(flows: &OwnedFd, networks: &OwnedFd, rules: &OwnedFd) -> Vec<Line> {
         i(LOAD_WORD, 8, 1, 80, 0),
         i(MOVE, 2, 7, 0, 0),
         i(ADD_CONSTANT, 2, 0, 0, 54),
-        Jump(instruction(IF_MORE, 2, 8, 0, 0), Label::Fail),
+        Jump(instruction(IF_MORE, 2, 8, 0, 0), "fail"),
         i(LOAD_HALF, 1, 7, 12, 0),
-        Jump(instruction(IF_NOT_CONSTANT, 1, 0, 0, i32::from(0x0800u16.to_be())), Label::Fail),
+        Jump(instruction(IF_NOT_CONSTANT, 1, 0, 0, i32::from(0x0800u16.to_be())), "fail"),
     ];
     lines.extend(copy(LOAD_WORD, 26, FLOW));
     lines.extend(copy(LOAD_WORD, 30, FLOW + 4));
     lines.extend(copy(LOAD_WORD, 34, FLOW + 8));
     lines.extend(copy(LOAD_BYTE, 23, FLOW + 12));
     lines.extend(look_up(flows, FLOW));
-    lines.push(Jump(IF_NULL, Label::New));
+    lines.push(Jump(IF_NULL, "new"));
     lines.extend([
         i(MOVE, 9, 0, 0, 0),
         i(CALL, 0, 0, 0, COARSE_TIME),
         i(STORE_LONG, 9, 0, 0, 0),
         i(MOVE_CONSTANT, 0, 0, 0, KNOWN as i32),
         Do(EXIT),
-        Here(Label::New),
+        Here("new"),
         i(STORE_CONSTANT, 10, 0, NETWORK, 32),
     ]);
     lines.extend(copy(LOAD_WORD, 30, NETWORK + 4));
     lines.extend(look_up(networks, NETWORK));
-    lines.push(Jump(IF_NULL, Label::Drop));
+    lines.push(Jump(IF_NULL, "drop"));
     lines.extend([i(LOAD_WORD, 1, 0, 0, 0), i(STORE_WORD, 10, 1, RULE, 0)]);
     lines.extend(copy(LOAD_HALF, 36, RULE + 4));
     lines.extend(look_up(rules, RULE));
-    lines.push(Jump(IF_NULL, Label::Drop));
+    lines.push(Jump(IF_NULL, "drop"));
     lines.extend([i(CALL, 0, 0, 0, COARSE_TIME), i(STORE_LONG, 10, 0, TIME, 0)]);
     lines.extend(with_map(flows));
     lines.extend(with_key(2, FLOW));
@@ -212,36 +189,15 @@ fn lines(flows: &OwnedFd, networks: &OwnedFd, rules: &OwnedFd) -> Vec<Line> {
     lines.extend([
         i(MOVE_CONSTANT, 4, 0, 0, 0),
         i(CALL, 0, 0, 0, UPDATE),
-        Jump(IF_NOT_NULL, Label::Fail),
+        Jump(IF_NOT_NULL, "fail"),
         i(MOVE_CONSTANT, 0, 0, 0, BEGUN as i32),
         Do(EXIT),
-        Here(Label::Fail),
+        Here("fail"),
         i(MOVE_CONSTANT, 0, 0, 0, FAILED as i32),
         Do(EXIT),
-        Here(Label::Drop),
+        Here("drop"),
         i(MOVE_CONSTANT, 0, 0, 0, DROPPED as i32),
         Do(EXIT),
     ]);
     lines
-}
-
-/// Jumps become as far as they are.
-fn resolve(lines: &[Line]) -> Vec<u64> {
-    let instructions = |lines: &[Line]| lines.iter().filter(|line| !matches!(line, Line::Here(_))).count();
-    let place = |label: Label| {
-        let at = lines.iter().position(|line| matches!(line, Line::Here(here) if *here == label));
-        instructions(&lines[..at.unwrap()])
-    };
-    let mut program = Vec::new();
-    for line in lines {
-        match *line {
-            Line::Do(word) => program.push(word),
-            Line::Jump(comparison, label) => {
-                let far = place(label) - program.len() - 1;
-                program.push(comparison | instruction(0, 0, 0, far as i16, 0));
-            }
-            Line::Here(_) => {}
-        }
-    }
-    program
 }

@@ -108,8 +108,7 @@ impl Run {
             let mut labels = of.labels.clone();
             labels.as_object_mut()?.extend(under.as_object()?.clone());
             let below = self.0.iter().find(|found| found.is(figure, &labels))?;
-            let rounds = of.values.iter().zip(&below.values).map(|(over, under)| over / under);
-            Some(Spread::of(&rounds.collect::<Vec<f64>>()).median)
+            Some(by_round(of, below, |over, under| over / under))
         };
         self.0.iter().filter(|found| found.is(figure, over)).filter_map(ratio).reduce(f64::max)
     }
@@ -123,9 +122,7 @@ impl Run {
             labels.as_object_mut()?.remove("rules");
             self.labelled(figure, without(filter), &labels)
         })?;
-        let added: Vec<f64> =
-            with.values.iter().zip(&without.values).map(|(with, without)| with - without).collect();
-        Some(Spread::of(&added).median)
+        Some(by_round(with, without, |with, without| with - without))
     }
 
     /// The same as a ratio.
@@ -134,9 +131,7 @@ impl Run {
         let mut bare = labels.clone();
         bare.as_object_mut()?.remove("rules");
         let without = self.labelled(figure, without(filter), &bare)?;
-        let ratios: Vec<f64> =
-            with.values.iter().zip(&without.values).map(|(with, without)| with / without).collect();
-        Some(Spread::of(&ratios).median)
+        Some(by_round(with, without, |with, without| with / without))
     }
 
     fn labelled(&self, figure: &str, filter: &str, labels: &Value) -> Option<&Figure> {
@@ -150,6 +145,13 @@ impl Run {
         let all = OTHERS.iter().filter_map(|name| of(name).map(|value| ((*name).to_owned(), value)));
         if least { all.min_by(|a, b| a.1.total_cmp(&b.1)) } else { all.max_by(|a, b| a.1.total_cmp(&b.1)) }
     }
+}
+
+/// Of what both have in each round, the median.
+fn by_round(one: &Figure, other: &Figure, of: impl Fn(f64, f64) -> f64) -> f64 {
+    let rounds: Vec<f64> =
+        one.values.iter().zip(&other.values).map(|(one, other)| of(*one, *other)).collect();
+    Spread::of(&rounds).median
 }
 
 /// Names of filters, in figures of what is measured side by side.
