@@ -247,11 +247,7 @@ impl Judgement {
             .with(Outcome::AUDIT, audit)
             .with(Outcome::FAMILY, family)
             .with(Outcome::GENERATION, at.generation());
-        let kind = outcome.kind();
-        // Stored by the daemon while packets pass: a word of it, whenever.
-        let word = at.interface.watched.get((kind >> 5) as usize);
-        let watched = word.map_or(0, |word| load(word) >> (kind & 31) & 1);
-        outcome.with(Outcome::WATCHED, watched).0
+        outcome.with(Outcome::WATCHED, at.watched(outcome.kind())).0
     }
 
     #[inline(always)]
@@ -264,12 +260,10 @@ impl Judgement {
     #[inline(always)]
     fn established(word: u64, at: &At<'_>, family: u32) -> Self {
         const { assert!(Reason::Established as u32 == 0) };
-        const { assert!(packet_kind(Direction::Outbound, 0).is_multiple_of(32)) };
         let verdict = Verdict::of_word(word & !0xff);
         let direction = at.direction();
         let outcome = Outcome::new(at.interface.row, direction, 0);
-        let watched = at.interface.watched.get((packet_kind(direction, 0) >> 5) as usize);
-        if watched.map_or(0, load) & 1 == 0 {
+        if at.watched(packet_kind(direction, 0)) == 0 {
             return Self { verdict, outcome };
         }
         let outcome = outcome.with(Outcome::FAMILY, family).with(Outcome::GENERATION, at.generation());
@@ -455,6 +449,14 @@ impl At<'_> {
     #[inline(always)]
     fn generation(&self) -> u32 {
         load(&self.way) >> 1
+    }
+
+    /// 1 if somebody watches packets of this [`packet_kind`], else 0.
+    #[inline(always)]
+    fn watched(&self, kind: u32) -> u32 {
+        // Stored by the daemon while packets pass: a word of it, whenever.
+        let word = self.interface.watched.get((kind >> 5) as usize);
+        word.map_or(0, |word| load(word) >> (kind & 31) & 1)
     }
 
     #[inline(always)]
