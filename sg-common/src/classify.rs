@@ -12,6 +12,20 @@ use crate::judge::{At, Tables};
 use crate::packet::{ReadIp, protocol};
 use crate::verdict::AdmittedBy;
 
+/// Whether any rule that may let a packet start a flow names a group.
+#[inline(always)]
+fn names_groups(at: &At<'_>) -> bool {
+    at.half.flags >> at.direction() as u32 & FLAG_NO_GROUPS_INBOUND == 0
+}
+
+/// Looks where [`classify`] will look for `remote` among members.
+#[inline(always)]
+pub fn look_ahead_for_member<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, remote: F::Address) {
+    if names_groups(at) {
+        tables.look_ahead_for_member(&F::member_key(at.half.vpc, remote));
+    }
+}
+
 /// Asks the policy in force on an interface whether it allows a new flow with `remote`.
 #[inline(always)]
 pub fn classify<F: ReadIp, T: Tables<F>>(
@@ -23,16 +37,12 @@ pub fn classify<F: ReadIp, T: Tables<F>>(
 ) -> AdmittedBy {
     let (half, parity, direction) = (at.half, at.parity(), at.direction());
     let policy = PolicyDirection::new(half.policy, direction);
-    let names_groups = half.flags >> direction as u32 & FLAG_NO_GROUPS_INBOUND == 0;
-    if names_groups && !T::DRY_RUN {
-        tables.look_ahead_for_member(&F::member_key(half.vpc, remote));
-    }
     if let Some(row) = tables.class(&F::class_key(policy, remote))
         && admits::<F, T>(tables, row, protocol, number)
     {
         return AdmittedBy::Cidr;
     }
-    if names_groups {
+    if names_groups(at) {
         let set = tables.member_set(&F::member_key(half.vpc, remote), parity);
         if set != 0
             && let Some(row) =

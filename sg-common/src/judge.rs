@@ -10,7 +10,7 @@ use crate::abi::{
 use crate::account::{self, Counted};
 use crate::baseline::{GuardFamily, Guarded};
 use crate::checksum;
-use crate::classify::classify;
+use crate::classify::{classify, look_ahead_for_member};
 use crate::conntrack::{self, Change, FlowRef, Insertion, Known, Standing, State};
 use crate::family::{Aligned, V4, V6};
 use crate::fragment;
@@ -117,7 +117,7 @@ pub trait Tables<F: ReadIp>: Environment {
     /// Removes the flow of a key; `None` if there is none.
     fn remove(&self, key: &Aligned<F::FlowKey>) -> Option<Taken>;
     /// Looks where [`Self::begin`] will look if the next half-open flow of the interface begins: what it finds there comes from memory
-    /// while the rules are asked.
+    /// meanwhile.
     #[inline(always)]
     fn look_ahead(&self, _interface: &Interface) {}
     /// How many half-open flows of the interface there were before this one.
@@ -680,7 +680,7 @@ where
         }
     }
     if !T::DRY_RUN {
-        tables.look_ahead(at.interface);
+        look_ahead::<F, T>(tables, at, &scratch.ip);
     }
     let verdict = judge_new::<F, T>(tables, at, scratch);
     // For the verifier, as at the end of `judge_ip`.
@@ -698,6 +698,14 @@ where
     } else {
         verdict.instead(Reason::TableFull)
     }
+}
+
+/// What the tables begin to load for a packet that is probably of no known flow. A function of its own, as there is no room on the stack.
+#[inline(never)]
+fn look_ahead<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, ip: &Ip<F>) {
+    let (_, remote) = ip.local_and_remote(at.direction());
+    look_ahead_for_member::<F, T>(tables, at, remote);
+    tables.look_ahead(at.interface);
 }
 
 /// Subprograms have stack frames of their own, which are free again when they return; and they return words, as an enum

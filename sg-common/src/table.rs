@@ -298,6 +298,17 @@ pub fn zone_protocol(slot: NonNull<u64>) -> u32 {
     unsafe { slot.cast::<u32>().read_volatile() }
 }
 
+/// Begins to load the end of a slot: where keys are long, that is another line of memory than its beginning.
+#[inline(always)]
+fn load_end<const WORDS: usize>(slot: NonNull<u64>) {
+    const { assert!(align_of::<Flow>() == align_of::<u64>()) };
+    if WORDS > WORDS_V4 {
+        let last = WORDS + size_of::<Flow>() / size_of::<u64>() - 1;
+        // SAFETY: a slot has a key, behind which there is a flow; it is aligned and stays readable.
+        unsafe { slot.add(last).read_volatile() };
+    }
+}
+
 /// The flow of a key.
 #[inline(always)]
 pub fn find<'m, const WORDS: usize, M: Memory<WORDS>>(
@@ -315,7 +326,11 @@ pub fn find<'m, const WORDS: usize, M: Memory<WORDS>>(
     if load(tag_at(tags, position)) & PRINT == hash.print() && holds(own, key) {
         return Some(flow::<WORDS>(own));
     }
-    Some(flow::<WORDS>(memory.slot(hash.veiled(memory.elsewhere(key, hash.0)))?))
+    let Some(slot) = memory.slot(hash.veiled(memory.elsewhere(key, hash.0))) else {
+        load_end::<WORDS>(own);
+        return None;
+    };
+    Some(flow::<WORDS>(slot))
 }
 
 /// The slot of a key that is not in its own slot, or [`NOWHERE`], in a form that only this module understands.
@@ -617,6 +632,7 @@ pub fn look_ahead<const WORDS: usize, M: Memory<WORDS>>(memory: &M, number: u32)
     }
     if let Some(slot) = memory.slot(number) {
         zone_protocol(slot);
+        load_end::<WORDS>(slot);
     }
 }
 

@@ -39,6 +39,11 @@ pub struct Outcome {
 /// Emulated processors are slow, and the verifier has much to do: for one step.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// Until a guest has said anything: now and then one hangs at boot before its console is there, with both processors busy.
+const SILENCE: Duration = Duration::from_secs(240);
+/// So many times a guest is started that says nothing.
+const STARTS: usize = 3;
+
 /// Without the exchange of 16 bytes: with two processors, QEMU 7.2 spoils registers where kernels use it (6.12 dies of it at boot).
 const CPU: &str = "max,-cx16";
 
@@ -46,17 +51,14 @@ const CPU: &str = "max,-cx16";
 /// long it has taken; the first is taken longer by the boot.
 pub fn run(tree: &Tree, job: &Job, mut each: impl FnMut(&Step, i32, Duration)) -> Result<Outcome> {
     let lab = Lab::new()?;
-    let scratch = lab.directory();
-    let (console, codes) = (scratch.join(CONSOLE), scratch.join(CODES));
-    let mut guest =
-        machine(tree, job, scratch, "2048", 2, Command::new(setup::program("qemu-system-x86_64")?))?;
-    guest.stderr(File::create(scratch.join("qemu"))?);
-    let guest = Process::spawn(guest)?;
+    let mut starts = 1;
+    let mut scratch = lab.directory().join("1");
+    let mut guest = start(tree, job, &scratch)?;
     let mut ended: Vec<i32> = Vec::new();
     let mut begin = Instant::now();
     loop {
         let is_over = guest.ended()?.is_some();
-        let text = fs::read_to_string(&codes).unwrap_or_default();
+        let text = fs::read_to_string(scratch.join(CODES)).unwrap_or_default();
         // A line that is not whole yet is read later.
         let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
         let found: Vec<i32> = whole.lines().filter_map(|line| line.trim().parse().ok()).collect();
@@ -68,12 +70,30 @@ pub fn run(tree: &Tree, job: &Job, mut each: impl FnMut(&Step, i32, Duration)) -
         if is_over || begin.elapsed() > PATIENCE {
             break;
         }
+        let is_silent = fs::metadata(scratch.join(CONSOLE)).is_ok_and(|console| console.len() == 0);
+        if is_silent && begin.elapsed() > SILENCE && starts < STARTS {
+            eprintln!("nothing from the guest in {} s: started again", SILENCE.as_secs());
+            drop(guest);
+            starts += 1;
+            scratch = lab.directory().join(starts.to_string());
+            guest = start(tree, job, &scratch)?;
+            begin = Instant::now();
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
     drop(guest);
     let read = |path: &PathBuf| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let said = read(&scratch.join("qemu")).unwrap_or_default();
-    Ok(Outcome { codes: ended, console: format!("{said}{}", read(&console).unwrap_or_default()) })
+    Ok(Outcome { codes: ended, console: format!("{said}{}", read(&scratch.join(CONSOLE)).unwrap_or_default()) })
+}
+
+/// Starts the machine in a directory that it makes.
+fn start(tree: &Tree, job: &Job, scratch: &Path) -> Result<Process> {
+    fs::create_dir(scratch)?;
+    let mut guest =
+        machine(tree, job, scratch, "2048", 2, Command::new(setup::program("qemu-system-x86_64")?))?;
+    guest.stderr(File::create(scratch.join("qemu"))?);
+    Process::spawn(guest)
 }
 
 /// What the guest says on its console, and the exit codes of its steps: files beside its image.
