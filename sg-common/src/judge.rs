@@ -679,9 +679,6 @@ where
             return Verdict::of(Reason::Related);
         }
     }
-    if !T::DRY_RUN {
-        look_ahead::<F, T>(tables, at, &scratch.ip);
-    }
     let verdict = judge_new::<F, T>(tables, at, scratch);
     // For the verifier, as at the end of `judge_ip`.
     store(&mut scratch.verdict, verdict);
@@ -698,14 +695,6 @@ where
     } else {
         verdict.instead(Reason::TableFull)
     }
-}
-
-/// What the tables begin to load for a packet that is probably of no known flow. A function of its own, as there is no room on the stack.
-#[inline(never)]
-fn look_ahead<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, ip: &Ip<F>) {
-    let (_, remote) = ip.local_and_remote(at.direction());
-    look_ahead_for_member::<F, T>(tables, at, remote);
-    tables.look_ahead(at.interface);
 }
 
 /// Subprograms have stack frames of their own, which are free again when they return; and they return words, as an enum
@@ -871,6 +860,11 @@ fn judge_new_apart<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &S
 fn judge_new_here<F: ReadIp, T: Tables<F>>(tables: &T, at: &At<'_>, scratch: &Scratch<F>) -> Verdict {
     let Scratch { ip, transport, .. } = scratch;
     let (_, remote) = ip.local_and_remote(at.direction());
+    // All of it first, so that it comes from memory together.
+    if !T::DRY_RUN {
+        look_ahead_for_member::<F, T>(tables, at, remote);
+        tables.look_ahead(at.interface);
+    }
     let start = match start_state(transport, at.half.flags & FLAG_STRICT_TCP != 0) {
         Ok(start) => start,
         Err(reason) => return Verdict::of(reason),

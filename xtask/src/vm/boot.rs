@@ -84,7 +84,10 @@ pub fn run(tree: &Tree, job: &Job, mut each: impl FnMut(&Step, i32, Duration)) -
     drop(guest);
     let read = |path: &PathBuf| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let said = read(&scratch.join("qemu")).unwrap_or_default();
-    Ok(Outcome { codes: ended, console: format!("{said}{}", read(&scratch.join(CONSOLE)).unwrap_or_default()) })
+    Ok(Outcome {
+        codes: ended,
+        console: format!("{said}{}", read(&scratch.join(CONSOLE)).unwrap_or_default()),
+    })
 }
 
 /// Starts the machine in a directory that it makes.
