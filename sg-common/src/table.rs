@@ -301,7 +301,6 @@ pub fn zone_protocol(slot: NonNull<u64>) -> u32 {
 /// Begins to load the end of a slot: where keys are long, that is another line of memory than its beginning.
 #[inline(always)]
 fn load_end<const WORDS: usize>(slot: NonNull<u64>) {
-    const { assert!(align_of::<Flow>() == align_of::<u64>()) };
     if WORDS > WORDS_V4 {
         let last = WORDS + size_of::<Flow>() / size_of::<u64>() - 1;
         // SAFETY: a slot has a key, behind which there is a flow; it is aligned and stays readable.
@@ -327,6 +326,7 @@ pub fn find<'m, const WORDS: usize, M: Memory<WORDS>>(
         return Some(flow::<WORDS>(own));
     }
     let Some(slot) = memory.slot(hash.veiled(memory.elsewhere(key, hash.0))) else {
+        // The rest of what is mostly filled next.
         load_end::<WORDS>(own);
         return None;
     };

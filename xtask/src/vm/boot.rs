@@ -82,12 +82,11 @@ pub fn run(tree: &Tree, job: &Job, mut each: impl FnMut(&Step, i32, Duration)) -
         std::thread::sleep(Duration::from_millis(100));
     }
     drop(guest);
-    let read = |path: &PathBuf| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let said = read(&scratch.join("qemu")).unwrap_or_default();
-    Ok(Outcome {
-        codes: ended,
-        console: format!("{said}{}", read(&scratch.join(CONSOLE)).unwrap_or_default()),
-    })
+    let read = |name| {
+        let bytes = fs::read(scratch.join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Ok(Outcome { codes: ended, console: read(QEMU) + &read(CONSOLE) })
 }
 
 /// Starts the machine in a directory that it makes.
@@ -95,13 +94,15 @@ fn start(tree: &Tree, job: &Job, scratch: &Path) -> Result<Process> {
     fs::create_dir(scratch)?;
     let mut guest =
         machine(tree, job, scratch, "2048", 2, Command::new(setup::program("qemu-system-x86_64")?))?;
-    guest.stderr(File::create(scratch.join("qemu"))?);
+    guest.stderr(File::create(scratch.join(QEMU))?);
     Process::spawn(guest)
 }
 
 /// What the guest says on its console, and the exit codes of its steps: files beside its image.
 pub const CONSOLE: &str = "console";
 const CODES: &str = "codes";
+/// What QEMU itself says.
+const QEMU: &str = "qemu";
 
 /// The machine with the job in it, ready to be started. `qemu`: as it is to be run. The directory is the machine's alone.
 pub fn machine(
