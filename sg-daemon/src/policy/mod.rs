@@ -336,7 +336,7 @@ impl Text {
 
     /// What it is made of `before` by.
     pub(crate) fn splice(&self, before: &Self) -> Splice {
-        rewalk::splice(&before.0, &self.0)
+        self.0.splice(&before.0)
     }
 
     pub(crate) fn has_bom(&self) -> bool {

@@ -81,15 +81,7 @@ pub(crate) struct Change {
 
 impl Change {
     fn between(old: &SourceFile, new: &SourceFile) -> Option<Self> {
-        let (start, end) = match new.splice_of(old) {
-            Some(splice) => (splice.start, splice.end),
-            None => {
-                let (before, after) = (old.text().as_bytes(), new.text().as_bytes());
-                let start = same_front(before, after);
-                let back = same_back(before.get(start..)?, after.get(start..)?);
-                (start, before.len() - back)
-            }
-        };
+        let Splice { start, end, .. } = new.splice(old);
         let longer = new.len() as isize - old.len() as isize;
         let before = old.position(end);
         let after = new.position(end.checked_add_signed(longer)?);
@@ -126,44 +118,6 @@ impl Change {
         }
         moved
     }
-}
-
-/// What of `before` has to be replaced by what, to make `after` of it.
-pub(crate) fn splice(before: &SourceFile, after: &SourceFile) -> Splice {
-    if let Some(splice) = after.splice_of(before) {
-        return splice.clone();
-    }
-    let (before, after) = (before.text(), after.text());
-    let mut start = same_front(before.as_bytes(), after.as_bytes());
-    while !before.is_char_boundary(start) || !after.is_char_boundary(start) {
-        start -= 1;
-    }
-    let (old, new) = (before.get(start..).unwrap_or_default(), after.get(start..).unwrap_or_default());
-    let mut back = same_back(old.as_bytes(), new.as_bytes());
-    while !old.is_char_boundary(old.len() - back) || !new.is_char_boundary(new.len() - back) {
-        back -= 1;
-    }
-    let insert = new.get(..new.len() - back).unwrap_or_default().to_owned();
-    Splice { start, end: before.len() - back, insert }
-}
-
-/// So many bytes are compared at once.
-const AT_ONCE: usize = 4096;
-
-/// With how many equal bytes they begin.
-fn same_front(one: &[u8], other: &[u8]) -> usize {
-    let blocks = one.chunks_exact(AT_ONCE).zip(other.chunks_exact(AT_ONCE));
-    let whole = blocks.take_while(|(one, other)| one == other).count() * AT_ONCE;
-    let rest = one.iter().skip(whole).zip(other.iter().skip(whole));
-    whole + rest.take_while(|(one, other)| one == other).count()
-}
-
-/// With how many they end.
-fn same_back(one: &[u8], other: &[u8]) -> usize {
-    let blocks = one.rchunks_exact(AT_ONCE).zip(other.rchunks_exact(AT_ONCE));
-    let whole = blocks.take_while(|(one, other)| one == other).count() * AT_ONCE;
-    let rest = one.iter().rev().skip(whole).zip(other.iter().rev().skip(whole));
-    whole + rest.take_while(|(one, other)| one == other).count()
 }
 
 /// What is larger is not walked by itself: it would be in memory twice.

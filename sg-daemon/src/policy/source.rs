@@ -364,26 +364,69 @@ impl SourceFile {
 
     /// Whether both say the same.
     pub fn same_text(&self, other: &Self) -> bool {
-        if std::ptr::eq(self, other) {
-            return true;
-        }
-        if self.all != other.all {
-            return false;
-        }
+        std::ptr::eq(self, other) || self.all == other.all && self.same_front(other) == self.len()
+    }
+
+    /// With how many equal bytes both begin. Parts that they share are not looked at.
+    fn same_front(&self, other: &Self) -> usize {
         let (mut mine, mut theirs) = (self.pieces.as_slice(), other.pieces.as_slice());
         let mut at = 0;
         while let ([one, my_rest @ ..], [two, their_rest @ ..]) = (mine, theirs) {
             let (my_end, their_end) = (one.end_in_text(), two.end_in_text());
             let end = my_end.min(their_end);
             let is_shared = Arc::ptr_eq(&one.buffer, &two.buffer) && one.inside(at) == two.inside(at);
-            if !is_shared && one.bytes(at..end) != two.bytes(at..end) {
-                return false;
+            if !is_shared {
+                let same = same_front(one.bytes(at..end), two.bytes(at..end));
+                if same < end - at {
+                    return at + same;
+                }
             }
             at = end;
             mine = if my_end == end { my_rest } else { mine };
             theirs = if their_end == end { their_rest } else { theirs };
         }
-        true
+        at
+    }
+
+    /// With how many equal bytes both end, not counting the first `front` of either.
+    fn same_back(&self, other: &Self, front: usize) -> usize {
+        let (mut mine, mut theirs) = (self.pieces.as_slice(), other.pieces.as_slice());
+        let most = self.len().min(other.len()).saturating_sub(front);
+        let mut back = 0;
+        while let ([my_rest @ .., one], [their_rest @ .., two]) = (mine, theirs) {
+            let (my_end, their_end) = (self.len() - back, other.len() - back);
+            let [my_left, their_left] = [my_end - one.before.bytes, their_end - two.before.bytes];
+            let step = my_left.min(their_left);
+            let is_shared =
+                Arc::ptr_eq(&one.buffer, &two.buffer) && one.inside(my_end) == two.inside(their_end);
+            if !is_shared {
+                let same =
+                    same_back(one.bytes(my_end - step..my_end), two.bytes(their_end - step..their_end));
+                if same < step {
+                    return most.min(back + same);
+                }
+            }
+            back += step;
+            mine = if my_left == step { my_rest } else { mine };
+            theirs = if their_left == step { their_rest } else { theirs };
+        }
+        most.min(back)
+    }
+
+    /// What this is made of `before` by.
+    pub fn splice(&self, before: &Self) -> Splice {
+        if let Some(splice) = self.splice_of(before) {
+            return splice.clone();
+        }
+        let front = before.same_front(self);
+        let start = before.floor(front).min(self.floor(front));
+        let mut back = before.same_back(self, start);
+        let is_inside = |text: &Self, back: usize| text.floor(text.len() - back) < text.len() - back;
+        while is_inside(before, back) || is_inside(self, back) {
+            back -= 1;
+        }
+        let insert = self.slice(start..self.len() - back).unwrap_or_default().into_owned();
+        Splice { start, end: before.len() - back, insert }
     }
 
     /// A number that is another one, most probably, for another text. Counted once.
@@ -543,6 +586,25 @@ impl SourceFile {
     }
 }
 
+/// So many bytes are compared at once.
+const AT_ONCE: usize = 4096;
+
+/// With how many equal bytes they begin.
+fn same_front(one: &[u8], other: &[u8]) -> usize {
+    let blocks = one.chunks_exact(AT_ONCE).zip(other.chunks_exact(AT_ONCE));
+    let whole = blocks.take_while(|(one, other)| one == other).count() * AT_ONCE;
+    let rest = one.iter().skip(whole).zip(other.iter().skip(whole));
+    whole + rest.take_while(|(one, other)| one == other).count()
+}
+
+/// With how many they end.
+fn same_back(one: &[u8], other: &[u8]) -> usize {
+    let blocks = one.rchunks_exact(AT_ONCE).zip(other.rchunks_exact(AT_ONCE));
+    let whole = blocks.take_while(|(one, other)| one == other).count() * AT_ONCE;
+    let rest = one.iter().rev().skip(whole).zip(other.iter().rev().skip(whole));
+    whole + rest.take_while(|(one, other)| one == other).count()
+}
+
 /// How many characters begin in these bytes of UTF-8.
 fn char_starts(bytes: &[u8]) -> usize {
     bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
@@ -620,6 +682,7 @@ mod tests {
         ) {
             let mut text = format!("{BOM}{first}");
             let mut source = Arc::new(file(&text));
+            let mut all = vec![Arc::clone(&source), Arc::new(file(&text))];
             text.drain(..BOM.len_utf8());
             for (at, gone, insert) in splices {
                 let bounds: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
@@ -656,6 +719,22 @@ mod tests {
                     prop_assert_eq!(next.slice(by.start.min(offset)..offset).unwrap(), &text[by.start.min(offset)..offset]);
                 }
                 prop_assert_eq!(next.slice(0..text.len() + 1), None);
+                // From any text before, whether or not they share parts, and back.
+                for other in &all {
+                    for (before, after) in [(other, &next), (&next, other)] {
+                        let Splice { start, end, insert } = after.splice(before);
+                        let (old, new) = (before.text(), after.text());
+                        prop_assert_eq!([&old[..start], &insert, &old[end..]].concat(), new);
+                        if after.splice_of(before).is_none() {
+                            let same = |(one, two): &(char, char)| one == two;
+                            let front = old.chars().zip(new.chars()).take_while(same);
+                            prop_assert_eq!(start, front.map(|(same, _)| same.len_utf8()).sum::<usize>());
+                            let back = old[start..].chars().rev().zip(new[start..].chars().rev()).take_while(same);
+                            prop_assert_eq!(old.len() - end, back.map(|(same, _)| same.len_utf8()).sum::<usize>());
+                        }
+                    }
+                }
+                all.push(Arc::clone(&next));
                 source = next;
             }
         }
