@@ -12,21 +12,23 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use nix::libc;
 use serde::{Deserialize, Serialize};
 
-use super::install::{Place, Spare, absent};
+use super::install::{Old, Place, Placed, absent};
 use super::journal::Journal;
+use super::spare::{Seen, Spare};
 use super::state;
 use crate::crash::{self, Point};
 use crate::policy::{Splice, Text, is_policy_name};
 
 const NAME: &str = "edits";
+/// So long after an edit another one is expected.
+pub const IDLE: Duration = Duration::from_secs(5);
 /// So many bytes are on the disk before the first line is, so that a line takes no room and changes no size.
 const ROOM: usize = 128 << 10;
 const BOM: &str = "\u{feff}";
@@ -76,7 +78,11 @@ fn checksum(bytes: &[u8]) -> u64 {
 
 /// What the last good copy says, as far as this daemon knows. Clones are of the same one.
 #[derive(Debug, Clone, Default)]
-pub struct Kept(Arc<Mutex<State>>);
+pub struct Kept {
+    state: Arc<Mutex<State>>,
+    /// Held by whoever brings to the disk what was edited.
+    settling: Arc<Mutex<()>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -86,9 +92,24 @@ struct State {
     /// What was put in place, and may not be on the disk yet.
     unplaced: Option<Unplaced>,
     /// Files that others were put in the place of: to take a large one apart takes a while.
-    gone: Vec<File>,
-    /// For the next edit of the file that was edited last.
+    gone: Vec<Arc<File>>,
+    /// The file that was edited last.
+    current: Option<Current>,
+    /// What was there before it, if it has a name: the next edit may put it back.
+    other: Option<Arc<File>>,
+    /// For the next edit.
     spare: Option<Spare>,
+    /// When there was an edit last, and where.
+    last: Option<(Instant, Place)>,
+}
+
+/// A file that is in the operator's place.
+#[derive(Debug)]
+struct Current {
+    file: Arc<File>,
+    room: usize,
+    /// What the system said of it, if whatever was written to it since shows in that.
+    seen: Option<Seen>,
 }
 
 #[derive(Debug)]
@@ -116,7 +137,7 @@ pub struct Noting {
 
 impl Kept {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A copy of these texts was made.
@@ -169,51 +190,68 @@ impl Kept {
         Ok(fits.then(|| Noting { line, texts: texts.to_vec() }))
     }
 
-    /// Notes an edit: from here on the policy with it is the one to start with. While the disk writes, it does what else is to be done,
-    /// which is returned beside.
+    /// Notes an edit: from here on the policy with it is the one to start with.
     ///
     /// # Errors
     ///
     /// If it cannot be noted; the policy without it still is then.
-    pub fn note<T>(
-        &self,
-        Noting { line, texts }: Noting,
-        meanwhile: impl FnOnce() -> T,
-    ) -> (io::Result<()>, Option<T>) {
+    pub fn note(&self, Noting { line, texts }: Noting) -> io::Result<()> {
         let mut state = self.lock();
         let State { texts: kept, lines: Some(lines), .. } = &mut *state else {
-            return (Err(io::Error::other("the last good copy has changed")), None);
+            return Err(io::Error::other("the last good copy has changed"));
         };
-        let written = lines.file.write_all_at(line.as_bytes(), lines.end as u64);
-        let done = written.is_ok().then(|| {
-            begin_to_write(&lines.file, lines.end, line.len());
-            meanwhile()
-        });
-        if let Err(error) = written.and_then(|()| lines.file.sync_data()) {
-            let nothing = vec![0; line.len()];
-            let _ = lines.file.write_all_at(&nothing, lines.end as u64).and_then(|()| lines.file.sync_data());
+        let put = |bytes: &[u8]| {
+            lines.file.write_all_at(bytes, lines.end as u64).and_then(|()| lines.file.sync_data())
+        };
+        if let Err(error) = put(line.as_bytes()) {
+            let _ = put(&vec![0; line.len()]);
             *state = State::default();
-            return (Err(error), done);
+            return Err(error);
         }
         lines.end += line.len();
         lines.edits += 1;
         *kept = Some(texts);
         crash::at(Point::EditDecided);
-        (Ok(()), done)
+        Ok(())
     }
 
-    /// A file that says what these do, if there is one: see [`Spare`].
-    pub fn spare(&self, texts: &[Text]) -> Option<Spare> {
-        let spare = self.lock().spare.take();
-        spare.filter(|spare| texts.iter().any(|text| spare.says(text)))
+    /// A file for the next edit, if there is one: see [`Spare`].
+    pub fn spare(&self) -> Option<Spare> {
+        self.lock().spare.take()
     }
 
-    /// What was noted last is in the operator's place, in this file, and `old` is what was there: [`Self::settle`] sees to the rest.
-    pub fn is_placed(&self, place: Place, file: Arc<File>, old: Option<File>) {
+    /// What was noted last is in the operator's place; what was there said `before`. [`Self::settle`] sees to the rest.
+    pub fn is_placed(&self, place: &Place, placed: Placed, before: &Text) {
+        let Placed { file, room, old, now } = placed;
         let mut state = self.lock();
-        let State { lines: Some(lines), unplaced, gone, .. } = &mut *state else { return };
-        gone.extend(old);
-        *unplaced = Some(Unplaced { place, file, lines: Arc::clone(&lines.file), edits: lines.edits });
+        let State { lines: Some(lines), unplaced, gone, current, other, spare, last, .. } = &mut *state
+        else {
+            return;
+        };
+        *last = Some((Instant::now(), place.clone()));
+        let lines_file = Arc::clone(&lines.file);
+        *unplaced = Some(Unplaced {
+            place: place.clone(),
+            file: Arc::clone(&file),
+            lines: lines_file,
+            edits: lines.edits,
+        });
+        let seen = now.as_ref().map(Seen::of);
+        let former = current.replace(Current { file, room, seen });
+        gone.extend(other.take());
+        match (old, place.first()) {
+            (Old::Beside(beside), Some(target)) => {
+                let former = former.filter(|former| beside.is_of(&former.file));
+                let opened =
+                    || beside.open().map(|file| Current { file: Arc::new(file), room: 0, seen: None });
+                let Some(Current { file, room, seen: known }) = former.or_else(opened) else { return };
+                *other = Some(Arc::clone(&file));
+                let text = before.clone();
+                *spare = Some(Spare { file, text, target, room, beside: Some(beside), known });
+            }
+            (Old::Gone(old), _) => gone.extend(old.map(Arc::new)),
+            _ => {}
+        }
     }
 
     /// Waits until what was put in place is on the disk, and says so in a line.
@@ -222,13 +260,16 @@ impl Kept {
     ///
     /// If it cannot be brought there.
     pub fn settle(&self) -> io::Result<()> {
-        // Let go of without the lock.
-        let gone = std::mem::take(&mut self.lock().gone);
+        let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        let gone = std::mem::take(&mut state.gone);
+        let (unplaced, other) = (state.unplaced.clone(), state.other.clone());
+        drop(state);
         drop(gone);
-        let Some(Unplaced { place, file, lines: noted, edits }) = self.lock().unplaced.clone() else {
-            return Ok(());
-        };
+        let Some(Unplaced { place, file, lines: noted, edits }) = unplaced else { return Ok(()) };
         file.sync_all()?;
+        // After a crash that may be in its place, if another edit puts it there: it says nothing older than what it was replaced with.
+        other.map_or(Ok(()), |other| other.sync_all())?;
         place.sync()?;
         crash::at(Point::EditSettled);
         let mut state = self.lock();
@@ -253,27 +294,53 @@ impl Kept {
 
     /// Gets ready for another edit of the file that was edited last.
     fn prepare_spare(&self, place: &Place) {
-        let text = |state: &State| {
-            let (index, _) = place.replaced().next()?;
-            state.texts.as_ref()?.get(index).cloned()
-        };
-        let Some(now) = text(&self.lock()) else { return };
-        let Some(spare) = place.spare(&now) else { return };
         let mut state = self.lock();
-        if text(&state).is_some_and(|text| spare.says(&text)) {
-            state.spare = Some(spare);
+        // After an edit that is not on the disk yet, or has the spare file in hand, it is seen to again.
+        if state.unplaced.is_some() || state.spare.is_none() && state.other.is_some() {
+            return;
         }
+        // What takes no time is done with it in its place.
+        let is_ready =
+            |spare: &mut Spare| spare.beside.is_none() || spare.known.is_some() && spare.look_over();
+        if state.spare.as_mut().is_some_and(is_ready) {
+            return;
+        }
+        let mut spare = state.spare.take();
+        let text = place.replaced().next().and_then(|(index, _)| state.texts.as_ref()?.get(index).cloned());
+        drop(state);
+        let mut left = spare.take_if(|spare| !spare.look_over()).map(|spare| self.let_go(spare));
+        let Some(spare) = spare.or_else(|| place.spare(&text?)) else { return };
+        let mut state = self.lock();
+        if state.spare.is_none() {
+            state.spare = Some(spare);
+            drop(state);
+        } else {
+            drop(state);
+            left = Some(self.let_go(spare));
+        }
+        drop(left);
     }
-}
 
-/// Has the kernel begin to write a part of a file to the disk, and waits for nothing. What fails is told when that is waited for.
-fn begin_to_write(file: &File, start: usize, bytes: usize) {
-    let (Ok(start), Ok(bytes)) = (libc::off64_t::try_from(start), libc::off64_t::try_from(bytes)) else {
-        return;
-    };
-    // SAFETY: the call takes a descriptor, which is open, and numbers.
-    unsafe {
-        libc::sync_file_range(file.as_raw_fd(), start, bytes, libc::SYNC_FILE_RANGE_WRITE);
+    /// A name goes while nobody gives it to another file, and memory, which is returned, when nobody waits.
+    fn let_go(&self, Spare { file, beside, .. }: Spare) -> Arc<File> {
+        let state = self.lock();
+        drop(beside);
+        drop(state);
+        file
+    }
+
+    /// When nothing was edited for a while, nothing is left beside the operator's file.
+    pub fn rest(&self) {
+        let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        let is_over = |(last, _): &mut (Instant, Place)| last.elapsed() >= IDLE;
+        let Some((_, place)) = state.last.take_if(is_over) else { return };
+        let spare = state.spare.take_if(|spare| spare.beside.is_some());
+        let others = (state.current.take(), state.other.take());
+        drop(state);
+        let file = spare.map(|spare| self.let_go(spare));
+        drop((file, others));
+        self.prepare_spare(&place);
     }
 }
 
@@ -304,7 +371,7 @@ struct Edited {
 struct LastEdits {
     /// The last of them.
     edit: Edit,
-    /// What the file said before each.
+    /// What the file said before each, and before the one that it had last.
     before: Vec<String>,
 }
 
@@ -315,10 +382,8 @@ impl LastEdits {
         let index = self.edit.place.replaced().map(|(index, _)| index).next();
         let Some((_, last)) = index.and_then(|index| files.get(index)) else { return false };
         let is_older = |before: &String| bare(before).as_bytes() == bare_bytes(&found);
-        let after = self.before.iter().skip(1).chain([last]);
-        let mut steps = self.before.iter().map(String::as_bytes).zip(after.map(String::as_bytes));
-        found != last.as_bytes()
-            && (steps.any(|step| is_torn(&found, step)) || self.before.iter().any(is_older))
+        let texts: Vec<&[u8]> = self.before.iter().chain([last]).map(String::as_bytes).collect();
+        found != last.as_bytes() && (is_torn(&found, &texts) || self.before.iter().any(is_older))
     }
 }
 
@@ -341,6 +406,7 @@ fn read(directory: &Path) -> io::Result<Option<Edited>> {
         Line::Placed(edits) => Some(*edits),
         Line::Edit(_) => None,
     });
+    let placed = placed.unwrap_or(0);
     let edits: Vec<Edit> = lines
         .into_iter()
         .filter_map(|line| match line {
@@ -361,6 +427,7 @@ fn read(directory: &Path) -> io::Result<Option<Edited>> {
     }
     files.sort();
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "an edit does not fit its text");
+    let count = edits.len();
     let mut unplaced: Option<LastEdits> = None;
     for (number, edit) in edits.into_iter().enumerate() {
         let (index, _) = edit.place.replaced().next().ok_or_else(broken)?;
@@ -371,28 +438,30 @@ fn read(directory: &Path) -> io::Result<Option<Edited>> {
         let bom = if edit.bom { BOM } else { "" };
         let next = [bom, front?, &edit.insert, back?].concat();
         let before = std::mem::replace(text, next);
-        if number >= placed.unwrap_or(0) {
-            let mut earlier = unplaced.take().map_or_else(Vec::new, |unplaced| unplaced.before);
+        // Two files take turns: what the one before was replaced with may be in place of it in part.
+        if number + 1 >= placed {
+            let same = unplaced.take().filter(|unplaced| unplaced.edit.place == edit.place);
+            let mut earlier = same.map_or_else(Vec::new, |unplaced| unplaced.before);
             earlier.push(before);
             unplaced = Some(LastEdits { edit, before: earlier });
         }
     }
-    Ok(Some(Edited { files, unplaced }))
+    Ok(Some(Edited { files, unplaced: unplaced.filter(|_| placed < count) }))
 }
 
-/// Whether the power may have made this of a text that was about to be written, maybe into a file that said what was `before`: it is cut short,
-/// and parts of it are missing, or are not written over.
-fn is_torn(found: &[u8], (before, text): (&[u8], &[u8])) -> bool {
+/// Whether the power may have made this of files that were about to be written over with one of these texts after the other: it is cut short, and
+/// parts of it are missing, or are of different ones.
+fn is_torn(found: &[u8], texts: &[&[u8]]) -> bool {
     /// What a disk writes whole.
     const SECTOR: usize = 512;
     let is_of = |(number, part): (usize, &[u8])| {
-        [before, text].into_iter().any(|text| {
+        texts.iter().any(|text| {
             let text = text.get(number * SECTOR..).unwrap_or_default();
             part.iter().enumerate().all(|(at, byte)| *byte == 0 || text.get(at) == Some(byte))
         })
     };
-    found != text
-        && found.len() <= text.len().max(before.len())
+    !texts.contains(&found)
+        && texts.iter().any(|text| found.len() <= text.len())
         && found.chunks(SECTOR).enumerate().all(is_of)
 }
 
@@ -454,6 +523,11 @@ pub fn recover(state_dir: &Path) -> io::Result<Recovered> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use nix::libc;
+
     use super::*;
     use crate::policy;
 
@@ -501,12 +575,11 @@ mod tests {
         fn edit(&mut self, text: &str, replace: bool) {
             let (place, texts) = (self.place(), loaded(&self.file, text));
             let noting = self.kept.prepare(&self.state, &place, (&self.texts, &texts)).unwrap().unwrap();
-            let unnamed = place.stage_unnamed(&texts, self.kept.spare(&self.texts)).unwrap().unwrap();
-            let (noted, named) = self.kept.note(noting, || replace.then(|| unnamed.name().unwrap()));
-            noted.unwrap();
-            if let Some(named) = named.unwrap() {
-                let placed = named.replace().unwrap();
-                self.kept.is_placed(place, named.file, placed.old);
+            let unnamed = place.stage_unnamed(&texts, self.kept.spare()).unwrap().unwrap();
+            self.kept.note(noting).unwrap();
+            if replace {
+                let placed = unnamed.name().unwrap().replace().unwrap();
+                self.kept.is_placed(&place, placed, &self.texts[0]);
             }
             self.texts = texts;
         }
@@ -622,6 +695,31 @@ mod tests {
             assert!(site.recover());
             assert_eq!((site.says(), site.copy()), (two.clone(), two.clone()));
         }
+        // A file that said the first one when it was replaced, and is about to say the last one: whether or not the one between is sure
+        // to be on the disk.
+        let torn = [mixed(&old, &two, 3), [mixed(&old, &one, 3), vec![0; two.len() - one.len()]].concat()];
+        let thrice = [&two.as_bytes()[..512], &one.as_bytes()[512..1024], &old.as_bytes()[1024..]].concat();
+        for settle in [false, true] {
+            for torn in torn.iter().chain([&thrice, &old.clone().into_bytes()]) {
+                let mut site = Site::new(&old);
+                site.edit(&one, true);
+                if settle {
+                    site.kept.settle().unwrap();
+                }
+                site.edit(&two, true);
+                fs::write(&site.file, torn).unwrap();
+                assert!(site.recover());
+                assert_eq!((site.says(), site.copy()), (two.clone(), two.clone()));
+                // All of it was on the disk: nobody but the operator has made this of it.
+                let mut site = Site::new(&old);
+                site.edit(&one, true);
+                site.edit(&two, true);
+                site.kept.settle().unwrap();
+                fs::write(&site.file, torn).unwrap();
+                assert!(!site.recover());
+                assert_eq!(fs::read(&site.file).unwrap(), *torn);
+            }
+        }
         // That is in both, and is a text of neither: somebody has written it.
         let mut site = Site::new(&old);
         site.edit(&one, true);
@@ -631,46 +729,188 @@ mod tests {
         assert_eq!(site.says(), hand);
     }
 
-    #[test]
-    fn a_large_file_is_replaced_by_a_spare_one_that_says_what_it_said() {
+    /// Some 100 KiB, with groups of these names too.
+    fn large(more: &[&str], at: usize) -> String {
         let names: Vec<String> = (0..5000).map(|number| format!("group-{number:07}")).collect();
-        let with = |more: &[&str], at: usize| {
-            let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
-            names.splice(at..at, more.iter().copied());
-            document(&names).replace(
-                "\"version\"",
-                "\"settings\":{\"quotas\":{\"groups_per_project\":10000}},\"version\"",
-            )
-        };
-        for bom in ["", BOM] {
-            let text = |more: &[&str], at| [bom, &with(more, at)].concat();
-            let mut site = Site::new(&text(&[], 0));
-            // Longer at the end, longer and shorter in between, of the same length, shorter at the start.
-            let texts = [
-                text(&["webs"], 5000),
-                text(&["webs", "apps"], 2000),
-                text(&["apps"], 2000),
-                text(&["maps"], 2000),
-                text(&[], 0),
-                text(&["webs"], 0),
-            ];
-            for (number, text) in texts.iter().enumerate() {
-                assert_eq!(site.kept.lock().spare.is_some(), number > 0);
-                site.edit(text, true);
-                assert!(site.kept.lock().spare.is_none(), "it is the operator's file by now");
-                assert_eq!(site.says(), *text);
-                let names = fs::read_dir(site.file.parent().unwrap()).unwrap().count();
-                assert_eq!(names, 3, "a spare file has no name");
-                site.kept.settle().unwrap();
-            }
-            // One that says something else is not used.
-            let other = loaded(&site.file, &texts[0]);
-            assert!(site.kept.spare(&other[..1]).is_none());
-            site.edit(&texts[4], true);
-            assert_eq!(site.says(), texts[4]);
-            assert!(!site.recover());
-            assert_eq!((site.says(), site.copy()), (texts[4].clone(), texts[4].clone()));
+        let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names.splice(at..at, more.iter().copied());
+        document(&names)
+            .replace("\"version\"", "\"settings\":{\"quotas\":{\"groups_per_project\":10000}},\"version\"")
+    }
+
+    /// Longer at the end, longer and shorter in between, of the same length, shorter at the start.
+    fn large_texts(bom: &str) -> [String; 6] {
+        let text = |more: &[&str], at| [bom, &large(more, at)].concat();
+        [
+            text(&["webs"], 5000),
+            text(&["webs", "apps"], 2000),
+            text(&["apps"], 2000),
+            text(&["maps"], 2000),
+            text(&[], 0),
+            text(&["webs"], 0),
+        ]
+    }
+
+    impl Site {
+        /// What is in the directory of the operator's file beside that, the other one and the state.
+        fn beside(&self) -> Vec<PathBuf> {
+            let names = fs::read_dir(self.file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+            names.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with('.')).collect()
         }
+
+        fn inode(&self) -> u64 {
+            fs::metadata(&self.file).unwrap().ino()
+        }
+
+        /// As if there was no edit for a while.
+        fn rest(&self) {
+            let ago = Instant::now().checked_sub(IDLE).unwrap();
+            self.kept.lock().last.as_mut().unwrap().0 = ago;
+            self.kept.rest();
+            assert_eq!(self.beside(), [] as [PathBuf; 0]);
+        }
+
+        fn settled_edit(&mut self, text: &str) {
+            self.edit(text, true);
+            assert_eq!(self.says(), *text);
+            self.kept.settle().unwrap();
+        }
+    }
+
+    #[test]
+    fn while_a_large_file_is_edited_two_take_turns_and_then_nothing_is_left() {
+        for bom in ["", BOM] {
+            // Whether what was edited is on the disk before the next edit.
+            for settle in [1, 2, 9] {
+                let mut site = Site::new(&[bom, &large(&[], 0)].concat());
+                let mut inodes = vec![site.inode()];
+                let texts = large_texts(bom);
+                let there = &texts[1..];
+                for (number, text) in there.iter().chain(there.iter().rev().skip(1)).enumerate() {
+                    site.edit(text, true);
+                    assert_eq!(site.says(), *text);
+                    assert_eq!(site.beside().len(), 1);
+                    inodes.push(site.inode());
+                    if (number + 1) % settle == 0 {
+                        site.kept.settle().unwrap();
+                    }
+                }
+                if settle == 1 {
+                    assert!(
+                        inodes.windows(3).all(|turn| turn[0] == turn[2] && turn[0] != turn[1]),
+                        "{inodes:?}"
+                    );
+                }
+                site.kept.settle().unwrap();
+                site.rest();
+                // The one without a name says what it should, too.
+                for text in &texts[2..4] {
+                    assert!(site.kept.lock().spare.as_ref().is_some_and(|spare| spare.beside.is_none()));
+                    site.settled_edit(text);
+                    site.rest();
+                }
+                site.settled_edit(&texts[4]);
+                site.kept.forget();
+                assert_eq!(site.beside(), [] as [PathBuf; 0]);
+                assert!(!site.recover());
+                assert_eq!((site.says(), site.copy()), (texts[4].clone(), texts[4].clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_others_can_see_or_have_changed_takes_no_turn() {
+        let texts = large_texts("");
+        type Prevents = dyn Fn(&Site) -> Option<File>;
+        let open = |site: &Site| File::open(&site.file).ok();
+        let link = |site: &Site| {
+            fs::hard_link(&site.file, site.state.join("link")).unwrap();
+            None
+        };
+        // Of the same length, so that no size tells it.
+        let write = |site: &Site| {
+            let file = File::options().write(true).open(&site.file).unwrap();
+            file.write_all_at(b"{ ", 0).unwrap();
+            None
+        };
+        let list = |site: &Site| {
+            // Version, and entries of tag, permissions and who: owner, a user, group, mask, others (include/uapi/linux/posix_acl_xattr.h).
+            let entries: [(u16, u16, u32); 5] =
+                [(1, 6, u32::MAX), (2, 4, 1), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 4, u32::MAX)];
+            let mut list = 2u32.to_le_bytes().to_vec();
+            for (tag, permissions, who) in entries {
+                list.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+                list.extend(who.to_le_bytes());
+            }
+            let file = File::open(&site.file).unwrap();
+            // SAFETY: the call takes an open descriptor, a name that ends with a zero, and bytes with their length.
+            let set = unsafe {
+                let name = c"system.posix_acl_access".as_ptr();
+                libc::fsetxattr(file.as_raw_fd(), name, list.as_ptr().cast(), list.len(), 0)
+            };
+            assert_eq!(set, 0, "{}: needs a file system with access lists", io::Error::last_os_error());
+            None
+        };
+        let all: [(&str, &Prevents); 4] =
+            [("open", &open), ("link", &link), ("write", &write), ("list", &list)];
+        for (name, prevents) in all {
+            for settle in [true, false] {
+                let mut site = Site::new(&large(&[], 0));
+                site.settled_edit(&texts[0]);
+                site.settled_edit(&texts[1]);
+                let before = site.inode();
+                let held = prevents(&site);
+                let held_says = held.as_ref().map(|_| site.says());
+                // It is replaced by this edit, and would be put back by the next one.
+                for (number, text) in texts[2..5].iter().enumerate() {
+                    site.edit(text, true);
+                    assert_eq!(site.says(), *text, "{name}");
+                    assert!(number == 0 || site.inode() != before, "{name}");
+                    if settle {
+                        site.kept.settle().unwrap();
+                    }
+                }
+                if let (Some(held), Some(said)) = (held, held_says) {
+                    assert_eq!(io::read_to_string(held).unwrap(), said, "{name}");
+                }
+                site.kept.settle().unwrap();
+                site.kept.forget();
+                assert_eq!(site.beside(), [] as [PathBuf; 0], "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_spare_file_is_of_one_place() {
+        let mut site = Site::new(&large(&[], 0));
+        site.settled_edit(&large_texts("")[0]);
+        let spare = site.kept.spare().unwrap();
+        let [here, there] = ["p.json", "z.json"].map(|name| site.file.with_file_name(name));
+        assert!(!spare.fits(&there, &site.texts[0]));
+        assert!(spare.fits(&here, &site.texts[0]));
+        let more: Vec<String> = (0..1000).map(|number| format!("more-{number}")).collect();
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        let longer = loaded(&site.file, &large(&more, 0));
+        assert!(!spare.fits(&here, &longer[0]), "there is no room for it");
+    }
+
+    #[test]
+    fn what_may_be_in_place_after_a_crash_is_not_written_to_before_that_is_decided_upon() {
+        let texts = large_texts("");
+        let mut site = Site::new(&large(&[], 0));
+        site.settled_edit(&texts[0]);
+        site.settled_edit(&texts[1]);
+        site.settled_edit(&texts[2]);
+        let spare = site.kept.spare().unwrap();
+        let beside = site.beside().remove(0);
+        let next = loaded(&site.file, &texts[3]);
+        let staged = site.place().stage_unnamed(&next, Some(spare)).unwrap().unwrap();
+        // Whoever opens it now may have to wait.
+        let says = |text: &str| fs::metadata(&beside).unwrap().len() == text.len() as u64;
+        assert!(says(&texts[1]) && !says(&texts[3]));
+        let placed = staged.name().unwrap().replace().unwrap();
+        assert!(matches!(placed.old, Old::Beside(_)));
+        assert_eq!(site.says(), texts[3]);
     }
 
     #[test]

@@ -19,8 +19,9 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::linkat;
 use serde::{Deserialize, Serialize};
 
+use super::spare::{self, Beside, LARGE, Seen, Spare};
 use crate::crash::{self, Point};
-use crate::policy::{Splice, Text, is_policy_name};
+use crate::policy::{Text, is_policy_name};
 
 /// Why a candidate cannot take the place of the daemon's own files.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +73,7 @@ fn with_room(file: &File, bytes: usize) -> io::Result<()> {
 }
 
 /// Whether there is room now.
-fn take_room(file: &File, flags: FallocateFlags, bytes: usize) -> io::Result<bool> {
+pub(super) fn take_room(file: &File, flags: FallocateFlags, bytes: usize) -> io::Result<bool> {
     let Ok(length @ 1..) = libc::off_t::try_from(bytes) else { return Ok(false) };
     match fallocate(file, flags, 0, length) {
         Ok(()) => Ok(true),
@@ -237,7 +238,7 @@ impl Place {
     }
 
     /// The text of the only file that is replaced, in a file that has no name yet, so nothing is left of it after a crash. With a spare
-    /// file that has room for it, it is written there when it is named. `None` if several are replaced, or the file system knows no such files.
+    /// file that has room for it, it is written there when it is to have its name. `None` if several are replaced, or the file system knows no such files.
     ///
     /// # Errors
     ///
@@ -247,29 +248,35 @@ impl Place {
         let (Some((index, name)), None) = (replaced.next(), replaced.next()) else { return Ok(None) };
         let text = texts.get(index).ok_or_else(|| io::Error::other("a text is missing"))?;
         let (beside, target) = (self.beside(name), self.directory.join(name));
-        let fits = |spare: &Spare| {
-            spare.directory == self.directory
-                && text.file_len() <= spare.room
-                && text.has_bom() == spare.text.has_bom()
-        };
-        let (file, unwritten) = match spare.filter(fits) {
-            Some(Spare { text: before, file, .. }) => (file, Some((before, text.clone()))),
+        let staged = match spare.filter(|spare| spare.fits(&target, text)) {
+            Some(Spare { file, text: before, room, beside: named, .. }) => {
+                let unwritten = Some((before, text.clone()));
+                Unnamed { file, room, unwritten, named, beside, target }
+            }
             None => {
                 let Some(file) = self.unnamed()? else { return Ok(None) };
-                with_room(&file, text.file_len())?;
+                let large = Some(&file).filter(|_| text.file_len() >= LARGE);
+                let room = match large.and_then(|file| spare::make_room(file, text)) {
+                    Some(room) => room,
+                    None => {
+                        with_room(&file, text.file_len())?;
+                        text.file_len()
+                    }
+                };
                 text.write_from(&file, 0)?;
                 owned_as(&target, &file)?;
-                (file, None)
+                let file = Arc::new(file);
+                Unnamed { file, room, unwritten: None, named: None, beside, target }
             }
         };
         crash::at(Point::EditStaged);
-        Ok(Some(Unnamed { file: Arc::new(file), unwritten, beside, target }))
+        Ok(Some(staged))
     }
 
     /// `None` if the file system knows no files without names.
     fn unnamed(&self) -> io::Result<Option<File>> {
         let mut unnamed = File::options();
-        unnamed.write(true).mode(0o644).custom_flags(OFlag::O_TMPFILE.bits());
+        unnamed.read(true).write(true).mode(0o644).custom_flags(OFlag::O_TMPFILE.bits());
         match unnamed.open(&self.directory) {
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) =>
@@ -282,16 +289,13 @@ impl Place {
 
     /// A spare file for an edit that follows `text`. `None` if that is written as fast without one, or cannot be had.
     pub fn spare(&self, text: &Text) -> Option<Spare> {
-        const LARGE: usize = 64 << 10;
-        /// By so much a few edits make a file longer.
-        const LONGER: usize = 16 << 10;
-        let length = text.file_len();
-        let (_, name) = self.replaced().next().filter(|_| length >= LARGE)?;
-        let file = self.unnamed().ok()??;
-        let room = length + LONGER;
-        let has_room = take_room(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, room).ok()?;
-        text.write_from(&file, 0).and_then(|()| owned_as(&self.directory.join(name), &file)).ok()?;
-        has_room.then(|| Spare { text: text.clone(), directory: self.directory.clone(), file, room })
+        let (_, name) = self.replaced().next().filter(|_| text.file_len() >= LARGE)?;
+        Spare::unnamed(self.unnamed().ok()??, self.directory.join(name), text)
+    }
+
+    /// The first of the files that are replaced.
+    pub fn first(&self) -> Option<PathBuf> {
+        self.replaced().next().map(|(_, name)| self.directory.join(name))
     }
 
     /// What the first of the files that are replaced says.
@@ -346,7 +350,7 @@ impl Place {
 }
 
 /// Gives a new file mode and owner of the one that it is to replace.
-fn owned_as(target: &Path, file: &File) -> io::Result<()> {
+pub(super) fn owned_as(target: &Path, file: &File) -> io::Result<()> {
     let Ok(old) = fs::metadata(target) else { return Ok(()) };
     let made = file.metadata()?;
     if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
@@ -355,52 +359,35 @@ fn owned_as(target: &Path, file: &File) -> io::Result<()> {
     if made.mode() == old.mode() { Ok(()) } else { file.set_permissions(old.permissions()) }
 }
 
-/// A file without a name that says what an operator's file says. An edit of that has to put into it what it changes and what is
-/// behind that, and nothing else: the text of a hundred thousand peers takes longer to write than all else that is done for one.
-#[derive(Debug)]
-pub struct Spare {
-    text: Text,
-    directory: PathBuf,
-    file: File,
-    /// So many bytes have their place on the disk already.
-    room: usize,
-}
-
-impl Spare {
-    pub fn says(&self, text: &Text) -> bool {
-        self.text == *text
-    }
-}
-
-/// Makes a file that says what `before` says say what `text` says.
-fn write_edit(file: &File, before: &Text, text: &Text) -> io::Result<()> {
-    let Splice { start, end, insert } = text.splice(before);
-    if insert.len() == end - start {
-        text.write_range(file, start..start + insert.len())?;
-    } else {
-        text.write_from(file, start)?;
-    }
-    if text.file_len() < before.file_len() {
-        file.set_len(text.file_len() as u64)?;
-    }
-    Ok(())
-}
-
 /// A file that was put in its place.
 #[derive(Debug)]
 pub struct Placed {
-    /// What was there before, if it could be opened: its memory goes with it.
-    pub old: Option<File>,
+    pub file: Arc<File>,
+    /// So many bytes have their place on the disk.
+    pub room: usize,
+    pub old: Old,
     /// What the system says of the new one, if whatever happens to it from now on shows in that.
     pub now: Option<Metadata>,
+}
+
+/// What was there before.
+#[derive(Debug)]
+pub enum Old {
+    /// It has no name any more, and its memory goes with this, if it could be opened.
+    Gone(Option<File>),
+    /// It has the other one's name.
+    Beside(Beside),
 }
 
 /// A text that is to take the place of a file.
 #[derive(Debug)]
 pub struct Unnamed {
     file: Arc<File>,
+    room: usize,
     /// What the file says, and what it is to say.
     unwritten: Option<(Text, Text)>,
+    /// The name that it has already.
+    named: Option<Beside>,
     beside: PathBuf,
     target: PathBuf,
 }
@@ -408,7 +395,8 @@ pub struct Unnamed {
 /// The same in its place but for the last step.
 #[derive(Debug)]
 pub struct Named {
-    pub file: Arc<File>,
+    file: Arc<File>,
+    room: usize,
     /// Before it had a name.
     staged: Metadata,
     beside: PathBuf,
@@ -416,30 +404,40 @@ pub struct Named {
 }
 
 impl Unnamed {
-    /// Writes what is not written yet, and puts it beside the file.
+    /// Writes what is not written yet, and puts it beside the file. What the operator's place has after a crash may be written to here: not
+    /// before it is decided upon that it says this.
     ///
     /// # Errors
     ///
     /// If it cannot be written, or have a name there.
     pub fn name(self) -> io::Result<Named> {
-        if let Some((before, text)) = &self.unwritten {
-            write_edit(&self.file, before, text)?;
-            owned_as(&self.target, &self.file)?;
+        let Self { file, room, unwritten, named, beside, target, .. } = self;
+        if let Some((before, text)) = &unwritten {
+            spare::write_edit(&file, before, text)?;
+            owned_as(&target, &file)?;
         }
-        let staged = self.file.metadata()?;
-        let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let name = || linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &self.beside, AtFlags::AT_SYMLINK_FOLLOW);
-        match name() {
-            // Of one that was replaced halfway.
-            Err(Errno::EEXIST) => {
-                absent(fs::remove_file(&self.beside))?;
-                name()?;
+        let staged = file.metadata()?;
+        match named {
+            Some(named) => {
+                spare::give_back(&file)?;
+                named.keep()?;
             }
-            named => named?,
+            None => {
+                let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+                let name =
+                    || linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &beside, AtFlags::AT_SYMLINK_FOLLOW);
+                match name() {
+                    // Of one that was replaced, or halfway.
+                    Err(Errno::EEXIST) => {
+                        absent(fs::remove_file(&beside))?;
+                        name()?;
+                    }
+                    named => named?,
+                }
+            }
         }
         crash::at(Point::EditNamed);
-        let Self { file, beside, target, .. } = self;
-        Ok(Named { file, staged, beside, target })
+        Ok(Named { file, room, staged, beside, target })
     }
 }
 
@@ -454,23 +452,40 @@ impl Named {
     /// # Errors
     ///
     /// If the file cannot be replaced; it is as it was.
-    pub fn replace(&self) -> io::Result<Placed> {
-        let old = File::open(&self.target).ok();
-        let linked = self.file.metadata();
-        let before = coarse();
-        fs::rename(&self.beside, &self.target).inspect_err(|_| drop(fs::remove_file(&self.beside)))?;
-        let placed = self.file.metadata();
-        let after = coarse();
+    pub fn replace(self) -> io::Result<Placed> {
+        let Self { file, room, staged, beside, target } = self;
+        // From here on it has another time when it is changed: see `coarse`.
+        let _ = file.metadata();
+        let is_large = staged.len() >= LARGE as u64;
+        let exchanged = is_large.then(|| Beside::exchange(&beside, &target)).flatten();
+        let old = match exchanged {
+            Some(beside) => Old::Beside(beside),
+            None => {
+                let old = File::open(&target).ok();
+                fs::rename(&beside, &target).inspect_err(|_| drop(fs::remove_file(&beside)))?;
+                Old::Gone(old)
+            }
+        };
         crash::at(Point::EditPlaced);
-        let now = placed.ok().filter(|placed| {
-            let text = |file: &Metadata| (file.mtime(), file.mtime_nsec(), file.len());
-            linked.is_ok()
-                && text(placed) == text(&self.staged)
-                && before
-                    .is_some_and(|tick| Some(tick) == after && (placed.ctime(), placed.ctime_nsec()) > tick)
-        });
-        Ok(Placed { old, now })
+        let now = seen_now(&file, &staged);
+        Ok(Placed { file, room, old, now })
     }
+}
+
+/// What the system says of a file, if whatever happens to it from now on shows in that. `staged` is what it said when the text was written.
+fn seen_now(file: &File, staged: &Metadata) -> Option<Metadata> {
+    // When a tick has just begun a time is no finer than that, for once.
+    const ATTEMPTS: usize = 3;
+    for attempt in 1..=ATTEMPTS {
+        let now = file.metadata().ok().filter(|now| Seen::of(now) == Seen::of(staged))?;
+        if coarse().is_some_and(|tick| (now.ctime(), now.ctime_nsec()) > tick) {
+            return Some(now);
+        }
+        if attempt < ATTEMPTS {
+            file.set_permissions(now.permissions()).ok()?;
+        }
+    }
+    None
 }
 
 /// The kernel's clock in steps of its ticks, which file systems go by. But since Linux 6.13 some give a file that somebody has looked at since

@@ -11,6 +11,7 @@ pub mod log;
 mod notify;
 pub mod panic;
 mod retry;
+mod spare;
 pub mod state;
 pub mod status;
 pub mod steward;
@@ -204,7 +205,12 @@ async fn enforce(
         block_in_place(|| steward.stop());
     }
     let kept = shared.kept.clone();
-    if let Err(error) = tokio::task::spawn_blocking(move || kept.settle()).await? {
+    let settled = tokio::task::spawn_blocking(move || {
+        let settled = kept.settle();
+        kept.forget();
+        settled
+    });
+    if let Err(error) = settled.await? {
         tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; the next start looks");
     }
     if options.detach_on_exit {

@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{block_in_place, spawn, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::install::{Place, Placed};
+use super::edits::IDLE;
+use super::install::{Named, Place};
 use super::journal::Journal;
 use super::retry::Retry;
 use super::state::Prepared;
@@ -237,13 +238,24 @@ impl Steward {
             let views = shared.enforcer().views();
             views.tidy();
             shared.memo.tidy();
-            if let Err(error) = shared.kept.settle() {
-                tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; tried again later");
+        };
+        let kept = self.shared.kept.clone();
+        let disk = {
+            let kept = kept.clone();
+            move || {
+                if let Err(error) = kept.settle() {
+                    tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; tried again later");
+                }
             }
         };
-        drop(spawn(async {
+        drop(spawn(async move {
             sleep(BEHIND).await;
+            // The kernel's part is mostly waiting.
+            let disk = spawn_blocking(disk);
             let _ = spawn_blocking(work).await;
+            let _ = disk.await;
+            sleep(IDLE).await;
+            let _ = spawn_blocking(move || kept.rest()).await;
         }));
     }
 
@@ -615,29 +627,23 @@ fn edit_in_force(
     let Ok(Some(noting)) = shared.kept.prepare(&options.state_dir, place, (old, texts)) else {
         return Ok(None);
     };
-    let spare = shared.kept.spare(old);
-    let Ok(Some(unnamed)) = place.stage_unnamed(texts, spare) else { return Ok(None) };
+    let Ok(Some(unnamed)) = place.stage_unnamed(texts, shared.kept.spare()) else { return Ok(None) };
     let applied = enforcer
         .apply(Arc::clone(model))
         .map_err(|error| Refusal::Faulty(format!("{:#}", anyhow::Error::new(error))))?;
-    let (noted, named) = shared.kept.note(noting, || unnamed.name());
-    if let Err(error) = noted {
-        if let Some(Ok(named)) = named {
-            named.take_back();
-        }
+    if let Err(error) = shared.kept.note(noting) {
         let undone = enforcer.apply_again(Arc::clone(before));
         let undone = undone.map_err(|undo| format!("{:#}", anyhow::Error::new(undo)));
         return Err(undecided(&error, undone));
     }
-    let named = named.unwrap_or_else(|| Err(std::io::Error::other("it was not written")));
-    let placed = named.and_then(|named| Ok((named.replace()?, named.file)));
-    let replaced = match placed {
-        Ok((Placed { old, now }, new)) => {
-            let text = place.replaced().next().and_then(|(index, _)| texts.get(index));
-            if let (Some(text), Some(file)) = (text, now) {
-                text.was_written(&shared.memo, &file);
+    let replaced = match unnamed.name().and_then(Named::replace) {
+        Ok(placed) => {
+            if let Some((index, _)) = place.replaced().next()
+                && let (Some(before), Some(text)) = (candidate.before.get(index), texts.get(index))
+            {
+                placed.now.iter().for_each(|file| text.was_written(&shared.memo, file));
+                shared.kept.is_placed(place, placed, before);
             }
-            shared.kept.is_placed(place.clone(), new, old);
             Ok(())
         }
         // What is noted stays noted, and is never said to be in place.
