@@ -515,6 +515,11 @@ pub fn recover(state_dir: &Path) -> io::Result<Recovered> {
                 Err(error) => Recovered::Unfinished(journal, error),
             });
         }
+        // Nothing will tell a torn one any more.
+        if let Some(file) = unplaced.edit.place.first().and_then(|path| File::open(path).ok()) {
+            file.sync_all()?;
+            unplaced.edit.place.sync()?;
+        }
     }
     let files: Vec<_> = files.iter().map(|(name, text)| (name.clone(), text.as_bytes())).collect();
     state::renew(state_dir, &files)?;

@@ -289,8 +289,8 @@ impl Place {
 
     /// A spare file for an edit that follows `text`. `None` if that is written as fast without one, or cannot be had.
     pub fn spare(&self, text: &Text) -> Option<Spare> {
-        let (_, name) = self.replaced().next().filter(|_| text.file_len() >= LARGE)?;
-        Spare::unnamed(self.unnamed().ok()??, self.directory.join(name), text)
+        let target = self.first().filter(|_| text.file_len() >= LARGE)?;
+        Spare::unnamed(self.unnamed().ok()??, target, text)
     }
 
     /// The first of the files that are replaced.
@@ -304,8 +304,7 @@ impl Place {
     ///
     /// If it cannot be read.
     pub fn first_text(&self) -> io::Result<Vec<u8>> {
-        let name = self.replaced().next().ok_or_else(|| io::Error::other("no file is replaced"))?.1;
-        fs::read(self.directory.join(name))
+        fs::read(self.first().ok_or_else(|| io::Error::other("no file is replaced"))?)
     }
 
     /// Waits until what was renamed is on the disk.
