@@ -30,7 +30,7 @@ points! {
     FilesStaged = "files-staged",
     /// The next last good copy is written beside the one there is.
     CopyPrepared = "copy-prepared",
-    /// The text with an edit in it is in a file without a name.
+    /// The text with an edit in it is in a file without a name, or there is a spare one for it.
     EditStaged = "edit-staged",
     /// The new ids are remembered; nothing is written under them.
     IdsTaken = "ids-taken",

@@ -5,7 +5,7 @@
 //! a change after that has another one, however coarse the clock.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -119,10 +119,11 @@ impl Memo {
         drop(gone);
     }
 
-    /// What a file says and how many bytes it has, if that is known without opening it, which whoever watches it would be told of.
-    pub(super) fn unread(&self, path: &Path) -> Option<(Arc<SourceFile>, u64)> {
-        let (stamp, source) = self.lock().files.get(path).cloned()?;
-        (stamp == Stamp::of(&fs::metadata(path).ok()?)).then(|| Some((source.upgrade()?, stamp.length)))?
+    /// What a file says, if that is known without reading it; `file` is what the system says of it now, through a descriptor of it.
+    pub(super) fn unread(&self, path: &Path, file: &Metadata) -> Option<Arc<SourceFile>> {
+        let remembered = self.lock();
+        let (stamp, source) = remembered.files.get(path)?;
+        (*stamp == Stamp::of(file)).then(|| source.upgrade())?
     }
 
     /// Remembers what a file says that was written before it was looked at.
@@ -138,7 +139,7 @@ impl Memo {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{File, FileTimes};
+    use std::fs::{self, File, FileTimes};
     use std::io::Write as _;
     use std::thread::sleep;
 

@@ -31,9 +31,9 @@ pub mod view;
 mod walk;
 
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read as _};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -278,9 +278,17 @@ impl PartialEq for Text {
 impl Text {
     /// Whether its file still says this.
     pub(crate) fn is_current(&self, memo: &Memo) -> bool {
-        let known = memo.unread(&self.0.path);
-        known.is_some_and(|(known, _)| Arc::ptr_eq(&known, &self.0))
-            || fs::read(&self.0.path).is_ok_and(|bytes| self.0.is(&bytes))
+        let read = || {
+            let mut file = File::open(&self.0.path)?;
+            let known = memo.unread(&self.0.path, &file.metadata()?);
+            if known.is_some_and(|known| Arc::ptr_eq(&known, &self.0)) {
+                return Ok(true);
+            }
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok::<_, io::Error>(self.0.is(&bytes))
+        };
+        read().unwrap_or(false)
     }
 
     /// Notes that its file says this, which the system tells as of `file`. Only where whatever happens to the file from now on shows there.

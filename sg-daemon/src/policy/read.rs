@@ -97,15 +97,15 @@ impl Files {
 
     fn add(&mut self, path: PathBuf) {
         let room = MOST_BYTES.saturating_sub(self.bytes);
-        if let Some((source, length)) = self.memo.unread(&path).filter(|(_, length)| *length <= room) {
-            self.bytes += length;
-            return self.sources.push(source);
-        }
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, file) = match opened {
             Ok(opened) => opened,
             Err(error) => return self.unreadable(&path, &error),
         };
+        if let Some(source) = self.memo.unread(&path, &metadata).filter(|_| metadata.len() <= room) {
+            self.bytes += metadata.len();
+            return self.sources.push(source);
+        }
         let stamp = Stamp::safe(&metadata);
         match read_at_most(file, &metadata, room) {
             Ok(Some(bytes)) => {

@@ -10,7 +10,7 @@
 //! A daemon that starts makes a new copy of a copy with edits, and looks whether the last edits are in the operator's file: what
 //! it says may be older, or torn, if the power went before the rename was on the disk. Anything else is the operator's.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::install::{Old, Place, Placed, absent};
+use super::install::{Old, Place, Placed, Staged, absent};
 use super::journal::Journal;
 use super::spare::{Seen, Spare};
 use super::state;
@@ -112,6 +112,39 @@ struct Current {
     seen: Option<Seen>,
 }
 
+impl State {
+    /// What was noted last is in the operator's place; what was there said `before`.
+    fn is_placed(&mut self, place: &Place, Placed { file, room, old, now }: Placed, before: &Text) {
+        let State { lines: Some(lines), unplaced, gone, current, other, spare, last, .. } = self else {
+            return;
+        };
+        *last = Some((Instant::now(), place.clone()));
+        let lines_file = Arc::clone(&lines.file);
+        *unplaced = Some(Unplaced {
+            place: place.clone(),
+            file: Arc::clone(&file),
+            lines: lines_file,
+            edits: lines.edits,
+        });
+        let seen = now.as_ref().map(Seen::of);
+        let former = current.replace(Current { file, room, seen });
+        gone.extend(other.take());
+        match (old, place.first()) {
+            (Old::Beside(beside), Some(target)) => {
+                let former = former.filter(|former| beside.is_of(&former.file));
+                let opened =
+                    || beside.open().map(|file| Current { file: Arc::new(file), room: 0, seen: None });
+                let Some(Current { file, room, seen: known }) = former.or_else(opened) else { return };
+                *other = Some(Arc::clone(&file));
+                let text = before.clone();
+                *spare = Some(Spare { file, text, target, room, beside: Some(beside), known });
+            }
+            (Old::Gone(old), _) => gone.extend(old.map(Arc::new)),
+            _ => {}
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Lines {
     file: Arc<File>,
@@ -140,14 +173,24 @@ impl Kept {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy of these texts was made.
-    pub fn is_now(&self, texts: Vec<Text>) {
-        *self.lock() = State { texts: Some(texts), ..State::default() };
+    /// Held as long as something is made of the state without its lock, and put back.
+    fn settling(&self) -> MutexGuard<'_, ()> {
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Another copy is about to be made.
+    fn replace(&self, state: State) {
+        let _settling = self.settling();
+        *self.lock() = state;
+    }
+
+    /// A copy of these texts was made.
+    pub fn is_now(&self, texts: Vec<Text>) {
+        self.replace(State { texts: Some(texts), ..State::default() });
+    }
+
+    /// Another copy is about to be made. Nothing is left beside the operator's file then.
     pub fn forget(&self) {
-        *self.lock() = State::default();
+        self.replace(State::default());
     }
 
     /// Whether the copy says this.
@@ -205,7 +248,8 @@ impl Kept {
         };
         if let Err(error) = put(line.as_bytes()) {
             let _ = put(&vec![0; line.len()]);
-            *state = State::default();
+            drop(state);
+            self.forget();
             return Err(error);
         }
         lines.end += line.len();
@@ -220,38 +264,26 @@ impl Kept {
         self.lock().spare.take()
     }
 
-    /// What was noted last is in the operator's place; what was there said `before`. [`Self::settle`] sees to the rest.
-    pub fn is_placed(&self, place: &Place, placed: Placed, before: &Text) {
-        let Placed { file, room, old, now } = placed;
+    /// Puts what was noted last in the operator's place, of files that said these; [`Self::settle`] sees to the rest. Returned is what the system
+    /// says of it, if whatever happens to it from now on shows in that.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be done. The operator's file says what it said.
+    pub fn put_in_place(
+        &self,
+        place: &Place,
+        staged: Staged,
+        before: &[Text],
+    ) -> io::Result<Option<Metadata>> {
+        // With the lock: names that are not needed any more go with it, too.
         let mut state = self.lock();
-        let State { lines: Some(lines), unplaced, gone, current, other, spare, last, .. } = &mut *state
-        else {
-            return;
-        };
-        *last = Some((Instant::now(), place.clone()));
-        let lines_file = Arc::clone(&lines.file);
-        *unplaced = Some(Unplaced {
-            place: place.clone(),
-            file: Arc::clone(&file),
-            lines: lines_file,
-            edits: lines.edits,
-        });
-        let seen = now.as_ref().map(Seen::of);
-        let former = current.replace(Current { file, room, seen });
-        gone.extend(other.take());
-        match (old, place.first()) {
-            (Old::Beside(beside), Some(target)) => {
-                let former = former.filter(|former| beside.is_of(&former.file));
-                let opened =
-                    || beside.open().map(|file| Current { file: Arc::new(file), room: 0, seen: None });
-                let Some(Current { file, room, seen: known }) = former.or_else(opened) else { return };
-                *other = Some(Arc::clone(&file));
-                let text = before.clone();
-                *spare = Some(Spare { file, text, target, room, beside: Some(beside), known });
-            }
-            (Old::Gone(old), _) => gone.extend(old.map(Arc::new)),
-            _ => {}
+        let placed = staged.name()?.replace()?;
+        let now = placed.now.clone();
+        if let Some(before) = place.text_of(before) {
+            state.is_placed(place, placed, before);
         }
+        Ok(now)
     }
 
     /// Waits until what was put in place is on the disk, and says so in a line.
@@ -260,7 +292,7 @@ impl Kept {
     ///
     /// If it cannot be brought there.
     pub fn settle(&self) -> io::Result<()> {
-        let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _settling = self.settling();
         let mut state = self.lock();
         let gone = std::mem::take(&mut state.gone);
         let (unplaced, other) = (state.unplaced.clone(), state.other.clone());
@@ -306,7 +338,7 @@ impl Kept {
             return;
         }
         let mut spare = state.spare.take();
-        let text = place.replaced().next().and_then(|(index, _)| state.texts.as_ref()?.get(index).cloned());
+        let text = state.texts.as_ref().and_then(|texts| place.text_of(texts)).cloned();
         drop(state);
         let mut left = spare.take_if(|spare| !spare.look_over()).map(|spare| self.let_go(spare));
         let Some(spare) = spare.or_else(|| place.spare(&text?)) else { return };
@@ -331,16 +363,26 @@ impl Kept {
 
     /// When nothing was edited for a while, nothing is left beside the operator's file.
     pub fn rest(&self) {
-        let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut state = self.lock();
+        let _settling = self.settling();
         let is_over = |(last, _): &mut (Instant, Place)| last.elapsed() >= IDLE;
-        let Some((_, place)) = state.last.take_if(is_over) else { return };
+        let Some((_, place)) = self.lock().last.take_if(is_over) else { return };
+        self.clear();
+        self.prepare_spare(&place);
+    }
+
+    /// The operator's files are about to be replaced by other means: those have the names beside them.
+    pub fn stand_back(&self) {
+        let _settling = self.settling();
+        self.clear();
+    }
+
+    fn clear(&self) {
+        let mut state = self.lock();
         let spare = state.spare.take_if(|spare| spare.beside.is_some());
         let others = (state.current.take(), state.other.take());
         drop(state);
         let file = spare.map(|spare| self.let_go(spare));
         drop((file, others));
-        self.prepare_spare(&place);
     }
 }
 
@@ -452,17 +494,17 @@ fn read(directory: &Path) -> io::Result<Option<Edited>> {
 /// Whether the power may have made this of files that were about to be written over with one of these texts after the other: it is cut short, and
 /// parts of it are missing, or are of different ones.
 fn is_torn(found: &[u8], texts: &[&[u8]]) -> bool {
-    /// What a disk writes whole.
-    const SECTOR: usize = 512;
+    /// A disk writes more of it whole. But while it fetches that from memory the next text may be written there, a line of a cache after the other.
+    const LINE: usize = 64;
     let is_of = |(number, part): (usize, &[u8])| {
         texts.iter().any(|text| {
-            let text = text.get(number * SECTOR..).unwrap_or_default();
+            let text = text.get(number * LINE..).unwrap_or_default();
             part.iter().enumerate().all(|(at, byte)| *byte == 0 || text.get(at) == Some(byte))
         })
     };
     !texts.contains(&found)
         && texts.iter().any(|text| found.len() <= text.len())
-        && found.chunks(SECTOR).enumerate().all(is_of)
+        && found.chunks(LINE).enumerate().all(is_of)
 }
 
 /// Files by their names, with what they say.
@@ -529,7 +571,7 @@ pub fn recover(state_dir: &Path) -> io::Result<Recovered> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 
     use nix::libc;
 
@@ -580,11 +622,10 @@ mod tests {
         fn edit(&mut self, text: &str, replace: bool) {
             let (place, texts) = (self.place(), loaded(&self.file, text));
             let noting = self.kept.prepare(&self.state, &place, (&self.texts, &texts)).unwrap().unwrap();
-            let unnamed = place.stage_unnamed(&texts, self.kept.spare()).unwrap().unwrap();
+            let staged = place.stage_alone(&texts, self.kept.spare()).unwrap().unwrap();
             self.kept.note(noting).unwrap();
             if replace {
-                let placed = unnamed.name().unwrap().replace().unwrap();
-                self.kept.is_placed(&place, placed, &self.texts[0]);
+                self.kept.put_in_place(&place, staged, &self.texts).unwrap();
             }
             self.texts = texts;
         }
@@ -703,9 +744,10 @@ mod tests {
         // A file that said the first one when it was replaced, and is about to say the last one: whether or not the one between is sure
         // to be on the disk.
         let torn = [mixed(&old, &two, 3), [mixed(&old, &one, 3), vec![0; two.len() - one.len()]].concat()];
+        let line = [&old.as_bytes()[..1024 + 64], &two.as_bytes()[1024 + 64..]].concat();
         let thrice = [&two.as_bytes()[..512], &one.as_bytes()[512..1024], &old.as_bytes()[1024..]].concat();
         for settle in [false, true] {
-            for torn in torn.iter().chain([&thrice, &old.clone().into_bytes()]) {
+            for torn in torn.iter().chain([&line, &thrice, &old.clone().into_bytes()]) {
                 let mut site = Site::new(&old);
                 site.edit(&one, true);
                 if settle {
@@ -891,12 +933,12 @@ mod tests {
         site.settled_edit(&large_texts("")[0]);
         let spare = site.kept.spare().unwrap();
         let [here, there] = ["p.json", "z.json"].map(|name| site.file.with_file_name(name));
-        assert!(!spare.fits(&there, &site.texts[0]));
-        assert!(spare.fits(&here, &site.texts[0]));
+        assert!(spare.lend(&there, &site.texts[0]).is_none());
+        assert!(spare.lend(&here, &site.texts[0]).is_some());
         let more: Vec<String> = (0..1000).map(|number| format!("more-{number}")).collect();
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
         let longer = loaded(&site.file, &large(&more, 0));
-        assert!(!spare.fits(&here, &longer[0]), "there is no room for it");
+        assert!(spare.lend(&here, &longer[0]).is_none(), "there is no room for it");
     }
 
     #[test]
@@ -909,13 +951,51 @@ mod tests {
         let spare = site.kept.spare().unwrap();
         let beside = site.beside().remove(0);
         let next = loaded(&site.file, &texts[3]);
-        let staged = site.place().stage_unnamed(&next, Some(spare)).unwrap().unwrap();
+        let staged = site.place().stage_alone(&next, Some(spare)).unwrap().unwrap();
         // Whoever opens it now may have to wait.
         let says = |text: &str| fs::metadata(&beside).unwrap().len() == text.len() as u64;
         assert!(says(&texts[1]) && !says(&texts[3]));
         let placed = staged.name().unwrap().replace().unwrap();
         assert!(matches!(placed.old, Old::Beside(_)));
         assert_eq!(site.says(), texts[3]);
+    }
+
+    #[test]
+    fn what_comes_of_no_edit_is_left_to_others() {
+        let texts = large_texts("");
+        let mut site = Site::new(&large(&[], 0));
+        site.settled_edit(&texts[0]);
+        site.settled_edit(&texts[1]);
+        let other = site.kept.lock().other.clone().unwrap();
+        // SAFETY: the call takes a descriptor, which is open.
+        let lease = || unsafe { libc::fcntl(other.as_raw_fd(), libc::F_GETLEASE) };
+        let next = loaded(&site.file, &texts[2]);
+        let staged = site.place().stage_alone(&next, site.kept.spare()).unwrap().unwrap();
+        assert_eq!(lease(), libc::F_WRLCK);
+        drop(staged);
+        assert_eq!((lease(), site.beside()), (libc::F_UNLCK, Vec::new()));
+        for text in &texts[2..4] {
+            site.settled_edit(text);
+        }
+    }
+
+    #[test]
+    fn whoever_may_not_read_the_operators_file_reads_no_other() {
+        let texts = large_texts("");
+        let mut site = Site::new(&large(&[], 0));
+        site.settled_edit(&texts[0]);
+        site.settled_edit(&texts[1]);
+        let open_to_all = fs::metadata(&site.beside()[0]).unwrap();
+        assert_eq!(open_to_all.mode() & 0o777, 0o644);
+        fs::set_permissions(&site.file, PermissionsExt::from_mode(0o600)).unwrap();
+        for text in &texts[2..5] {
+            site.settled_edit(text);
+            for file in site.beside().iter().chain([&site.file]) {
+                let file = fs::metadata(file).unwrap();
+                assert_eq!(file.mode() & 0o777, 0o600);
+                assert_ne!(file.ino(), open_to_all.ino());
+            }
+        }
     }
 
     #[test]

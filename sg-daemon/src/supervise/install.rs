@@ -19,7 +19,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::linkat;
 use serde::{Deserialize, Serialize};
 
-use super::spare::{self, Beside, LARGE, Seen, Spare};
+use super::spare::{self, Beside, LARGE, Loan, Seen, Spare};
 use crate::crash::{self, Point};
 use crate::policy::{Text, is_policy_name};
 
@@ -238,20 +238,22 @@ impl Place {
     }
 
     /// The text of the only file that is replaced, in a file that has no name yet, so nothing is left of it after a crash. With a spare
-    /// file that has room for it, it is written there when it is to have its name. `None` if several are replaced, or the file system knows no such files.
+    /// file that has room for it, it is written there when it is to have its name. `None` if several are replaced, or the file system knows no files
+    /// without names.
     ///
     /// # Errors
     ///
     /// If it cannot be written; the policy is as it was.
-    pub fn stage_unnamed(&self, texts: &[Text], spare: Option<Spare>) -> io::Result<Option<Unnamed>> {
+    pub fn stage_alone(&self, texts: &[Text], spare: Option<Spare>) -> io::Result<Option<Staged>> {
         let mut replaced = self.replaced();
         let (Some((index, name)), None) = (replaced.next(), replaced.next()) else { return Ok(None) };
         let text = texts.get(index).ok_or_else(|| io::Error::other("a text is missing"))?;
         let (beside, target) = (self.beside(name), self.directory.join(name));
-        let staged = match spare.filter(|spare| spare.fits(&target, text)) {
-            Some(Spare { file, text: before, room, beside: named, .. }) => {
+        let lent = spare.and_then(|spare| Some((spare.lend(&target, text)?, spare)));
+        let staged = match lent {
+            Some((loan, Spare { beside: named, file, text: before, room, .. })) => {
                 let unwritten = Some((before, text.clone()));
-                Unnamed { file, room, unwritten, named, beside, target }
+                Staged { named, loan, file, room, unwritten, beside, target }
             }
             None => {
                 let Some(file) = self.unnamed()? else { return Ok(None) };
@@ -266,7 +268,7 @@ impl Place {
                 text.write_from(&file, 0)?;
                 owned_as(&target, &file)?;
                 let file = Arc::new(file);
-                Unnamed { file, room, unwritten: None, named: None, beside, target }
+                Staged { named: None, loan: None, file, room, unwritten: None, beside, target }
             }
         };
         crash::at(Point::EditStaged);
@@ -296,6 +298,11 @@ impl Place {
     /// The first of the files that are replaced.
     pub fn first(&self) -> Option<PathBuf> {
         self.replaced().next().map(|(_, name)| self.directory.join(name))
+    }
+
+    /// Its text, of those of all files.
+    pub fn text_of<'t>(&self, texts: &'t [Text]) -> Option<&'t Text> {
+        self.replaced().next().and_then(|(index, _)| texts.get(index))
     }
 
     /// What the first of the files that are replaced says.
@@ -380,13 +387,14 @@ pub enum Old {
 
 /// A text that is to take the place of a file.
 #[derive(Debug)]
-pub struct Unnamed {
+pub struct Staged {
+    /// The name that the file has already.
+    named: Option<Beside>,
+    loan: Option<Loan>,
     file: Arc<File>,
     room: usize,
     /// What the file says, and what it is to say.
     unwritten: Option<(Text, Text)>,
-    /// The name that it has already.
-    named: Option<Beside>,
     beside: PathBuf,
     target: PathBuf,
 }
@@ -402,7 +410,7 @@ pub struct Named {
     target: PathBuf,
 }
 
-impl Unnamed {
+impl Staged {
     /// Writes what is not written yet, and puts it beside the file. What the operator's place has after a crash may be written to here: not
     /// before it is decided upon that it says this.
     ///
@@ -410,17 +418,15 @@ impl Unnamed {
     ///
     /// If it cannot be written, or have a name there.
     pub fn name(self) -> io::Result<Named> {
-        let Self { file, room, unwritten, named, beside, target, .. } = self;
+        let Self { named, loan, file, room, unwritten, beside, target } = self;
         if let Some((before, text)) = &unwritten {
             spare::write_edit(&file, before, text)?;
             owned_as(&target, &file)?;
         }
+        drop(loan);
         let staged = file.metadata()?;
         match named {
-            Some(named) => {
-                spare::give_back(&file)?;
-                named.keep()?;
-            }
+            Some(named) => named.keep()?,
             None => {
                 let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
                 let name =
@@ -441,11 +447,6 @@ impl Unnamed {
 }
 
 impl Named {
-    /// It is not to take the place of the file.
-    pub fn take_back(self) {
-        remove(&self.beside);
-    }
-
     /// Puts it there; it may not be on the disk then.
     ///
     /// # Errors
@@ -481,7 +482,8 @@ fn seen_now(file: &File, staged: &Metadata) -> Option<Metadata> {
             return Some(now);
         }
         if attempt < ATTEMPTS {
-            file.set_permissions(now.permissions()).ok()?;
+            // Nothing changes but the time of the change.
+            fchown(file, None, None).ok()?;
         }
     }
     None

@@ -12,7 +12,7 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ const LONGER: usize = 16 << 10;
 /// See above.
 #[derive(Debug)]
 pub struct Spare {
+    /// The name that it has, if it has one. It goes while the file is open: until then nobody else's has its inode.
+    pub beside: Option<Beside>,
     pub file: Arc<File>,
     /// What it says.
     pub text: Text,
@@ -38,9 +40,7 @@ pub struct Spare {
     pub target: PathBuf,
     /// So many bytes have their place on the disk already.
     pub room: usize,
-    /// The name that it has, if it has one …
-    pub beside: Option<Beside>,
-    /// … and then what the system said of it when it said nothing but that, if whatever was written to it since shows.
+    /// If it has a name, what the system said of it when it said nothing but that, if whatever was written to it since shows.
     pub known: Option<Seen>,
 }
 
@@ -53,33 +53,28 @@ impl Spare {
         Some(Self { file, text, target, room, beside: None, known: None })
     }
 
-    /// Whether this text can be put into it for that place, without anybody seeing it who should not. With a name, it is on loan
-    /// then: see [`borrow`].
-    pub fn fits(&self, target: &Path, text: &Text) -> bool {
-        let is_free = |beside: &Beside| {
-            let is_known =
-                beside.look().is_some_and(|file| file.nlink() == 1 && self.known == Some(Seen::of(&file)));
-            is_known && !has_list(&self.file) && borrow(&self.file).is_ok()
-        };
-        self.target == *target
-            && self.text.has_bom() == text.has_bom()
-            && text.file_len() <= self.room
-            && self.beside.as_ref().is_none_or(is_free)
+    /// Whether this text can be put into it for that place, without anybody seeing it who should not. With a name, it is on loan as long
+    /// as what is returned is there.
+    pub fn lend(&self, target: &Path, text: &Text) -> Option<Option<Loan>> {
+        let fits =
+            self.target == *target && self.text.has_bom() == text.has_bom() && text.file_len() <= self.room;
+        let Some(beside) = &self.beside else { return fits.then_some(None) };
+        let file = beside.look().filter(|file| file.nlink() == 1 && self.known == Some(Seen::of(file)))?;
+        let whose = |file: &Metadata| (file.mode(), file.uid(), file.gid());
+        let is_as_there = fs::metadata(target).is_ok_and(|there| whose(&there) == whose(&file));
+        (fits && is_as_there && !has_list(&self.file)).then(|| Loan::of(&self.file)).flatten().map(Some)
     }
 
     /// Makes sure that one with a name says what it should, and can be used. Returns whether it can.
     pub fn look_over(&mut self) -> bool {
-        if has_list(&self.file) || borrow(&self.file).is_err() {
-            return false;
-        }
+        let Some(_loan) = Loan::of(&self.file).filter(|_| !has_list(&self.file)) else { return false };
         if self.known.is_none() {
-            let room = make_room(&self.file, &self.text);
-            self.room = room.unwrap_or(0);
+            self.room = make_room(&self.file, &self.text).unwrap_or(0);
             let seen = self.file.metadata().map(|file| Seen::of(&file));
             // Somebody may have written to it just before it was replaced.
             self.known = seen.ok().filter(|_| says(&self.file, &self.text).unwrap_or(false));
         }
-        give_back(&self.file).is_ok() && self.known.is_some()
+        self.known.is_some()
     }
 }
 
@@ -124,9 +119,11 @@ impl Beside {
         file.metadata().is_ok_and(|file| inode(&file) == self.inode)
     }
 
-    /// The file of this name, to be read and written.
+    /// The file of this name, to be read and written. It is not waited for.
     pub fn open(&self) -> Option<File> {
-        let file = File::options().read(true).write(true).open(self.path.as_ref()?).ok()?;
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+        let file = options.open(self.path.as_ref()?).ok()?;
         self.is_of(&file).then_some(file)
     }
 
@@ -206,24 +203,26 @@ fn has_list(file: &File) -> bool {
     length >= 0 || !matches!(Errno::last(), Errno::ENODATA | Errno::EOPNOTSUPP)
 }
 
-/// Makes sure that nobody else has a file open, and that whoever opens it waits until [`give_back`]: a write lease (man 2 fcntl).
-///
-/// # Errors
-///
-/// If somebody has it open, or files of its owner or file system have no leases.
-fn borrow(file: &File) -> io::Result<()> {
-    /// include/uapi/asm-generic/fcntl.h; the crate does not know it.
-    const F_SETSIG: libc::c_int = 10;
-    // Who is waited for is told so by a signal. By default this one is ignored; the usual one would end the process.
-    control(file, F_SETSIG, libc::SIGURG)?;
-    control(file, libc::F_SETLEASE, libc::F_WRLCK)
+/// A file that nobody else has open, and that whoever opens waits for: a write lease (man 2 fcntl).
+#[derive(Debug)]
+pub struct Loan(Arc<File>);
+
+impl Loan {
+    /// `None` if somebody has it open, or files of its owner or file system have no leases.
+    fn of(file: &Arc<File>) -> Option<Self> {
+        /// include/uapi/asm-generic/fcntl.h; the crate does not know it.
+        const F_SETSIG: libc::c_int = 10;
+        // Who is waited for is told so by a signal. By default this one is ignored; the usual one would end the process.
+        control(file, F_SETSIG, libc::SIGURG).ok()?;
+        control(file, libc::F_SETLEASE, libc::F_WRLCK).ok()?;
+        Some(Self(Arc::clone(file)))
+    }
 }
 
-/// See [`borrow`]. Nothing happens if it was not borrowed.
-pub fn give_back(file: &File) -> io::Result<()> {
-    match control(file, libc::F_SETLEASE, libc::F_UNLCK) {
-        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(()),
-        done => done,
+impl Drop for Loan {
+    fn drop(&mut self) {
+        // If it cannot be given back it is gone.
+        let _ = control(&self.0, libc::F_SETLEASE, libc::F_UNLCK);
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::{block_in_place, spawn, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::edits::IDLE;
-use super::install::{Named, Place};
+use super::install::Place;
 use super::journal::Journal;
 use super::retry::Retry;
 use super::state::Prepared;
@@ -595,6 +595,7 @@ fn put_in_force(
         .kept
         .settle()
         .map_err(|error| failed("what was edited before cannot be brought to the disk", error))?;
+    shared.kept.stand_back();
     let journal = Journal::begin(&options.state_dir, place, &texts, seconds).map_err(|error| {
         failed(&format!("cannot write to the state directory {}", options.state_dir.display()), error)
     })?;
@@ -627,7 +628,7 @@ fn edit_in_force(
     let Ok(Some(noting)) = shared.kept.prepare(&options.state_dir, place, (old, texts)) else {
         return Ok(None);
     };
-    let Ok(Some(unnamed)) = place.stage_unnamed(texts, shared.kept.spare()) else { return Ok(None) };
+    let Ok(Some(staged)) = place.stage_alone(texts, shared.kept.spare()) else { return Ok(None) };
     let applied = enforcer
         .apply(Arc::clone(model))
         .map_err(|error| Refusal::Faulty(format!("{:#}", anyhow::Error::new(error))))?;
@@ -636,22 +637,15 @@ fn edit_in_force(
         let undone = undone.map_err(|undo| format!("{:#}", anyhow::Error::new(undo)));
         return Err(undecided(&error, undone));
     }
-    let replaced = match unnamed.name().and_then(Named::replace) {
-        Ok(placed) => {
-            if let Some((index, _)) = place.replaced().next()
-                && let (Some(before), Some(text)) = (candidate.before.get(index), texts.get(index))
-            {
-                placed.now.iter().for_each(|file| text.was_written(&shared.memo, file));
-                shared.kept.is_placed(place, placed, before);
-            }
-            Ok(())
+    let replaced = shared.kept.put_in_place(place, staged, old).map(|now| {
+        if let (Some(text), Some(file)) = (place.text_of(texts), now) {
+            text.was_written(&shared.memo, &file);
         }
+    });
+    if replaced.is_err() {
         // What is noted stays noted, and is never said to be in place.
-        Err(error) => {
-            shared.kept.forget();
-            Err(error)
-        }
-    };
+        shared.kept.forget();
+    }
     Ok(Some(Noted { applied, place: place.clone(), texts: texts.clone(), replaced }))
 }
 
