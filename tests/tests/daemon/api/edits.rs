@@ -1,7 +1,11 @@
 //! Edits through the daemon: in force and in the files at once, or not at all (SPEC K2, K10, K23, D3, D21, D22).
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::read_to_string;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sg_tests::{Daemon, outside};
@@ -156,4 +160,68 @@ fn spec_d25_an_edit_of_one_file_of_several_keeps_the_others_and_the_whole_copy()
     };
     assert_eq!(names(&after), names(&before));
     assert_eq!(names(&after).len(), 4, "webs, more, new-one, default");
+}
+
+/// A file of 64 KiB and more is not written anew for each edit, and nobody notices but by its speed.
+#[test]
+fn spec_d4_d20_edits_of_a_large_file_in_a_row_are_whole_for_every_reader_and_leave_nothing() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let world = World::new(1);
+    let peers = (0..2000).map(|number| {
+        let address = Ipv4Addr::from_bits(0xc612_0000 + number);
+        json!({ "address": address, "security_groups": ["friends"] })
+    });
+    let text = policy(json!({
+        "security_groups": [
+            { "name": "webs", "inbound": [{ "protocol": "TCP", "source": "@friends", "port": 80 }] },
+            { "name": "friends" },
+        ],
+        "interfaces": [interface(world.guest(0), &["webs"])],
+        "peers": peers.collect::<Vec<_>>(),
+    }));
+    let mut daemon = Daemon::start(&world.site, &text).unwrap();
+    let path = daemon.policy_path();
+    let hidden = path.with_file_name(format!(".{}.sgd-new", path.file_name().unwrap().to_str().unwrap()));
+    let gone = |after: Instant| {
+        while hidden.exists() {
+            assert!(after.elapsed() < PATIENCE, "{} is still there", hidden.display());
+            sleep(Duration::from_millis(100));
+        }
+    };
+    let said = || fs::read_to_string(&path).unwrap();
+    let mut readers = Vec::new();
+    for number in 1..=12 {
+        if number % 3 == 0 {
+            readers.push((File::open(&path).unwrap(), said()));
+        }
+        let address = format!("203.0.113.{number}");
+        sgctl(&daemon, &["peer", "add", &address, "friends"], 0);
+        assert!(said().contains(&address));
+        // What somebody still reads is not for the next edit.
+        assert!(hidden.exists() || number % 3 == 0);
+    }
+    let probe = world.tcp(outside::STRANGER, world.guest(0).v4, 80);
+    world.expect(&[denied(probe.clone())]);
+    sgctl(&daemon, &["peer", "add", &outside::STRANGER.to_string(), "friends"], 0);
+    world.expect(&[allowed(probe)]);
+    for (reader, said) in readers {
+        assert_eq!(read_to_string(reader).unwrap(), said);
+    }
+    gone(Instant::now());
+    // The next one is written to a file without a name, and the one after it to what that has replaced.
+    for address in ["203.0.113.12", "203.0.113.11"] {
+        sgctl(&daemon, &["peer", "remove", address], 0);
+        assert!(!said().contains(address));
+    }
+    assert!(hidden.exists());
+    daemon.terminate().unwrap();
+    assert!(!hidden.exists());
+    daemon.resume().unwrap();
+    sgctl(&daemon, &["diff"], 0);
+    sgctl(&daemon, &["peer", "remove", "203.0.113.1"], 0);
+    assert!(hidden.exists());
+    daemon.kill();
+    daemon.resume().unwrap();
+    assert!(!hidden.exists());
+    assert!(!said().contains("\"203.0.113.1\"") && said().contains("203.0.113.10"));
 }
