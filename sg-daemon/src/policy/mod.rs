@@ -33,8 +33,9 @@ mod walk;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, IoSlice, Read as _};
+use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -279,16 +280,37 @@ impl Text {
     /// Whether its file still says this.
     pub(crate) fn is_current(&self, memo: &Memo) -> bool {
         let read = || {
-            let mut file = File::open(&self.0.path)?;
+            let file = File::open(&self.0.path)?;
             let known = memo.unread(&self.0.path, &file.metadata()?);
             if known.is_some_and(|known| Arc::ptr_eq(&known, &self.0)) {
                 return Ok(true);
             }
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok::<_, io::Error>(self.0.is(&bytes))
+            self.is_in(&file)
         };
         read().unwrap_or(false)
+    }
+
+    /// Whether a file says this and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub(crate) fn is_in(&self, file: &File) -> io::Result<bool> {
+        const AT_ONCE: usize = 64 << 10;
+        let mut bytes = vec![0; AT_ONCE];
+        let mut at = 0;
+        for part in self.0.parts_from(0).flat_map(|part| part.chunks(AT_ONCE)) {
+            let Some(bytes) = bytes.get_mut(..part.len()) else { return Ok(false) };
+            match file.read_exact_at(bytes, at) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                read => read?,
+            }
+            if bytes != part {
+                return Ok(false);
+            }
+            at += part.len() as u64;
+        }
+        Ok(file.metadata()?.len() == at)
     }
 
     /// Notes that its file says this, which the system tells as of `file`. Only where whatever happens to the file from now on shows there.
@@ -299,11 +321,6 @@ impl Text {
     /// How long its file is.
     pub(crate) fn file_len(&self) -> usize {
         self.0.file_offset(self.0.len())
-    }
-
-    /// What the file holds, in parts.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.parts_from(0)
     }
 
     /// Writes what the file holds from a place of the text on.
@@ -342,6 +359,11 @@ impl Text {
     /// What it is made of `before` by.
     pub(crate) fn splice(&self, before: &Self) -> Splice {
         self.0.splice(&before.0)
+    }
+
+    /// What of `before` has another text in its place here.
+    pub(crate) fn change(&self, before: &Self) -> Range<usize> {
+        self.0.change(&before.0)
     }
 
     pub(crate) fn has_bom(&self) -> bool {

@@ -16,7 +16,7 @@ use super::diagnostic::Findings;
 use super::model::{FileId, Offset, Source};
 use super::raw::{Known, List, RawFile, RawGroup, RawInterface, RawPeer, RawRemote, RawRule, RawRules};
 use super::read::{MOST_TREE, STRICT, weigh};
-use super::source::{SourceFile, Span, Spanned, Splice, Within};
+use super::source::{SourceFile, Span, Spanned, Within};
 use super::walk;
 
 /// A file as it was walked.
@@ -81,7 +81,7 @@ pub(crate) struct Change {
 
 impl Change {
     fn between(old: &SourceFile, new: &SourceFile) -> Option<Self> {
-        let Splice { start, end, .. } = new.splice(old);
+        let Range { start, end } = new.change(old);
         let longer = new.len() as isize - old.len() as isize;
         let before = old.position(end);
         let after = new.position(end.checked_add_signed(longer)?);

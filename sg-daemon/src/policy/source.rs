@@ -415,8 +415,15 @@ impl SourceFile {
 
     /// What this is made of `before` by.
     pub fn splice(&self, before: &Self) -> Splice {
+        let Range { start, end } = self.change(before);
+        let insert = self.slice(start..self.len() - (before.len() - end)).unwrap_or_default();
+        Splice { start, end, insert: insert.into_owned() }
+    }
+
+    /// What of `before` has another text in its place here.
+    pub fn change(&self, before: &Self) -> Range<usize> {
         if let Some(splice) = self.splice_of(before) {
-            return splice.clone();
+            return splice.start..splice.end;
         }
         let front = before.same_front(self);
         let start = before.floor(front).min(self.floor(front));
@@ -425,8 +432,7 @@ impl SourceFile {
         while is_inside(before, back) || is_inside(self, back) {
             back -= 1;
         }
-        let insert = self.slice(start..self.len() - back).unwrap_or_default().into_owned();
-        Splice { start, end: before.len() - back, insert }
+        start..before.len() - back
     }
 
     /// A number that is another one, most probably, for another text. Counted once.

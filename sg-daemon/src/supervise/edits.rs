@@ -119,18 +119,18 @@ impl State {
             return;
         };
         *last = Some((Instant::now(), place.clone()));
-        let lines_file = Arc::clone(&lines.file);
         *unplaced = Some(Unplaced {
             place: place.clone(),
             file: Arc::clone(&file),
-            lines: lines_file,
+            lines: Arc::clone(&lines.file),
             edits: lines.edits,
         });
         let seen = now.as_ref().map(Seen::of);
         let former = current.replace(Current { file, room, seen });
         gone.extend(other.take());
-        match (old, place.first()) {
-            (Old::Beside(beside), Some(target)) => {
+        match old {
+            Old::Beside(beside) => {
+                let Some(target) = place.first() else { return };
                 let former = former.filter(|former| beside.is_of(&former.file));
                 let opened =
                     || beside.open().map(|file| Current { file: Arc::new(file), room: 0, seen: None });
@@ -139,8 +139,7 @@ impl State {
                 let text = before.clone();
                 *spare = Some(Spare { file, text, target, room, beside: Some(beside), known });
             }
-            (Old::Gone(old), _) => gone.extend(old.map(Arc::new)),
-            _ => {}
+            Old::Gone(old) => gone.extend(old.map(Arc::new)),
         }
     }
 }
@@ -209,10 +208,8 @@ impl Kept {
         place: &Place,
         (before, texts): (&[Text], &[Text]),
     ) -> io::Result<Option<Noting>> {
-        let mut replaced = place.replaced().map(|(index, _)| index);
-        let (Some(index), None) = (replaced.next(), replaced.next()) else { return Ok(None) };
-        let (Some(old), Some(new)) = (before.get(index), texts.get(index)) else { return Ok(None) };
-        if !self.says(before) {
+        let (Some(old), Some(new)) = (place.first_of(before), place.first_of(texts)) else { return Ok(None) };
+        if place.replaced().count() > 1 || !self.says(before) {
             return Ok(None);
         }
         let Splice { start, end, insert } = new.splice(old);
@@ -280,7 +277,7 @@ impl Kept {
         let mut state = self.lock();
         let placed = staged.name()?.replace()?;
         let now = placed.now.clone();
-        if let Some(before) = place.text_of(before) {
+        if let Some(before) = place.first_of(before) {
             state.is_placed(place, placed, before);
         }
         Ok(now)
@@ -338,27 +335,25 @@ impl Kept {
             return;
         }
         let mut spare = state.spare.take();
-        let text = state.texts.as_ref().and_then(|texts| place.text_of(texts)).cloned();
+        let text = state.texts.as_ref().and_then(|texts| place.first_of(texts)).cloned();
         drop(state);
-        let mut left = spare.take_if(|spare| !spare.look_over()).map(|spare| self.let_go(spare));
+        spare.take_if(|spare| !spare.look_over()).into_iter().for_each(|spare| self.let_go(spare));
         let Some(spare) = spare.or_else(|| place.spare(&text?)) else { return };
         let mut state = self.lock();
         if state.spare.is_none() {
             state.spare = Some(spare);
-            drop(state);
-        } else {
-            drop(state);
-            left = Some(self.let_go(spare));
+            return;
         }
-        drop(left);
+        drop(state);
+        self.let_go(spare);
     }
 
-    /// A name goes while nobody gives it to another file, and memory, which is returned, when nobody waits.
-    fn let_go(&self, Spare { file, beside, .. }: Spare) -> Arc<File> {
+    /// A name goes while nobody gives it to another file, and memory when nobody waits.
+    fn let_go(&self, Spare { file, beside, .. }: Spare) {
         let state = self.lock();
         drop(beside);
         drop(state);
-        file
+        drop(file);
     }
 
     /// When nothing was edited for a while, nothing is left beside the operator's file.
@@ -381,8 +376,8 @@ impl Kept {
         let spare = state.spare.take_if(|spare| spare.beside.is_some());
         let others = (state.current.take(), state.other.take());
         drop(state);
-        let file = spare.map(|spare| self.let_go(spare));
-        drop((file, others));
+        spare.into_iter().for_each(|spare| self.let_go(spare));
+        drop(others);
     }
 }
 
@@ -421,8 +416,7 @@ impl LastEdits {
     /// Whether the operator's file is without them, and is so by nobody's will.
     fn is_missing(&self, files: &[(String, String)]) -> bool {
         let Ok(found) = self.edit.place.first_text() else { return false };
-        let index = self.edit.place.replaced().map(|(index, _)| index).next();
-        let Some((_, last)) = index.and_then(|index| files.get(index)) else { return false };
+        let Some((_, last)) = self.edit.place.first_of(files) else { return false };
         let is_older = |before: &String| bare(before).as_bytes() == bare_bytes(&found);
         let texts: Vec<&[u8]> = self.before.iter().chain([last]).map(String::as_bytes).collect();
         found != last.as_bytes() && (is_torn(&found, &texts) || self.before.iter().any(is_older))

@@ -252,6 +252,15 @@ impl Site {
     }
 }
 
+/// Two files take turns: the first of these texts, which an edit has replaced with the second, is for the next edit.
+fn two_in_turn() -> (Site, [String; 6]) {
+    let texts = large_texts("");
+    let mut site = Site::new(&large(&[], 0));
+    site.settled_edit(&texts[0]);
+    site.settled_edit(&texts[1]);
+    (site, texts)
+}
+
 #[test]
 fn while_a_large_file_is_edited_two_take_turns_and_then_nothing_is_left() {
     for bom in ["", BOM] {
@@ -292,7 +301,6 @@ fn while_a_large_file_is_edited_two_take_turns_and_then_nothing_is_left() {
 
 #[test]
 fn what_others_can_see_or_have_changed_takes_no_turn() {
-    let texts = large_texts("");
     type Prevents = dyn Fn(&Site) -> Option<File>;
     let open = |site: &Site| File::open(&site.file).ok();
     let link = |site: &Site| {
@@ -326,9 +334,7 @@ fn what_others_can_see_or_have_changed_takes_no_turn() {
     let all: [(&str, &Prevents); 4] = [("open", &open), ("link", &link), ("write", &write), ("list", &list)];
     for (name, prevents) in all {
         for settle in [true, false] {
-            let mut site = Site::new(&large(&[], 0));
-            site.settled_edit(&texts[0]);
-            site.settled_edit(&texts[1]);
+            let (mut site, texts) = two_in_turn();
             let before = site.inode();
             let held = prevents(&site);
             let held_says = held.as_ref().map(|_| site.says());
@@ -367,10 +373,7 @@ fn a_spare_file_is_of_one_place() {
 
 #[test]
 fn what_may_be_in_place_after_a_crash_is_not_written_to_before_that_is_decided_upon() {
-    let texts = large_texts("");
-    let mut site = Site::new(&large(&[], 0));
-    site.settled_edit(&texts[0]);
-    site.settled_edit(&texts[1]);
+    let (mut site, texts) = two_in_turn();
     site.settled_edit(&texts[2]);
     let spare = site.kept.spare().unwrap();
     let beside = site.beside().remove(0);
@@ -386,10 +389,7 @@ fn what_may_be_in_place_after_a_crash_is_not_written_to_before_that_is_decided_u
 
 #[test]
 fn what_comes_of_no_edit_is_left_to_others() {
-    let texts = large_texts("");
-    let mut site = Site::new(&large(&[], 0));
-    site.settled_edit(&texts[0]);
-    site.settled_edit(&texts[1]);
+    let (mut site, texts) = two_in_turn();
     let other = site.kept.lock().other.clone().unwrap();
     // SAFETY: the call takes a descriptor, which is open.
     let lease = || unsafe { libc::fcntl(other.as_raw_fd(), libc::F_GETLEASE) };
@@ -405,10 +405,7 @@ fn what_comes_of_no_edit_is_left_to_others() {
 
 #[test]
 fn whoever_may_not_read_the_operators_file_reads_no_other() {
-    let texts = large_texts("");
-    let mut site = Site::new(&large(&[], 0));
-    site.settled_edit(&texts[0]);
-    site.settled_edit(&texts[1]);
+    let (mut site, texts) = two_in_turn();
     let open_to_all = fs::metadata(&site.beside()[0]).unwrap();
     assert_eq!(open_to_all.mode() & 0o777, 0o644);
     fs::set_permissions(&site.file, PermissionsExt::from_mode(0o600)).unwrap();

@@ -300,9 +300,9 @@ impl Place {
         self.replaced().next().map(|(_, name)| self.directory.join(name))
     }
 
-    /// Its text, of those of all files.
-    pub fn text_of<'t>(&self, texts: &'t [Text]) -> Option<&'t Text> {
-        self.replaced().next().and_then(|(index, _)| texts.get(index))
+    /// What is of it, of what is of all files.
+    pub fn first_of<'a, T>(&self, all: &'a [T]) -> Option<&'a T> {
+        self.replaced().next().and_then(|(index, _)| all.get(index))
     }
 
     /// What the first of the files that are replaced says.

@@ -12,7 +12,7 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, renameat2};
 use nix::libc;
 
 use super::install::{owned_as, take_room};
-use crate::policy::{Splice, Text};
+use crate::policy::Text;
 
 /// From so many bytes on a spare file is worth while.
 pub const LARGE: usize = 64 << 10;
@@ -72,7 +72,7 @@ impl Spare {
             self.room = make_room(&self.file, &self.text).unwrap_or(0);
             let seen = self.file.metadata().map(|file| Seen::of(&file));
             // Somebody may have written to it just before it was replaced.
-            self.known = seen.ok().filter(|_| says(&self.file, &self.text).unwrap_or(false));
+            self.known = seen.ok().filter(|_| self.text.is_in(&self.file).unwrap_or(false));
         }
         self.known.is_some()
     }
@@ -86,11 +86,11 @@ pub fn make_room(file: &File, text: &Text) -> Option<usize> {
 
 /// Makes a file that says what `before` says say what `text` says.
 pub fn write_edit(file: &File, before: &Text, text: &Text) -> io::Result<()> {
-    let Splice { start, end, insert } = text.splice(before);
-    if insert.len() == end - start {
-        text.write_range(file, start..start + insert.len())?;
+    let change = text.change(before);
+    if text.file_len() == before.file_len() {
+        text.write_range(file, change)?;
     } else {
-        text.write_from(file, start)?;
+        text.write_from(file, change.start)?;
     }
     if text.file_len() < before.file_len() {
         file.set_len(text.file_len() as u64)?;
@@ -172,27 +172,6 @@ impl Seen {
 
 fn inode(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
-}
-
-/// Whether a file says this and nothing else.
-fn says(file: &File, text: &Text) -> io::Result<bool> {
-    const AT_ONCE: usize = 64 << 10;
-    let mut bytes = vec![0; AT_ONCE];
-    let mut at = 0;
-    for part in text.parts() {
-        for part in part.chunks(AT_ONCE) {
-            let Some(bytes) = bytes.get_mut(..part.len()) else { return Ok(false) };
-            match file.read_exact_at(bytes, at) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-                read => read?,
-            }
-            if bytes != part {
-                return Ok(false);
-            }
-            at += part.len() as u64;
-        }
-    }
-    Ok(file.metadata()?.len() == at)
 }
 
 /// Whether more than its mode says who may read it: what is given to one file is not given to the other.

@@ -240,12 +240,10 @@ impl Steward {
             shared.memo.tidy();
         };
         let kept = self.shared.kept.clone();
-        let disk = {
-            let kept = kept.clone();
-            move || {
-                if let Err(error) = kept.settle() {
-                    tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; tried again later");
-                }
+        let resting = kept.clone();
+        let disk = move || {
+            if let Err(error) = kept.settle() {
+                tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; tried again later");
             }
         };
         drop(spawn(async move {
@@ -255,7 +253,7 @@ impl Steward {
             let _ = spawn_blocking(work).await;
             let _ = disk.await;
             sleep(IDLE).await;
-            let _ = spawn_blocking(move || kept.rest()).await;
+            let _ = spawn_blocking(move || resting.rest()).await;
         }));
     }
 
@@ -638,7 +636,7 @@ fn edit_in_force(
         return Err(undecided(&error, undone));
     }
     let replaced = shared.kept.put_in_place(place, staged, old).map(|now| {
-        if let (Some(text), Some(file)) = (place.text_of(texts), now) {
+        if let (Some(text), Some(file)) = (place.first_of(texts), now) {
             text.was_written(&shared.memo, &file);
         }
     });

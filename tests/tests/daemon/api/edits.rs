@@ -182,12 +182,6 @@ fn spec_d4_d20_edits_of_a_large_file_in_a_row_are_whole_for_every_reader_and_lea
     let mut daemon = Daemon::start(&world.site, &text).unwrap();
     let path = daemon.policy_path();
     let hidden = path.with_file_name(format!(".{}.sgd-new", path.file_name().unwrap().to_str().unwrap()));
-    let gone = |after: Instant| {
-        while hidden.exists() {
-            assert!(after.elapsed() < PATIENCE, "{} is still there", hidden.display());
-            sleep(Duration::from_millis(100));
-        }
-    };
     let said = || fs::read_to_string(&path).unwrap();
     let mut readers = Vec::new();
     for number in 1..=12 {
@@ -207,7 +201,11 @@ fn spec_d4_d20_edits_of_a_large_file_in_a_row_are_whole_for_every_reader_and_lea
     for (reader, said) in readers {
         assert_eq!(read_to_string(reader).unwrap(), said);
     }
-    gone(Instant::now());
+    let last = Instant::now();
+    while hidden.exists() {
+        assert!(last.elapsed() < PATIENCE, "{} is still there", hidden.display());
+        sleep(Duration::from_millis(100));
+    }
     // The next one is written to a file without a name, and the one after it to what that has replaced.
     for address in ["203.0.113.12", "203.0.113.11"] {
         sgctl(&daemon, &["peer", "remove", address], 0);
