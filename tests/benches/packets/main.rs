@@ -39,8 +39,19 @@ struct Effort {
     many: Vec<(Hook, bool)>,
 }
 
+impl Effort {
+    /// The kinds of programs at which very many flows come by: each kind's are in a table of their own.
+    fn tables_of_many(&self) -> impl Iterator<Item = Kind> {
+        [Kind::Xdp, Kind::Tc]
+            .into_iter()
+            .filter(|kind| self.many.iter().any(|(hook, _)| hook.kind() == *kind))
+    }
+}
+
 /// Very many flows.
 const MANY: u32 = 1 << 20;
+/// A table that they nearly fill.
+const ROOM: TableSizes = TableSizes::new(MANY + MANY / 8, TableSizes::HALF_OPEN);
 
 fn main() -> Result<()> {
     // `cargo bench` adds `--bench`.
@@ -62,7 +73,8 @@ fn main() -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &cpus)?;
     let lab = Lab::new()?;
     let netns = lab.netns("bench")?;
-    let devices = (0..=effort.sizes.len()).map(|number| plug(&netns, number)).collect::<Result<Vec<_>>>()?;
+    let sessions = effort.sizes.len() + effort.tables_of_many().count();
+    let devices = (0..sessions).map(|number| plug(&netns, number)).collect::<Result<Vec<_>>>()?;
     netns.run(|| run(&effort, devices))?
 }
 
@@ -109,19 +121,15 @@ impl Case {
 /// Connections in random order, in tables as large as they are by default.
 const SOME: [u32; 2] = [1 << 10, 1 << 16];
 
-fn run(effort: &Effort, mut devices: Vec<[String; 2]>) -> Result<()> {
+fn run(effort: &Effort, devices: Vec<[String; 2]>) -> Result<()> {
     let mut figures = Figures::open()?;
-    let large = devices.pop().unwrap();
+    let mut devices = devices.into_iter();
     let mut sessions = Vec::new();
-    for (size, devices) in effort.sizes.iter().zip(devices) {
-        sessions.push(Session::open(devices, *size, TableSizes::default())?);
-    }
-    sessions.push(Session::open(large, effort.sizes[0], room(effort))?);
     let mut cases = Vec::new();
-    for (number, session) in sessions.iter_mut().enumerate() {
-        let last = number == effort.sizes.len();
+    for (number, (size, devices)) in effort.sizes.iter().zip(&mut devices).enumerate() {
+        let mut session = Session::open(devices, *size, TableSizes::default())?;
         // While the table is empty: each then has the slot that is its own, and what it costs is no chance.
-        for hook in Hook::ALL.into_iter().filter(|_| !last) {
+        for hook in Hook::ALL {
             for v6 in [false, true] {
                 for what in [What::Established, What::Reply] {
                     session.open_one(hook, v6, what)?;
@@ -130,13 +138,17 @@ fn run(effort: &Effort, mut devices: Vec<[String; 2]>) -> Result<()> {
         }
         for hook in Hook::ALL {
             for v6 in [false, true] {
-                if !last {
-                    few(&mut cases, session, (number, hook, v6))?;
-                } else if effort.many.contains(&(hook, v6)) {
-                    many(&mut cases, session, (number, hook, v6))?;
-                }
+                few(&mut cases, &mut session, (number, hook, v6))?;
             }
         }
+        sessions.push(session);
+    }
+    for (kind, devices) in effort.tables_of_many().zip(devices) {
+        let mut session = Session::open(devices, effort.sizes[0], ROOM)?;
+        for (hook, v6) in effort.many.iter().filter(|(hook, _)| hook.kind() == kind) {
+            many(&mut cases, &mut session, (sessions.len(), *hook, *v6))?;
+        }
+        sessions.push(session);
     }
     let empty = [bpf::empty(Kind::Tc)?, bpf::empty(Kind::Xdp)?];
     for case in &mut cases {
@@ -217,13 +229,6 @@ fn few(cases: &mut Vec<Case>, session: &mut Session, (number, hook, v6): (usize,
 /// What comes by of the connections that guests have opened.
 fn what_passes(hook: Hook) -> What {
     if hook == Hook::TcEgress { What::Reply } else { What::Established }
-}
-
-/// A table that very many connections nearly fill.
-fn room(effort: &Effort) -> TableSizes {
-    // Each device's guest has connections of its own.
-    let devices = if effort.many.iter().any(|(hook, _)| *hook == Hook::XdpIngress) { 2 } else { 1 };
-    TableSizes::new(devices * (MANY + MANY / 8), TableSizes::HALF_OPEN)
 }
 
 fn many(cases: &mut Vec<Case>, session: &mut Session, (number, hook, v6): (usize, Hook, bool)) -> Result<()> {
