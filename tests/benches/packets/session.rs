@@ -319,14 +319,14 @@ fn places(hook: Hook, v6: bool, opener: bool) -> Places {
     }
 }
 
-/// Lets one interface have all the flows that the tables hold.
+/// Lets one interface have all the flows that the tables hold, of which there is one for each family.
 fn lift_limits(interfaces: &std::path::Path, live: u32) -> Result<()> {
     let interfaces = Map::Array(MapData::from_pin(interfaces)?);
     let mut interfaces: Array<MapData, Interface> = interfaces.try_into()?;
     for index in 0..interfaces.len() {
         let interface = interfaces.get(&index, 0)?;
         if interface.ifindex != 0 {
-            interfaces.set(index, Interface { live_limit: live, ..interface }, 0)?;
+            interfaces.set(index, Interface { live_limit: 2 * live, ..interface }, 0)?;
         }
     }
     Ok(())
