@@ -28,5 +28,6 @@ pub mod metrics;
 pub mod plan;
 pub mod policy;
 pub mod protocols;
+pub(crate) mod shards;
 pub mod supervise;
 pub mod transfer;

@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
+use super::behind;
 use super::extract::Failure;
 use super::limits::{BODY, HEAD, Limits, Place, REFUSAL, REFUSALS, UNREAD};
 use super::paced::{Paced, Timed};
@@ -84,7 +85,7 @@ async fn serve(stream: UnixStream, router: Router, peer: Peer, place: Place) {
     let io = TokioIo::new(Paced::new(stream, UNREAD));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10);
-    if let Err(error) = http.serve_connection(io, service).await {
+    if let Err(error) = behind::serve(http.serve_connection(io, service)).await {
         tracing::debug!(%error, uid = peer.uid, "a connection has failed");
     }
 }

@@ -1,5 +1,6 @@
 //! HTTP and JSON over a Unix socket: how `sgctl`, and anything else on the host, reaches the daemon.
 
+pub mod behind;
 pub mod candidate;
 pub mod client;
 pub mod edit;

@@ -5,11 +5,22 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use super::chunks::Chunks;
-use super::model::{GroupId, Peer, VpcId};
+use super::model::{GroupId, Peer, Source, VpcId};
+use crate::shards::Shards;
 
 /// In the order of the files.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Peers(Chunks<Peer, About>);
+#[derive(Debug, Clone, Default)]
+pub struct Peers {
+    list: Chunks<Peer, About>,
+    /// Each address as often as it is in the list: mostly the question is about one that is not, or is of one peer only.
+    addresses: Shards<Vec<IpAddr>>,
+}
+
+impl PartialEq for Peers {
+    fn eq(&self, other: &Self) -> bool {
+        self.list == other.list
+    }
+}
 
 /// What is known of a chunk.
 #[derive(Debug)]
@@ -72,41 +83,49 @@ fn bits(address: IpAddr) -> (usize, Line) {
 
 impl Peers {
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.list.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Peer> + Clone {
-        self.0.iter()
+        self.list.iter()
     }
 
     pub fn get(&self, index: usize) -> Option<&Peer> {
-        self.0.get(index)
+        self.list.get(index)
     }
 
     pub fn last(&self) -> Option<&Peer> {
-        self.0.last()
+        self.list.last()
     }
 
     pub(super) fn push(&mut self, peer: Peer) {
-        self.0.push(peer);
+        self.addresses.of_mut(peer.address).into_iter().for_each(|shard| shard.push(peer.address));
+        self.list.push(peer);
     }
 
     /// The peers of that address, of every VPC, with their places.
     pub fn of_address(&self, address: IpAddr) -> impl Iterator<Item = (usize, &Peer)> {
         let bits = bits(address);
-        let chunks = self.0.each_about(About::of).filter(move |(.., about)| about.may_have(bits));
+        let chunks = (self.count_of(address) > 0).then(|| self.list.each_about(About::of));
+        let chunks = chunks.into_iter().flatten().filter(move |(.., about)| about.may_have(bits));
         chunks
             .flat_map(|(before, peers, _)| (before..).zip(peers))
             .filter(move |(_, peer)| peer.address == address)
     }
 
+    /// How many peers have that address, of all VPCs: without a look at the list.
+    pub fn count_of(&self, address: IpAddr) -> usize {
+        let shard = self.addresses.of(address).into_iter().flatten();
+        shard.filter(|&&one| one == address).count()
+    }
+
     /// Every group that a peer is in, by VPC, at least once.
     pub fn groups(&self) -> impl Iterator<Item = (VpcId, GroupId)> {
-        self.0.each_about(About::of).flat_map(|(.., about)| about.groups.iter().copied())
+        self.list.each_about(About::of).flat_map(|(.., about)| about.groups.iter().copied())
     }
 
     /// What is between the peers with which both lists begin and those with which they end, if ids mean the same.
@@ -114,17 +133,28 @@ impl Peers {
         let same = |one: &Peer, other: &Peer| {
             one.address == other.address && one.vpc == other.vpc && one.groups == other.groups
         };
-        let front = self.0.same_front(&new.0, same);
-        let back = self.0.same_back(&new.0, front, same);
-        [self, new].map(|peers| peers.0.range(front..peers.len() - back).collect())
+        let front = self.list.same_front(&new.list, same);
+        let back = self.list.same_back(&new.list, front, same);
+        [self, new].map(|peers| peers.list.range(front..peers.len() - back).collect())
     }
 
     pub(super) fn spliced(&self, range: Range<usize>, peers: Vec<Peer>) -> Self {
-        Self(self.0.spliced(range, peers))
+        let mut addresses = self.addresses.clone();
+        for Peer { address, .. } in self.list.range(range.clone()) {
+            let shard = addresses.of_mut(*address);
+            shard.into_iter().for_each(|shard| {
+                shard.iter().position(|one| one == address).map(|at| shard.swap_remove(at));
+            });
+        }
+        for Peer { address, .. } in &peers {
+            addresses.of_mut(*address).into_iter().for_each(|shard| shard.push(*address));
+        }
+        Self { list: self.list.spliced(range, peers), addresses }
     }
 
-    pub(super) fn change(&mut self, range: Range<usize>, change: impl FnMut(&mut Peer)) {
-        self.0.change(range, change);
+    /// Where those of a range are written.
+    pub(super) fn change_sources(&mut self, range: Range<usize>, mut change: impl FnMut(&mut Source)) {
+        self.list.change(range, |peer| change(&mut peer.source));
     }
 }
 
@@ -133,7 +163,7 @@ impl<'p> IntoIterator for &'p Peers {
     type IntoIter = Box<dyn Iterator<Item = &'p Peer> + 'p>;
 
     fn into_iter(self) -> Self::IntoIter {
-        (&self.0).into_iter()
+        (&self.list).into_iter()
     }
 }
 
@@ -165,7 +195,7 @@ mod tests {
         }
         assert_eq!((5000..50_000).flat_map(|number| peers.of_address(peer(number).address)).count(), 0);
         let looked_at = |address| {
-            peers.0.each_about(About::of).filter(|(.., about)| about.may_have(bits(address))).count()
+            peers.list.each_about(About::of).filter(|(.., about)| about.may_have(bits(address))).count()
         };
         let looked_at: usize = (5000..50_000).map(|number| looked_at(peer(number).address)).sum();
         assert!(looked_at < 45_000 * 20 / 100, "{looked_at} chunks of twenty");
@@ -182,6 +212,16 @@ mod tests {
             next.of_address(peer(9000).address).count() + next.of_address(peer(700).address).count(),
             1
         );
+        // How often an address is there is known after each change as if it were counted.
+        let again = next.spliced(10..20, vec![peer(30), Peer { vpc: VpcId(7), ..peer(30) }, peer(9001)]);
+        for (peers, number) in
+            [&peers, &next, &again].into_iter().flat_map(|peers| (0..9002).map(move |number| (peers, number)))
+        {
+            let address = peer(number).address;
+            let counted = peers.iter().filter(|peer| peer.address == address).count();
+            assert_eq!((peers.count_of(address), peers.of_address(address).count()), (counted, counted));
+        }
+        assert_eq!(again.count_of(peer(30).address), 3);
         let [gone, come] = peers.others(&next);
         assert_eq!((gone.len(), come.as_slice()), (1300, &[&peer(9000)][..]));
     }

@@ -15,6 +15,7 @@ use super::journal::Journal;
 use super::retry::Retry;
 use super::state::Prepared;
 use super::{Cause, Options, by_device, never, reload, report};
+use crate::api::behind;
 use crate::api::candidate::ApplyAnswer;
 use crate::api::edit::EditAnswer;
 use crate::api::server::Shared;
@@ -78,11 +79,11 @@ pub type Answer = Result<ApplyAnswer, Refusal>;
 pub type Orders = mpsc::Sender<oneshot::Sender<Loan>>;
 
 /// The steward in the hands of who has an order for it: what is done at once in one place need not wait for other threads to
-/// wake up. It goes back when this is dropped.
+/// wake up. It goes back when this is dropped, which wakes one up.
 pub struct Loan(Option<(Steward, oneshot::Sender<Steward>)>);
 
 impl Loan {
-    fn carry_out(mut self, order: Order) -> Option<Answer> {
+    fn carry_out(&mut self, order: Order) -> Option<Answer> {
         let (steward, _) = self.0.as_mut()?;
         Some(steward.order(order))
     }
@@ -101,8 +102,10 @@ impl Drop for Loan {
 pub async fn carry_out(orders: &Orders, order: Order) -> Option<Answer> {
     let (lend, lent) = oneshot::channel();
     orders.send(lend).await.ok()?;
-    let loan = lent.await.ok()?;
-    block_in_place(|| loan.carry_out(order))
+    let mut loan = lent.await.ok()?;
+    let answer = block_in_place(|| loan.carry_out(order));
+    behind::leave(loan);
+    answer
 }
 
 /// What there is to know about changes, for the API.

@@ -151,8 +151,8 @@ impl Resolver<'_, '_> {
             // Those behind may stand on another line.
             if old.last().zip(new.last()).is_some_and(|(old, new)| !is_old(old, new)) {
                 let mut raw = new.range(new.len() - back..new.len());
-                peers.change(end..base + new.len(), |peer| {
-                    raw.next().into_iter().for_each(|raw| peer.source = self.at(raw.span, &raw.at));
+                peers.change_sources(end..base + new.len(), |source| {
+                    raw.next().into_iter().for_each(|raw| *source = self.at(raw.span, &raw.at));
                 });
             }
             base += new.len();
@@ -160,7 +160,8 @@ impl Resolver<'_, '_> {
         let taken = |at: usize| {
             let this = peers.get(at);
             this.is_none_or(|this| {
-                peers.of_address(this.address).any(|(other, peer)| other != at && peer.vpc == this.vpc)
+                peers.count_of(this.address) > 1
+                    && peers.of_address(this.address).any(|(other, peer)| other != at && peer.vpc == this.vpc)
             })
         };
         (!fresh.into_iter().any(taken)).then_some(peers)
