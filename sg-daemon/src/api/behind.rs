@@ -1,37 +1,45 @@
-//! What is let go of when an answer is written, not before.
+//! What is done when an answer is written, not before.
 //!
-//! To give something back mostly wakes up another thread, which may take the processor of the one that is about to write the
-//! answer. So whoever made the answer leaves it with the connection, until that has done what it can for now.
+//! To begin something mostly wakes up another thread, which may take the processor of the one that is about to write the
+//! answer. So whoever made the answer leaves it to the connection, until that has done what it can for now.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 
+type Work = Box<dyn FnOnce() + Send>;
+
 tokio::task_local! {
-    static LEFT: RefCell<Vec<Box<dyn Send>>>;
+    static LATER: RefCell<Vec<Work>>;
 }
 
-/// Serves a connection. What its requests leave goes when the connection waits, for whatever it may be, or ends.
+/// Serves a connection. What its requests leave for later is done when the connection waits, for whatever it may be, or ends.
 pub async fn serve<F: Future>(connection: F) -> F::Output {
     let mut connection = pin!(connection);
     let served = poll_fn(|context| {
         let polled = connection.as_mut().poll(context);
-        let left = LEFT.with(RefCell::take);
-        drop(left);
+        LATER.with(RefCell::take).into_iter().for_each(|work| work());
         polled
     });
-    LEFT.scope(RefCell::default(), served).await
+    LATER.scope(RefCell::default(), served).await
 }
 
-/// Drops this behind the answer to the request at hand, or at once if there is none.
-pub fn leave(what: impl Send + 'static) {
-    // Without a connection `what` is dropped with the closure.
-    let _ = LEFT.try_with(|left| left.borrow_mut().push(Box::new(what)));
+/// Does this behind the answer to the request at hand, or at once if there is none.
+pub fn later(work: impl FnOnce() + Send + 'static) {
+    let mut work = Some(work);
+    let left = LATER.try_with(|later| {
+        let work = work.take();
+        later.borrow_mut().extend(work.map(|work| Box::new(work) as Work));
+    });
+    if let (Err(_), Some(work)) = (left, work) {
+        work();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Poll;
 
     use super::*;
@@ -40,37 +48,54 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
     }
 
-    #[test]
-    fn what_is_left_goes_when_the_connection_waits_or_ends_and_not_before() {
-        let (first, second) = (Arc::new(()), Arc::new(()));
-        wait(serve(async {
-            leave(Arc::clone(&first));
-            assert_eq!(Arc::strong_count(&first), 2, "the answer is not written yet");
-            tokio::task::yield_now().await;
-            assert_eq!(Arc::strong_count(&first), 1, "the connection has waited");
-            leave(Arc::clone(&second));
-        }));
-        assert_eq!(Arc::strong_count(&second), 1, "the connection has ended");
+    #[derive(Clone, Default)]
+    struct Done(Arc<AtomicUsize>);
+
+    impl Done {
+        fn later(&self) {
+            let done = Arc::clone(&self.0);
+            later(move || {
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+
+        fn times(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
     }
 
     #[test]
-    fn what_is_left_goes_while_a_connection_waits_for_long() {
-        let left = Arc::new(());
+    fn what_is_left_is_done_when_the_connection_waits_or_ends_and_not_before() {
+        let (first, second) = (Done::default(), Done::default());
+        wait(serve(async {
+            first.later();
+            assert_eq!(first.times(), 0, "the answer is not written yet");
+            tokio::task::yield_now().await;
+            assert_eq!(first.times(), 1, "the connection has waited");
+            second.later();
+        }));
+        assert_eq!((first.times(), second.times()), (1, 1), "the connection has ended");
+    }
+
+    #[test]
+    fn what_is_left_is_done_while_a_connection_waits_for_long() {
+        let done = Done::default();
         wait(async {
             let mut connection = pin!(serve(async {
-                leave(Arc::clone(&left));
+                done.later();
                 std::future::pending::<()>().await;
             }));
             let waits = poll_fn(|context| Poll::Ready(connection.as_mut().poll(context).is_pending())).await;
             assert!(waits);
-            assert_eq!(Arc::strong_count(&left), 1);
+            assert_eq!(done.times(), 1);
         });
+        assert_eq!(done.times(), 1);
     }
 
     #[test]
-    fn where_there_is_no_connection_nothing_is_kept() {
-        let left = Arc::new(());
-        leave(Arc::clone(&left));
-        assert_eq!(Arc::strong_count(&left), 1);
+    fn where_there_is_no_connection_it_is_done_at_once() {
+        let done = Done::default();
+        done.later();
+        assert_eq!(done.times(), 1);
     }
 }

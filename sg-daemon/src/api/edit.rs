@@ -17,7 +17,7 @@ use super::server::{Shared, blocking};
 use crate::diff::{Change, diff};
 use crate::policy::edit::{Done, Edit, EditError, EditedPolicy, RuleDirection, apply_next};
 use crate::policy::model::Model;
-use crate::supervise::steward::{self, EditOrder, Order, Refusal};
+use crate::supervise::steward::{EditOrder, Order, Refusal};
 
 /// The most that are carried out at once.
 pub const MOST_EDITS: usize = 100;
@@ -324,7 +324,7 @@ async fn carry_out(shared: Shared, edits: Vec<Edit>, dry_run: bool) -> Outcome {
     }
     let (told, tells) = oneshot::channel();
     let order = Order::Edit(EditOrder { edits, told });
-    let answer = steward::carry_out(&shared.orders, order).await.ok_or_else(gone)?;
+    let answer = shared.orders.carry_out(order).await.ok_or_else(gone)?;
     let applied = answer.map_err(|refusal| match refusal {
         Refusal::Edit(error) => refused(&error),
         other => super::policy::failure(&other),

@@ -29,7 +29,7 @@ use crate::policy::model::{Model, OnRuleChange};
 use crate::policy::{self, Loaded};
 use crate::protocols;
 use crate::supervise::status::flow_status;
-use crate::supervise::steward::{self, Order, Refusal};
+use crate::supervise::steward::{Order, Refusal};
 
 /// As large as a policy may be; in JSON its text is somewhat longer.
 const LARGEST: usize = 64 << 20;
@@ -258,7 +258,7 @@ async fn post_rollback(State(shared): State<Shared>) -> Result<Json<ApplyAnswer>
 }
 
 async fn give(shared: &Shared, order: Order) -> Result<Json<ApplyAnswer>, Failure> {
-    let answer = steward::carry_out(&shared.orders, order).await.ok_or_else(gone)?;
+    let answer = shared.orders.carry_out(order).await.ok_or_else(gone)?;
     answer.map(Json).map_err(|refusal| failure(&refusal))
 }
 

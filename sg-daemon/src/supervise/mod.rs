@@ -25,7 +25,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -33,7 +32,7 @@ use self::edits::Kept;
 use self::journal::{Journal, Recovered};
 use self::notify::Watchdog;
 use self::retry::Retry;
-use self::steward::{Changes, Steward};
+use self::steward::{Changes, Orders, Steward};
 use self::watch::{FileWatch, LinkWatch};
 use crate::api::peer::{Access, SocketOptions};
 use crate::api::server::{Shared, bind, serve};
@@ -131,7 +130,7 @@ async fn enforce(
              {sizes}. To have those, at the price of all connections: run sgd with --detach-on-exit, stop it, start it"
         );
     }
-    let (orders, mut ordered) = mpsc::channel(4);
+    let orders = Orders::default();
     let enforcer = Arc::new(Mutex::new(enforcer));
     let events = Events::start(&enforcer, &options.state_dir)
         .context("cannot listen to the programs; restart sgd, and report it if it happens again")?;
@@ -140,7 +139,7 @@ async fn enforce(
         events,
         refused: Arc::new(Mutex::new(None)),
         changes: Arc::new(Mutex::new(Changes { notice, ..Changes::default() })),
-        orders,
+        orders: orders.clone(),
         policy: options.policy.clone().into(),
         memo: Memo::default(),
         kept: Kept::default(),
@@ -156,7 +155,7 @@ async fn enforce(
     // Who waits for a start finds nothing of the policy before.
     on_enforcer(&shared, Enforcer::settle).await?;
     let retry = Retry::new(by_device);
-    let mut steward = Steward::new(options.clone(), shared.clone(), retry, unfinished);
+    orders.accept(Steward::new(options.clone(), shared.clone(), retry, unfinished)).await;
     let mut server = tokio::spawn(serve(listener, shared.clone(), access));
     let metrics = metrics.map(|listener| tokio::spawn(serve_metrics(listener, shared.clone())));
     let mut watchdog = Watchdog::new();
@@ -173,20 +172,15 @@ async fn enforce(
                 if let Some(flow_log) = &*shared.flow_log() {
                     flow_log.reopen();
                 }
-                block_in_place(|| steward.files_changed());
+                orders.with(Steward::files_changed).await;
             }
-            () = files.changed() => block_in_place(|| steward.files_changed()),
-            Some(borrower) = ordered.recv() => {
-                steward = steward.lend(borrower).await.context("an order was not carried out to its end")?;
-                steward.settle_soon();
-            }
-            () = steward.due() => block_in_place(|| steward.time_is_up()),
+            () = files.changed() => drop(orders.with(Steward::files_changed).await),
+            () = orders.due() => drop(orders.with(Steward::time_is_up).await),
             changed = links.changed() => {
                 changed.context("the network devices cannot be watched any more; restart sgd")?;
                 on_enforcer(&shared, reconcile).await?;
-                steward.retry.devices_changed();
+                orders.with(Steward::devices_changed).await;
             }
-            () = steward.retry.due() => block_in_place(|| steward.devices_changed()),
             _ = collect.tick() => collect_flows(&shared).await?,
             () = watchdog.due() => watchdog.beat(&shared),
             // The kernel side goes on; whoever supervises this process starts it again.
@@ -201,7 +195,9 @@ async fn enforce(
     let events = shared.events.clone();
     tokio::task::spawn_blocking(move || events.stop()).await?;
     end_flow_log(&shared).await;
-    if !options.detach_on_exit {
+    if let Some(mut steward) = orders.close().await
+        && !options.detach_on_exit
+    {
         block_in_place(|| steward.stop());
     }
     let kept = shared.kept.clone();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::task::spawn_blocking;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::api::server::Shared;
@@ -47,10 +48,11 @@ fn complain(error: &io::Error) {
 }
 
 /// Tells the service manager that the daemon is alive, if it wants to know (`WatchdogSec=` of systemd.service(5)). Told by
-/// the main loop, and only when the enforcer can be had: a daemon that hangs in either is silent and is started anew.
+/// the main loop, and only when nothing is being put in force and the enforcer can be had: a daemon that hangs in any of them is silent and
+/// is started anew.
 pub struct Watchdog {
     beat: Option<Interval>,
-    /// Somebody waits for the enforcer since the last beat.
+    /// Somebody waits for the steward or the enforcer since the last beat.
     waiting: Arc<AtomicBool>,
 }
 
@@ -73,17 +75,23 @@ impl Watchdog {
         }
     }
 
-    /// Tells, as soon as the enforcer can be had. Does not wait for that.
+    /// Tells, as soon as the steward and the enforcer can be had. Does not wait for that.
     pub fn beat(&self, shared: &Shared) {
         if self.waiting.swap(true, Ordering::Relaxed) {
-            tracing::warn!("the enforcer is busy for longer than half of the watchdog's time");
+            tracing::warn!(
+                "a change of the policy, or the enforcer, takes longer than half of the watchdog's time"
+            );
             return;
         }
         let (shared, waiting) = (shared.clone(), Arc::clone(&self.waiting));
-        tokio::task::spawn_blocking(move || {
-            drop(shared.enforcer());
-            waiting.store(false, Ordering::Relaxed);
-            tell(&[NotifyState::Watchdog]);
+        tokio::spawn(async move {
+            shared.orders.at_rest().await;
+            spawn_blocking(move || {
+                drop(shared.enforcer());
+                waiting.store(false, Ordering::Relaxed);
+                tell(&[NotifyState::Watchdog]);
+            })
+            .await
         });
     }
 }

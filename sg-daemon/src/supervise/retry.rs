@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::enforce::links;
 
@@ -55,12 +55,9 @@ impl Retry {
         refused.due.get_or_insert_with(|| Instant::now() + refused.delay);
     }
 
-    /// Returns when it is time. Cancel-safe: nothing is remembered but in `self`.
-    pub async fn due(&self) {
-        match self.0.as_ref().and_then(|refused| refused.due) {
-            Some(due) => sleep_until(due).await,
-            None => super::never().await,
-        }
+    /// When it is time.
+    pub fn due(&self) -> Option<Instant> {
+        self.0.as_ref()?.due
     }
 }
 
@@ -73,7 +70,7 @@ mod tests {
     }
 
     fn wait(retry: &Retry) -> Option<Duration> {
-        retry.0.as_ref()?.due.map(|due| due.saturating_duration_since(Instant::now()))
+        retry.due().map(|due| due.saturating_duration_since(Instant::now()))
     }
 
     #[test]

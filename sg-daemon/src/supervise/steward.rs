@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot};
 use tokio::task::{block_in_place, spawn, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -75,37 +75,69 @@ pub enum Refusal {
 
 pub type Answer = Result<ApplyAnswer, Refusal>;
 
-/// Who has an order asks here for the steward.
-pub type Orders = mpsc::Sender<oneshot::Sender<Loan>>;
-
-/// The steward in the hands of who has an order for it: what is done at once in one place need not wait for other threads to
-/// wake up. It goes back when this is dropped, which wakes one up.
-pub struct Loan(Option<(Steward, oneshot::Sender<Steward>)>);
-
-impl Loan {
-    fn carry_out(&mut self, order: Order) -> Option<Answer> {
-        let (steward, _) = self.0.as_mut()?;
-        Some(steward.order(order))
-    }
+/// The steward, for whoever has an order, and for the clock: one at a time, on the thread of who asks. Who finds it at rest wakes
+/// nobody up, neither to have it nor to give it back. Clones are of the same one.
+#[derive(Clone, Default)]
+pub struct Orders {
+    /// Nobody's before the daemon is ready and when it is about to end.
+    steward: Arc<Mutex<Option<Steward>>>,
+    /// Told when something is due at another time.
+    alarms: Arc<Notify>,
 }
 
-impl Drop for Loan {
-    fn drop(&mut self) {
-        if let Some((steward, back)) = self.0.take() {
-            // Nobody waits for it when the daemon ends.
-            let _ = back.send(steward);
+impl Orders {
+    pub async fn accept(&self, steward: Steward) {
+        *self.steward.lock().await = Some(steward);
+    }
+
+    /// Nobody has it afterwards.
+    pub async fn close(&self) -> Option<Steward> {
+        self.steward.lock().await.take()
+    }
+
+    /// Does something at once, which may block. `None` if the daemon is about to end.
+    pub async fn with<T>(&self, work: impl FnOnce(&mut Steward) -> T) -> Option<T> {
+        let mut steward = self.steward.lock().await;
+        let steward = steward.as_mut()?;
+        let before = steward.alarms();
+        let done = block_in_place(|| work(steward));
+        if steward.alarms() != before {
+            self.alarms.notify_one();
+        }
+        Some(done)
+    }
+
+    /// Waits until nobody has it.
+    pub async fn at_rest(&self) {
+        drop(self.steward.lock().await);
+    }
+
+    /// Carries out an order, to its end.
+    pub async fn carry_out(&self, order: Order) -> Option<Answer> {
+        self.with(|steward| {
+            let answer = steward.order(order);
+            let settled = steward.settled();
+            behind::later(move || drop(spawn(settled)));
+            answer
+        })
+        .await
+    }
+
+    /// Returns when something may be due, or is due at another time; [`Steward::time_is_up`] does it. Cancel-safe.
+    pub async fn due(&self) {
+        let alarms = self.steward.lock().await.as_ref().map_or([None; 2], Steward::alarms);
+        tokio::select! {
+            () = at(alarms.into_iter().flatten().min()) => {}
+            () = self.alarms.notified() => {}
         }
     }
 }
 
-/// Carries out an order, to its end, on the thread of who asks, which may block it. `None` if the daemon is about to end.
-pub async fn carry_out(orders: &Orders, order: Order) -> Option<Answer> {
-    let (lend, lent) = oneshot::channel();
-    orders.send(lend).await.ok()?;
-    let mut loan = lent.await.ok()?;
-    let answer = block_in_place(|| loan.carry_out(order));
-    behind::leave(loan);
-    answer
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => never().await,
+    }
 }
 
 /// What there is to know about changes, for the API.
@@ -130,7 +162,7 @@ struct Unconfirmed {
 pub struct Steward {
     options: Options,
     shared: Shared,
-    pub retry: Retry,
+    retry: Retry,
     unconfirmed: Option<Unconfirmed>,
     /// Decided upon, and not in the operator's files yet.
     unfinished: Option<Journal>,
@@ -145,24 +177,23 @@ impl Steward {
         Self { options, shared, retry, unconfirmed: None, unfinished, due, unreported: None }
     }
 
-    /// Lends it to who has an order, until that is carried out. `None` if it does not come back.
-    pub async fn lend(self, borrower: oneshot::Sender<Loan>) -> Option<Self> {
-        let (back, returned) = oneshot::channel();
-        // Who has gone away meanwhile gives it back at once.
-        drop(borrower.send(Loan(Some((self, back)))));
-        returned.await.ok()
-    }
-
-    /// Returns when there is something to do by the clock. Cancel-safe.
-    pub async fn due(&self) {
-        match self.due {
-            Some(due) => sleep_until(due).await,
-            None => never().await,
-        }
+    /// When something is to be done by the clock: what waits to be confirmed or finished, and what was refused for devices.
+    fn alarms(&self) -> [Option<Instant>; 2] {
+        [self.due, self.retry.due()]
     }
 
     /// Does what is due.
     pub fn time_is_up(&mut self) {
+        let [due, retry] = self.alarms().map(|alarm| alarm.is_some_and(|alarm| alarm <= Instant::now()));
+        if due {
+            self.finish_or_roll_back();
+        }
+        if retry {
+            self.try_again();
+        }
+    }
+
+    fn finish_or_roll_back(&mut self) {
         self.due = None;
         if self.unconfirmed.is_some() {
             let outcome = self.roll_back("the policy was not confirmed in time");
@@ -186,8 +217,12 @@ impl Steward {
         let _ = self.reload(Cause::Operator);
     }
 
-    /// Devices have changed, for which the policy was refused.
+    /// A device has appeared, gone or changed: what was refused for one is tried again soon.
     pub fn devices_changed(&mut self) {
+        self.retry.devices_changed();
+    }
+
+    fn try_again(&mut self) {
         if self.why_not().is_some() {
             // Later, if at all: whatever ends the wait reads the files, or has replaced them.
             return self.retry.tried(true);
@@ -204,7 +239,7 @@ impl Steward {
 
     fn read(&mut self, cause: Cause) -> anyhow::Result<Applied> {
         let outcome = reload(&self.options, &self.shared, cause);
-        self.settle_soon();
+        drop(spawn(self.settled()));
         if outcome.is_ok() {
             *self.shared.changes() = Changes::default();
         }
@@ -232,8 +267,8 @@ impl Steward {
     }
 
     /// Finishes the change in the kernel, frees what the policy before has left, and sees to it that what was edited is on the disk,
-    /// without anybody waiting for it.
-    pub fn settle_soon(&mut self) {
+    /// without anybody waiting for it. Nothing of it is done before this is asked to.
+    fn settled(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let (shared, unreported) = (self.shared.clone(), self.unreported.take());
         let work = move || {
             unreported.into_iter().for_each(report);
@@ -249,7 +284,7 @@ impl Steward {
                 tracing::warn!(%error, "it is not sure that the edited policy file is on the disk; tried again later");
             }
         };
-        drop(spawn(async move {
+        async move {
             sleep(BEHIND).await;
             // The kernel's part is mostly waiting.
             let disk = spawn_blocking(disk);
@@ -257,7 +292,7 @@ impl Steward {
             let _ = disk.await;
             sleep(IDLE).await;
             let _ = spawn_blocking(move || resting.rest()).await;
-        }));
+        }
     }
 
     fn report(&mut self) {
