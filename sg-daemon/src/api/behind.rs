@@ -1,7 +1,8 @@
-//! What is done when an answer is written, not before.
+//! What is begun when an answer is written rather than before.
 //!
 //! To begin something mostly wakes up another thread, which may take the processor of the one that is about to write the
-//! answer. So whoever made the answer leaves it to the connection, until that has done what it can for now.
+//! answer. So whoever made the answer leaves it to the connection, until that has done what it can for now: mostly that is to write
+//! the answer, and otherwise it waits for something itself.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

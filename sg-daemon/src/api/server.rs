@@ -36,7 +36,7 @@ pub struct Shared {
     pub refused: Arc<Mutex<Option<String>>>,
     /// What became of policies lately.
     pub changes: Arc<Mutex<Changes>>,
-    /// To whoever changes the policy.
+    /// Whoever changes the policy does it through this.
     pub orders: Orders,
     /// Where the daemon's own policy is.
     pub policy: Arc<[PathBuf]>,

@@ -164,29 +164,35 @@ async fn enforce(
 
     let mut collect = interval(COLLECT_EVERY);
     collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                if let Some(flow_log) = &*shared.flow_log() {
-                    flow_log.reopen();
+    let until_told = async {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => {
+                    if let Some(flow_log) = &*shared.flow_log() {
+                        flow_log.reopen();
+                    }
+                    orders.with(Steward::files_changed).await;
                 }
-                orders.with(Steward::files_changed).await;
+                () = files.changed() => drop(orders.with(Steward::files_changed).await),
+                () = orders.due() => drop(orders.with(Steward::time_is_up).await),
+                changed = links.changed() => {
+                    changed.context("the network devices cannot be watched any more; restart sgd")?;
+                    on_enforcer(&shared, reconcile).await?;
+                    orders.with(Steward::devices_changed).await;
+                }
+                _ = collect.tick() => collect_flows(&shared).await?,
+                () = watchdog.due() => watchdog.beat(&shared),
+                // The kernel side goes on; whoever supervises this process starts it again.
+                ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}; restart sgd"),
             }
-            () = files.changed() => drop(orders.with(Steward::files_changed).await),
-            () = orders.due() => drop(orders.with(Steward::time_is_up).await),
-            changed = links.changed() => {
-                changed.context("the network devices cannot be watched any more; restart sgd")?;
-                on_enforcer(&shared, reconcile).await?;
-                orders.with(Steward::devices_changed).await;
-            }
-            _ = collect.tick() => collect_flows(&shared).await?,
-            () = watchdog.due() => watchdog.beat(&shared),
-            // The kernel side goes on; whoever supervises this process starts it again.
-            ended = &mut server => anyhow::bail!("the API has stopped: {ended:?}; restart sgd"),
         }
-    }
+    };
+    let told = until_told.await;
+    // However it ends: nobody else's order is carried out from here on.
+    let steward = orders.close().await;
+    told?;
     notify::stopping();
     server.abort();
     if let Some(metrics) = metrics {
@@ -195,7 +201,7 @@ async fn enforce(
     let events = shared.events.clone();
     tokio::task::spawn_blocking(move || events.stop()).await?;
     end_flow_log(&shared).await;
-    if let Some(mut steward) = orders.close().await
+    if let Some(mut steward) = steward
         && !options.detach_on_exit
     {
         block_in_place(|| steward.stop());

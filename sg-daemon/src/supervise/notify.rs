@@ -48,8 +48,8 @@ fn complain(error: &io::Error) {
 }
 
 /// Tells the service manager that the daemon is alive, if it wants to know (`WatchdogSec=` of systemd.service(5)). Told by
-/// the main loop, and only when nothing is being put in force and the enforcer can be had: a daemon that hangs in any of them is silent and
-/// is started anew.
+/// the main loop, and only when nothing is being put in force and the enforcer can be had: a daemon that hangs in any of
+/// them is silent and is started anew.
 pub struct Watchdog {
     beat: Option<Interval>,
     /// Somebody waits for the steward or the enforcer since the last beat.

@@ -26,7 +26,8 @@ use crate::policy::edit::{Edit, EditError, EditedPolicy, apply_next};
 use crate::policy::model::Model;
 use crate::policy::{self, Loaded, Memo, Text};
 
-/// So long after an answer what nobody waits for begins: until then the processors are left to whoever reads the answer.
+/// So long after a change what nobody waits for begins, which is mostly behind the answer: until then the processors are left to whoever
+/// reads that.
 const BEHIND: Duration = Duration::from_millis(1);
 /// How soon what could not be done is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -75,8 +76,8 @@ pub enum Refusal {
 
 pub type Answer = Result<ApplyAnswer, Refusal>;
 
-/// The steward, for whoever has an order, and for the clock: one at a time, on the thread of who asks. Who finds it at rest wakes
-/// nobody up, neither to have it nor to give it back. Clones are of the same one.
+/// The steward, for whoever has an order, and for the clock: one at a time, on the thread of who asks. Who finds it at rest waits for no
+/// other thread, neither to have it nor to give it back. Clones are of the same one.
 #[derive(Clone, Default)]
 pub struct Orders {
     /// Nobody's before the daemon is ready and when it is about to end.
