@@ -8,10 +8,8 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 
-type Work = Box<dyn FnOnce() + Send>;
-
 tokio::task_local! {
-    static LATER: RefCell<Vec<Work>>;
+    static LATER: RefCell<Vec<Box<dyn FnOnce() + Send>>>;
 }
 
 /// Serves a connection. What its requests leave for later is done when the connection waits, for whatever it may be, or ends.
@@ -27,14 +25,10 @@ pub async fn serve<F: Future>(connection: F) -> F::Output {
 
 /// Does this behind the answer to the request at hand, or at once if there is none.
 pub fn later(work: impl FnOnce() + Send + 'static) {
-    let mut work = Some(work);
-    let left = LATER.try_with(|later| {
-        let work = work.take();
-        later.borrow_mut().extend(work.map(|work| Box::new(work) as Work));
-    });
-    if let (Err(_), Some(work)) = (left, work) {
-        work();
+    if LATER.try_with(|_| ()).is_err() {
+        return work();
     }
+    LATER.with(|later| later.borrow_mut().push(Box::new(work)));
 }
 
 #[cfg(test)]

@@ -268,7 +268,7 @@ impl Steward {
     }
 
     /// Finishes the change in the kernel, frees what the policy before has left, and sees to it that what was edited is on the disk,
-    /// without anybody waiting for it. Nothing of it is done before this is asked to.
+    /// without anybody waiting for it. Nothing of it is begun before the future is polled.
     fn settled(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let (shared, unreported) = (self.shared.clone(), self.unreported.take());
         let work = move || {
